@@ -1,0 +1,1 @@
+"""Ultrasound data: folder layouts, splits, loading, augmentation and phantoms."""

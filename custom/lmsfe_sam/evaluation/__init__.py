@@ -1,0 +1,1 @@
+"""Evaluation: prompt modes, controls, metrics and the report."""

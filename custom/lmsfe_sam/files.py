@@ -1,0 +1,74 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lmsfe_sam.errors import InputError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` with the same suffixes; rename it on success.
+
+    Raises:
+        InputError: the folder cannot be written to, or the disk is full.
+    """
+    target = Path(path)
+    suffix = "".join(target.suffixes[-2:])
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=suffix, dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def ensure_folder(path: str | os.PathLike[str], key: str) -> Path:
+    """Make the folder ``path`` and prove that it can be written to.
+
+    Args:
+        path: the folder.
+        key: the config key that named it, for the message.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0" * 4096)
+    except OSError as error:
+        raise InputError(
+            f"{key} '{folder}' cannot be written to ({error.strerror or error}): "
+            f"give a writable folder with --{key}."
+        ) from error
+    return folder
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """The sentence for a file that could not be written."""
+    return InputError(
+        f"'{path}' could not be written ({error.strerror or error}): "
+        "free some space or name another output folder with --output_dir."
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

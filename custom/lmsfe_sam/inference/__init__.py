@@ -1,0 +1,1 @@
+"""Inference on files and folders, with geometry kept."""

@@ -1,0 +1,1 @@
+"""Prompts: made from masks, read from users, handed to the network."""
