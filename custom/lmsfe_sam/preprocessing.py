@@ -1,0 +1,128 @@
+"""From an image file's array to the network's input tensor, and coordinates to match.
+
+`Predictor`, the bundle's transforms and the evaluation all go through these functions, so that one
+image always gives one tensor: RGB in 0..255, squashed to the network's square (no letterbox),
+normalised with SAM's mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn import functional
+
+from lmsfe_sam.errors import InputError
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+"""SAM's channel means (red, green, blue) in 0..255 units."""
+
+PIXEL_STD = (58.395, 57.12, 57.375)
+"""SAM's channel standard deviations in 0..255 units."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
+    """Return an image array as RGB with 8 bits a channel.
+
+    Args:
+        array: (H, W) or (H, W, C) with 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels.
+            uint8 is taken as it is, bool becomes 0 and 255, any other real type is stretched from
+            its own minimum..maximum (alpha left out) to 0..255; alpha is dropped.
+
+    Returns:
+        (H, W, 3) uint8, contiguous.
+
+    Raises:
+        InputError: empty, not an image's shape, not numbers, or not finite.
+    """
+    pixels = np.asarray(array)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4):
+        raise InputError(
+            f"An image of shape {np.shape(array)} was given: give (H, W) or (H, W, C) with 1 to 4 channels."
+        )
+    if pixels.size == 0:
+        raise InputError(f"The image is empty (shape {np.shape(array)}): give one with at least one pixel.")
+    colours = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
+    grey_levels = _to_uint8(colours)
+    return np.ascontiguousarray(np.broadcast_to(grey_levels, (*grey_levels.shape[:2], 3)))
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"The image holds {values.dtype} values: give whole or real numbers.")
+    real = values.astype(np.float64)
+    low, high = real.min(), real.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("The image holds NaN or infinite values: replace them with numbers.")
+    if low == high:
+        return np.zeros(values.shape, np.uint8)
+    return np.rint((real - low) / (high - low) * 255.0).astype(np.uint8)
+
+
+def resize_image(image: Tensor, size: Size) -> Tensor:
+    """Squash an image (C, H, W) or a batch of them to ``size``: bilinear, antialiased, no letterbox.
+
+    Args:
+        image: floating point, (C, H, W) or (B, C, H, W).
+        size: the new height and width.
+    """
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    batch = image if image.ndim == 4 else image[None]
+    resized = functional.interpolate(batch, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return resized if image.ndim == 4 else resized[0]
+
+
+def normalise(image: Tensor) -> Tensor:
+    """Subtract SAM's mean and divide by its standard deviation; (..., 3, H, W) in 0..255 units."""
+    mean = torch.tensor(PIXEL_MEAN, dtype=image.dtype, device=image.device).view(3, 1, 1)
+    std = torch.tensor(PIXEL_STD, dtype=image.dtype, device=image.device).view(3, 1, 1)
+    return (image - mean) / std
+
+
+def prepare(array: ArrayLike, image_size: int) -> Tensor:
+    """Turn an image array into the network's input.
+
+    Args:
+        array: as `to_rgb_uint8` takes it.
+        image_size: the network's side in pixels, S.
+
+    Returns:
+        (3, S, S) float32, normalised.
+    """
+    channels_first = torch.from_numpy(to_rgb_uint8(array)).permute(2, 0, 1).float().contiguous()
+    return normalise(resize_image(channels_first, (image_size, image_size)))
+
+
+def scale_points(points: ArrayLike, from_size: Size, to_size: Size) -> np.ndarray:
+    """Move points (..., 2), x before y, from an image of ``from_size`` to its resize of ``to_size``.
+
+    Each axis is multiplied by its own ratio, as in SAM. NaN (no point) stays NaN.
+
+    Args:
+        points: (..., 2) in pixels.
+        from_size: height and width of the image that they are on.
+        to_size: height and width of the resized image.
+
+    Returns:
+        (..., 2) float64.
+    """
+    (from_height, from_width), (to_height, to_width) = from_size, to_size
+    ratios = np.array([to_width / from_width, to_height / from_height])
+    return np.asarray(points, dtype=np.float64) * ratios
+
+
+def scale_boxes(boxes: ArrayLike, from_size: Size, to_size: Size) -> np.ndarray:
+    """Move boxes (..., 4), x0 y0 x1 y1 with x1 and y1 exclusive, as `scale_points` moves points."""
+    corners = np.asarray(boxes, dtype=np.float64)
+    return scale_points(corners.reshape(*corners.shape[:-1], 2, 2), from_size, to_size).reshape(corners.shape)
