@@ -1,0 +1,124 @@
+"""From a record to the tensors that the other transforms work on.
+
+Images are plain tensors without metadata: ragged or missing metadata would not collate, and all
+that later steps need of a file is its name and size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from lmsfe_sam.data.masks import nearest_indices, record_mask
+from lmsfe_sam.data.pictures import read_picture
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.preprocessing import resize_image, to_rgb_uint8
+
+__all__ = ["LoadUltrasoundd", "ResizeUltrasoundd", "load_image_and_mask", "read_picture"]
+
+_CONSUMED = frozenset({"outlines", "phantom", "subgroup"})
+"""What a record holds for this step or for tables only; left in, it would not collate."""
+
+
+class LoadUltrasoundd(MapTransform):
+    """Load the image and the mask of a record.
+
+    A record is what `lmsfe_sam.data.datalist.DataList` holds, or a phantom's
+    (`lmsfe_sam.data.phantoms`), which is rendered instead of read. In the result
+
+    - ``image`` is (3, H, W) float32, RGB in 0..255,
+    - ``mask`` is (1, H, W) uint8, 1 inside a lesion, the union of the record's lesions,
+    - ``original_size`` is (2,) int64, height and width,
+    - ``name`` is the image's name, a string,
+
+    and the record's other entries stay, but for those that describe the mask and the subgroups.
+
+    Args:
+        keys: "image", or "image" and "mask".
+        allow_missing_keys: as for every MONAI `MapTransform`.
+
+    Raises:
+        InputError: when called, on an unreadable file, a bad mask, or a mask of another size.
+    """
+
+    def __init__(self, keys: KeysCollection = ("image", "mask"), allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = {key: value for key, value in data.items() if key not in _CONSUMED}
+        if "mask" in self.keys or "phantom" in data:
+            image, mask = load_image_and_mask(data)
+            if "mask" in self.keys:
+                result["mask"] = torch.from_numpy(mask)[None]
+        else:
+            image = to_rgb_uint8(read_picture(data["image"]))
+        result["image"] = torch.from_numpy(image).permute(2, 0, 1).float().contiguous()
+        result["original_size"] = torch.tensor(image.shape[:2])
+        if "name" not in result:
+            result["name"] = str(data["image"]) if "image" in data else f"phantom_{data['phantom']}"
+        return result
+
+
+def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Read or render the image and the mask of a record.
+
+    Returns:
+        The image (H, W, 3) uint8 and the mask (H, W) uint8 of 0 and 1.
+
+    Raises:
+        InputError: an unreadable file, a bad mask, or sizes that differ.
+    """
+    if "phantom" in record:
+        from lmsfe_sam.data.phantoms import render_record
+
+        image, mask = render_record(record)
+        return to_rgb_uint8(image), np.ascontiguousarray(mask, dtype=np.uint8)
+    image = to_rgb_uint8(read_picture(record["image"]))
+    mask = record_mask(record)
+    if image.shape[:2] != mask.shape:
+        raise InputError(
+            f"'{record['image']}' is {image.shape[1]} x {image.shape[0]} and its mask {mask.shape[1]} x "
+            f"{mask.shape[0]} pixels: save both in one size, or take the image out."
+        )
+    return image, mask.astype(np.uint8)
+
+
+class ResizeUltrasoundd(MapTransform):
+    """Squash the image and the mask to the network's square.
+
+    The image as `lmsfe_sam.preprocessing.resize_image` does it (bilinear, antialiased), so that it
+    is the tensor that `Predictor` makes; the mask by nearest neighbour at pixel centres.
+
+    Args:
+        image_size: the side of the square in pixels.
+        keys: "image", or "image" and "mask".
+        allow_missing_keys: as for every MONAI `MapTransform`.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        keys: KeysCollection = ("image", "mask"),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.size = (int(image_size), int(image_size))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        for key in self.key_iterator(result):
+            tensor = result[key]
+            if key == "mask":
+                rows, columns = (
+                    torch.from_numpy(nearest_indices(source, target))
+                    for source, target in zip(tensor.shape[-2:], self.size, strict=True)
+                )
+                result[key] = tensor[..., rows, :][..., columns]
+            else:
+                result[key] = resize_image(tensor, self.size)
+        return result
