@@ -1,0 +1,199 @@
+"""The local branch: `LocalMultiScaleEncoder` (eqs 1-3) and its MHPM (algorithm 1, eq 4).
+
+The reading of each is argued in ``docs/reading-the-paper.md``. Feature maps are ``(B, C, H, W)``.
+"""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TABLE_SIZE = 8
+"""Side of the learned tables, the hyperparameters a and b of algorithm 1."""
+
+
+class HadamardBranch(nn.Module):
+    """One factor of eq (4): a learned table, resized, through DW3 + GELU + PW1.
+
+    It does not see the image, so in evaluation it is computed once per size and kept until a
+    parameter changes.
+
+    Args:
+        channels: channels of the factor (one for the two axial tables, whose axes are
+            channel x height and channel x width).
+        table: shape of the table behind the leading 1.
+    """
+
+    def __init__(self, channels: int, table: tuple[int, ...]) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(1, *table))
+        self.depthwise = _conv(channels, 3, len(table) - 1, groups=channels)
+        self.act = nn.GELU()
+        self.pointwise = _conv(channels, 1, len(table) - 1)
+        self._kept: tuple[tuple[object, ...], Tensor] | None = None
+
+    def forward(self, size: list[int]) -> Tensor:
+        """Return the factor at ``size``: ``(1, C, H, W)``, or ``(1, C, L)`` for an axial table."""
+        if torch.jit.is_scripting():
+            return self._compute(size)
+        else:  # TorchScript compiles whatever stands outside of the branch
+            return self._kept_or_computed(size)
+
+    def _kept_or_computed(self, size: list[int]) -> Tensor:
+        if self.training or torch.is_grad_enabled():
+            return self._compute(size)
+        state = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        key = (tuple(size), self.table.dtype, self.table.device, state)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self._compute(size))
+        return self._kept[1]
+
+    def _compute(self, size: list[int]) -> Tensor:
+        mode = "bilinear" if self.table.dim() == 4 else "linear"
+        resized = F.interpolate(self.table, size=size, mode=mode, align_corners=True)
+        return self.pointwise(self.act(self.depthwise(resized)))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_kept": None}
+
+
+def _conv(channels: int, kernel: int, dimensions: int, groups: int = 1) -> nn.Module:
+    make = nn.Conv1d if dimensions == 1 else nn.Conv2d
+    return make(channels, channels, kernel, padding=kernel // 2, groups=groups)
+
+
+class MultiAxialHadamardProductModule(nn.Module):
+    """MHPM, algorithm 1 and eq (4): ``(B, C, H, W)`` to the same shape, at a cost linear in pixels.
+
+    Four groups of channels: three are multiplied by learned tables that lie along height x width,
+    channel x height and channel x width, the fourth passes a depth-wise separable convolution.
+    After the grouped Hadamard attention of EGE-UNet.
+
+    Raises:
+        ValueError: ``dim`` is no multiple of four.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim % 4:
+            raise ValueError(f"MHPM splits its channels into four groups, which {dim} channels do not allow.")
+        group = dim // 4
+        self.norm_in = LayerNorm2d(dim)
+        self.xy = HadamardBranch(group, (group, TABLE_SIZE, TABLE_SIZE))
+        self.xz = HadamardBranch(group, (group, TABLE_SIZE))
+        self.yz = HadamardBranch(group, (group, TABLE_SIZE))
+        self.local = nn.Sequential(
+            nn.Conv2d(group, group, 1), nn.GELU(), nn.Conv2d(group, group, 3, padding=1, groups=group)
+        )
+        self.norm_out = LayerNorm2d(dim)
+        self.mix = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim), nn.GELU(), nn.Conv2d(dim, dim, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply algorithm 1."""
+        h, w = x.shape[-2:]
+        x1, x2, x3, x4 = torch.chunk(self.norm_in(x), 4, dim=1)
+        x1 = x1 * self.xy([h, w])
+        x2 = x2 * self.xz([h])[:, :, :, None]
+        x3 = x3 * self.yz([w])[:, :, None, :]
+        x4 = self.local(x4)
+        return self.mix(self.norm_out(torch.cat([x1, x2, x3, x4], dim=1)))
+
+
+class LocalMultiScaleEncoder(nn.Module):
+    """The local multi-scale feature encoder of section 1.1, eqs (1)-(3).
+
+    A stem and three stages, each halving the size, give features at 1/2, 1/4, 1/8 and 1/16 of the
+    input. The last three are projected, pooled to the token grid and concatenated; a pyramid of
+    max pools, each with an MHPM behind it, makes F_l of them. The pyramid is YOLOv7's SPPCSPC.
+
+    Args:
+        widths: channels of the stem and the three stages.
+        blocks: residual blocks behind each of the four.
+        hidden: hidden channels of the pyramid.
+        out_dim: channels of F_l.
+        mhpm: put an MHPM behind each pool (a column of table 5).
+    """
+
+    POOLS = (5, 9, 13)
+
+    def __init__(
+        self,
+        widths: tuple[int, int, int, int],
+        blocks: tuple[int, int, int, int],
+        hidden: int,
+        out_dim: int,
+        mhpm: bool = True,
+    ) -> None:
+        super().__init__()
+        inputs = (3, *widths[:-1])
+        self.stages = nn.ModuleList(
+            nn.Sequential(ConvNormAct(i, o, 3, stride=2), *[ResidualBlock(o) for _ in range(n)])
+            for i, o, n in zip(inputs, widths, blocks, strict=True)
+        )
+        self.project = nn.ModuleList(ConvNormAct(width, hidden, 1) for width in widths[1:])
+        self.fuse = nn.Sequential(
+            ConvNormAct(3 * hidden, hidden, 1),
+            ConvNormAct(hidden, hidden, 3),
+            ConvNormAct(hidden, hidden, 1),
+        )
+        self.pools = nn.ModuleList(
+            nn.Sequential(
+                nn.MaxPool2d(k, stride=1, padding=k // 2),
+                MultiAxialHadamardProductModule(hidden) if mhpm else nn.Identity(),
+            )
+            for k in self.POOLS
+        )
+        self.refine = nn.Sequential(ConvNormAct(4 * hidden, hidden, 1), ConvNormAct(hidden, hidden, 3))
+        self.shortcut = ConvNormAct(3 * hidden, hidden, 3)
+        self.out = nn.Sequential(nn.Conv2d(2 * hidden, out_dim, 1, bias=False), nn.BatchNorm2d(out_dim))
+
+    def forward(self, image: Tensor, grid: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """Encode ``image (B, 3, H, W)``.
+
+        Returns:
+            F_l, ``(B, out_dim, *grid)``, and the features at 1/2, 1/4, 1/8 and 1/16.
+        """
+        features: list[Tensor] = []
+        x = image
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        scales: list[Tensor] = []
+        for i, project in enumerate(self.project):
+            scales.append(F.adaptive_avg_pool2d(project(features[i + 1]), grid))
+        x = torch.cat(scales, dim=1)
+        fused = self.fuse(x)
+        pyramid = [fused]
+        for pool in self.pools:
+            pyramid.append(pool(fused))
+        refined = self.refine(torch.cat(pyramid, dim=1))
+        return self.out(torch.cat([refined, self.shortcut(x)], dim=1)), features
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """ResNet's basic block: two 3 x 3 convolutions and a skip."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(channels, channels, 3)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block; the shape stays."""
+        return F.relu(x + self.norm2(self.conv2(self.conv1(x))))
