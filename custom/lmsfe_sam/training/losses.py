@@ -1,0 +1,104 @@
+"""The loss of prompted segmentation, per object.
+
+SAM-Med2D computes focal and Dice loss over the whole batch, so that large objects drown small ones;
+here each object counts the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from monai.losses import DiceLoss, FocalLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lmsfe_sam.network import DecodedTokens
+
+
+class PromptedLoss(nn.Module):
+    """20 x focal + Dice + predicted-IoU error, plus an optional boundary term.
+
+    The single-mask token is trained on every object. For a lone click, which may mean more than
+    one thing, the best of the three other tokens is trained, too, as in SAM; the predicted IoU of
+    every token that a user can get is held to its true IoU.
+
+    Args:
+        focal_weight, dice_weight, iou_weight: weights of the terms.
+        boundary_weight: weight of cross-entropy on the pixels within ``boundary_width`` of the border.
+        boundary_width: in pixels of the target.
+    """
+
+    def __init__(
+        self,
+        focal_weight: float = 20.0,
+        dice_weight: float = 1.0,
+        iou_weight: float = 1.0,
+        boundary_weight: float = 0.0,
+        boundary_width: int = 3,
+    ) -> None:
+        super().__init__()
+        self.focal = FocalLoss(gamma=2.0, alpha=0.25, reduction="none")
+        self.dice = DiceLoss(sigmoid=True, reduction="none")
+        self.focal_weight = focal_weight
+        self.dice_weight = dice_weight
+        self.iou_weight = iou_weight
+        self.boundary_weight = boundary_weight
+        self.boundary_width = boundary_width
+
+    def forward(self, tokens: DecodedTokens, target: Tensor) -> Tensor:
+        """Return the mean loss of all objects.
+
+        Args:
+            tokens: of `lmsfe_sam.LMSFESAM.decode_tokens`, B images with N objects.
+            target: ``(B, 1, H, W)``, 0 or 1; all objects of an image mean the same target.
+        """
+        b, n = tokens.iou.shape[:2]
+        truth = target.to(tokens.masks.dtype).expand(-1, n, -1, -1).reshape(b * n, 1, *target.shape[-2:])
+        masks = tokens.masks.flatten(0, 1)
+        iou = tokens.iou.flatten(0, 1)
+        first = upsample(masks[:, :1], target.shape[-1])
+        loss = self._mask_loss(first, truth) + self._iou_loss(iou[:, :1], first, truth)
+        lone = tokens.lone_click.flatten().nonzero()[:, 0]
+        if len(lone):
+            others = upsample(masks[lone, 1:], target.shape[-1])
+            several = self._several(others, truth[lone]).min(dim=1).values
+            several = several + self._iou_loss(iou[lone, 1:], others, truth[lone])
+            loss = loss.index_add(0, lone, several)
+        return loss.mean()
+
+    def _several(self, logits: Tensor, truth: Tensor) -> Tensor:
+        m, k, h, w = logits.shape
+        repeated = truth.expand(-1, k, -1, -1).reshape(m * k, 1, h, w)
+        return self._mask_loss(logits.reshape(m * k, 1, h, w), repeated).reshape(m, k)
+
+    def _mask_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """Focal, Dice and boundary loss of each object, ``(M, 1, H, W)`` to ``(M,)``."""
+        focal = self.focal(logits, truth).mean(dim=(1, 2, 3))
+        dice = self.dice(logits, truth).mean(dim=(1, 2, 3))
+        loss = self.focal_weight * focal + self.dice_weight * dice
+        if self.boundary_weight:
+            band = boundary_band(truth, self.boundary_width)
+            entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+            border = (entropy * band).sum(dim=(1, 2, 3)) / band.sum(dim=(1, 2, 3)).clamp(min=1)
+            loss = loss + self.boundary_weight * border
+        return loss
+
+    def _iou_loss(self, predicted: Tensor, logits: Tensor, truth: Tensor) -> Tensor:
+        """Squared error of the predicted IoU, ``(M, K)`` to ``(M,)``."""
+        with torch.no_grad():
+            inside, wanted = logits > 0, truth > 0.5
+            union = (inside | wanted).sum(dim=(2, 3)).clamp(min=1)
+            true_iou = (inside & wanted).sum(dim=(2, 3)) / union
+        return self.iou_weight * (predicted - true_iou).square().mean(dim=1)
+
+
+def upsample(masks: Tensor, size: int) -> Tensor:
+    """Bring logits to the target's size."""
+    return F.interpolate(masks, size=[size, size], mode="bilinear", align_corners=False)
+
+
+def boundary_band(truth: Tensor, width: int) -> Tensor:
+    """Pixels within ``width`` of the border of ``truth (M, 1, H, W)``, 0 or 1."""
+    kernel = 2 * width + 1
+    grown = F.max_pool2d(truth, kernel, stride=1, padding=width)
+    shrunk = -F.max_pool2d(-truth, kernel, stride=1, padding=width)
+    return grown - shrunk
