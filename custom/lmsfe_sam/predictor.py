@@ -1,0 +1,193 @@
+"""`Predictor`: encode an image once, ask about it many times, numpy in and numpy out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.nn import functional
+
+from lmsfe_sam.checkpoints import network_from_checkpoint
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.network import LMSFESAM, ImageEmbedding
+from lmsfe_sam.preprocessing import Size, prepare
+from lmsfe_sam.prompts.packing import DecodedObjects, decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.prompts.user import ObjectPrompt
+
+Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Masks (C, H, W) bool, predicted IoU (C,) and low-res logits (C, h, w), the last two float32."""
+
+
+def masks_at(logits: Tensor, size: Size) -> np.ndarray:
+    """Resize logits (N, S, S) bilinearly to ``size`` and threshold them at 0, one by one.
+
+    Returns:
+        (N, height, width) bool.
+    """
+    masks = np.empty((len(logits), *size), dtype=bool)
+    for mask, logit in zip(masks, logits, strict=True):
+        resized = functional.interpolate(
+            logit[None, None].float(), size=size, mode="bilinear", align_corners=False
+        )
+        mask[:] = (resized[0, 0] > 0).cpu().numpy()
+    return masks
+
+
+class Predictor:
+    """Segments objects of one image after the other.
+
+    Args:
+        model: put into evaluation mode; it stays on its device.
+
+    Example:
+        >>> predictor = Predictor(LMSFESAM(preset="vit_t"))
+        >>> predictor.set_image(np.zeros((300, 400), np.uint8))
+        >>> masks, iou, low_res = predictor.predict(box=[30, 42, 180, 171])
+        >>> masks.shape, masks.dtype, iou.shape
+        ((1, 300, 400), dtype('bool'), (1,))
+    """
+
+    def __init__(self, model: LMSFESAM) -> None:
+        self.model = model.eval()
+        self._embedding: ImageEmbedding | None = None
+        self._size: Size = (0, 0)
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: str | os.PathLike[str] = "bundle", device: str | torch.device = "cpu"
+    ) -> Predictor:
+        """Load ``models/model.pt`` of a bundle's folder.
+
+        Raises:
+            InputError: there is none, or it cannot be loaded.
+        """
+        return cls.from_checkpoint(Path(bundle) / "models" / "model.pt", device)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
+    ) -> Predictor:
+        """Load a checkpoint of ours, ``NAME.pt`` with ``NAME.json`` beside it.
+
+        Raises:
+            InputError: there is none, or it cannot be loaded.
+        """
+        return cls(network_from_checkpoint(checkpoint).to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def image_size(self) -> Size:
+        """Height and width of the current image."""
+        self._current_embedding()
+        return self._size
+
+    @torch.no_grad()
+    def set_image(self, array: ArrayLike) -> None:
+        """Encode an image; all prompts refer to it until the next one.
+
+        Args:
+            array: (H, W) or (H, W, 3), as `lmsfe_sam.preprocessing.to_rgb_uint8` takes it: uint8 as
+                it is, other types stretched from min..max to 0..255.
+
+        Raises:
+            InputError: not an image.
+        """
+        self._embedding = None
+        tensor = prepare(array, self.model.image_size)
+        self._size = (np.shape(array)[0], np.shape(array)[1])
+        self._embedding = self.model.encode(tensor[None].to(self.device))
+
+    def predict(
+        self,
+        box: ArrayLike | None = None,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        multimask_output: bool | None = None,
+    ) -> Prediction:
+        """Segment one object; without any prompt, whatever the network takes for the object.
+
+        Args:
+            box: x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive; it may reach over the
+                image's border.
+            points: (K, 2), x before y.
+            labels: (K,), 1 inside and 0 outside; all 1 if left out.
+            mask: low-res logits of an earlier call, (h, w) or (1, h, w).
+            multimask_output: True for three masks; False for one; None for SAM's advice: the best
+                of the three for a lone click, the single mask for everything else.
+
+        Returns:
+            Masks (C, H, W), predicted IoU (C,) and low-res logits (C, h, w); C is 3 or 1.
+
+        Raises:
+            InputError: no image yet, or a prompt that is none or lies outside the image.
+        """
+        self._current_embedding()
+        prompt = ObjectPrompt(_as_list(box), _as_list(points) or (), _as_list(labels) or ())
+        decoded = self._decode([prompt], None if mask is None else _one_mask(mask), multimask_output)
+        if decoded.iou.ndim == 2:
+            decoded = DecodedObjects(*(part[0] for part in decoded))
+        return self._to_numpy(decoded)
+
+    def predict_objects(self, prompts: Sequence[ObjectPrompt]) -> Prediction:
+        """Segment many objects of the image in one batch, one mask each.
+
+        Returns:
+            Masks (N, H, W), predicted IoU (N,) and low-res logits (N, h, w).
+
+        Raises:
+            InputError: no image yet, no prompt, or one that lies outside the image.
+        """
+        self._current_embedding()
+        if not prompts:
+            raise InputError("The list of prompts is empty: give one ObjectPrompt an object.")
+        return self._to_numpy(self._decode(prompts))
+
+    def _decode(
+        self,
+        prompts: Sequence[ObjectPrompt],
+        masks: Tensor | None = None,
+        multimask_output: bool | None = None,
+    ) -> DecodedObjects:
+        for prompt in prompts:
+            prompt.check_inside(*self._size, overhang=True)
+        side = self.model.image_size
+        packed = scale_prompts(pack_prompts(prompts), self._size, (side, side))
+        return decode_packed(self.model, self._current_embedding(), packed, masks, multimask_output)
+
+    def _to_numpy(self, decoded: DecodedObjects) -> Prediction:
+        masks = masks_at(decoded.logits, self._size)
+        return masks, decoded.iou.float().cpu().numpy(), decoded.low_res.float().cpu().numpy()
+
+    def _current_embedding(self) -> ImageEmbedding:
+        if self._embedding is None:
+            raise InputError("There is no image to segment yet: call set_image first.")
+        return self._embedding
+
+
+def _as_list(values: ArrayLike | None) -> Any:
+    return values.tolist() if isinstance(values, (np.ndarray, Tensor)) else values
+
+
+def _one_mask(mask: ArrayLike) -> Tensor:
+    logits = torch.as_tensor(np.asarray(mask, dtype=np.float32))
+    if logits.ndim == 3 and len(logits) > 1:
+        raise InputError(
+            f"The mask prompt holds {len(logits)} masks: choose one of them, such as low_res[iou.argmax()]."
+        )
+    if logits.ndim not in (2, 3) or logits.numel() == 0 or not bool(logits.isfinite().all()):
+        raise InputError(
+            f"The mask prompt has shape {tuple(logits.shape)}: give the finite low-res logits "
+            "of one mask, (h, w) or (1, h, w)."
+        )
+    return logits.reshape(1, *logits.shape[-2:])
