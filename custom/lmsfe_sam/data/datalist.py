@@ -1,0 +1,402 @@
+"""Data lists: the images of a data set, divided into training, validation and test.
+
+`build_datalist` is the way from a folder, or from a MONAI ``datalist.json``, to records that the
+loading transforms take. `check_records` finds what is wrong with the files before any training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmsfe_sam.data.duplicates import find_pairs, groups_of
+from lmsfe_sam.data.layouts import LAYOUTS, NEAR_DUPLICATES, Found, Layout, Record
+from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.pictures import read_picture
+from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import atomic_write
+
+SECTIONS = {"train": "training", "val": "validation", "test": "test"}
+"""Our names of the parts, and MONAI's in a ``datalist.json``."""
+
+SPLIT_RULES = ("group", "paper")
+FILE_NAME = "datalist.json"
+
+
+@dataclass
+class DataList:
+    """The images of one data set and their division."""
+
+    name: str
+    """"busi", "tn3k", ...; for a folder of one's own the folder's name."""
+    root: Path
+    """The folder that the records' names are relative to."""
+    layout: str
+    records: dict[str, list[Record]]
+    """"train", "val" and "test"."""
+    split_rule: str = "group"
+    seed: int = 0
+    grouping: str = NEAR_DUPLICATES
+    """What a group is: patient, video or near-duplicate group."""
+    own_split: bool = False
+    """Whether the folder, the data list or the paper says which images are for testing."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """What was left out on purpose, and how many."""
+    notes: list[str] = field(default_factory=list)
+    """What a user should know of this division, a sentence each."""
+
+    def select(self, split: str) -> list[Record]:
+        """Return the records of "train", "val", "test" or "all" (each image once, sorted by name).
+
+        Raises:
+            InputError: no such split, or it is empty.
+        """
+        if split not in (*PARTS, "all"):
+            raise InputError(f"split '{split}' is unknown: give train, val, test or all.")
+        if split == "all":
+            once = {record["name"]: record for part in PARTS for record in self.records[part]}
+            chosen = [once[name] for name in sorted(once)]
+        else:
+            chosen = self.records[split]
+        if not chosen:
+            raise InputError(
+                f"split '{split}' of {self.name} ({self.root}) is empty ({self.counts()}): "
+                f"give more images, or state the split in a {FILE_NAME}."
+            )
+        return chosen
+
+    def counts(self) -> str:
+        """Say how many images each part has."""
+        return ", ".join(f"{len(self.records[part])} {part}" for part in PARTS)
+
+    def summary(self) -> str:
+        """Describe the list in one paragraph for a log."""
+        images = len({record["name"] for part in PARTS for record in self.records[part]})
+        if self.split_rule == "own":
+            division = "divided as the data set states it"
+        else:
+            division = f"divided by {self.grouping} (rule {self.split_rule}, seed {self.seed})"
+        left_out = "".join(f"; left out: {number} {what}" for what, number in self.skipped.items())
+        notes = "".join(f" {note}" for note in self.notes)
+        return (
+            f"{self.name}: {images} images in {self.root} (layout {self.layout}), {division}: "
+            f"{self.counts()}{left_out}.{notes}"
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write the list as a MONAI ``datalist.json``, to be read back, or published.
+
+        Paths are relative to the data folder, so that the file works wherever it is put into a
+        copy of that folder; "root" remembers where the folder is on this machine.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        target = Path(path)
+        content = {
+            "name": self.name,
+            "description": self.summary(),
+            "layout": self.layout,
+            "split_rule": self.split_rule,
+            "seed": self.seed,
+            "grouping": self.grouping,
+            "counts": {SECTIONS[part]: len(self.records[part]) for part in PARTS},
+            "skipped": self.skipped,
+            "root": str(self.root),
+            **{SECTIONS[part]: [self._entry(record) for record in self.records[part]] for part in PARTS},
+        }
+        with atomic_write(target) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return target
+
+    def _entry(self, record: Record) -> dict[str, Any]:
+        masks = [_relative(path, self.root) for path in record["mask"]]
+        entry = {
+            "image": _relative(record["image"], self.root),
+            "label": masks[0] if len(masks) == 1 else masks,
+        }
+        return {**entry, **{key: value for key, value in record.items() if key not in ("image", "mask")}}
+
+
+def build_datalist(
+    dataset_dir: str | os.PathLike[str],
+    layout: str = "auto",
+    split_rule: str = "group",
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+) -> DataList:
+    """Find the images of a data folder and divide them.
+
+    Args:
+        dataset_dir: the data set's folder or its parent, or a ``datalist.json``.
+        layout: "auto", "datalist", or one of `lmsfe_sam.data.layouts.LAYOUTS`. A folder with a
+            ``datalist.json`` in it is read by that, unless another layout is named.
+        split_rule: "group" keeps the split of a data set that has one (TN3K, a data list), and
+            divides others by patient, video or near-duplicates, by the two fractions. "paper"
+            makes the paper's counts (table 1) from BUSI, TN3K, TG3K and DDTI.
+        seed: of the division; 0 is the one that published figures use.
+        validation_fraction: share of the images for validation, 0 to below 1.
+        test_fraction: share of the images for testing.
+
+    Raises:
+        InputError: naming the key and what would be right.
+    """
+    folder = Path(dataset_dir).expanduser().resolve()
+    if split_rule not in SPLIT_RULES:
+        raise InputError(f"split_rule '{split_rule}' is unknown: give one of {', '.join(SPLIT_RULES)}.")
+    if layout not in ("auto", "datalist", *LAYOUTS):
+        raise InputError(f"layout '{layout}' is unknown: give auto, datalist, {', '.join(LAYOUTS)}.")
+    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+        raise InputError(
+            f"validation_fraction {validation_fraction} and test_fraction {test_fraction} are no two shares "
+            "that leave something to train on: give numbers from 0 on whose sum is below 1."
+        )
+    if not folder.exists():
+        raise InputError(f"dataset_dir '{dataset_dir}' does not exist: give the data set's folder.")
+    listed = _datalist_file(folder, layout)
+    if listed:
+        return _read_datalist(listed)
+    if not folder.is_dir():
+        raise InputError(f"dataset_dir '{folder}' is a file, and no {FILE_NAME}: give the data set's folder.")
+    root, chosen = _recognise(folder, layout)
+    found = chosen.find(root)
+    if not found.records:
+        raise InputError(
+            f"dataset_dir '{root}' holds no images: the layout {chosen.name} is {chosen.description}."
+        )
+    own_name = chosen.name in ("plain", "coco")
+    name = root.name if own_name else chosen.name
+    result = DataList(name, root, chosen.name, {}, split_rule, seed)
+    result.grouping, result.skipped = found.grouping, found.skipped
+    if split_rule == "group" and found.parts is not None:
+        _keep_split(result, found.parts)
+        return result
+    if found.grouping == NEAR_DUPLICATES:
+        _group_near_duplicates(found.records)
+    if split_rule == "paper":
+        _divide_as_the_paper(result, found, validation_fraction)
+    else:
+        _divide(result, found, counts_by_fraction(len(found.records), validation_fraction, test_fraction))
+    return result
+
+
+def effective_split(datalist: DataList, split: str | None = None) -> str:
+    """Say which split an evaluation means.
+
+    The default, "test", is the test part where the folder, a data list or the paper states one. A
+    folder that states none was never divided by anybody, so there it means all images. To evaluate
+    on the part that one's own training run kept aside, give that run's ``datalist.json`` as
+    ``dataset_dir``.
+    """
+    if split in (None, "test"):
+        return "test" if datalist.own_split else "all"
+    return str(split)
+
+
+def evaluation_records(datalist: DataList, split: str | None = None) -> list[Record]:
+    """Return the records that an evaluation of ``split`` is about, as `effective_split` says.
+
+    Raises:
+        InputError: no such split, or it is empty.
+    """
+    return datalist.select(effective_split(datalist, split))
+
+
+def check_records(records: Sequence[Mapping[str, Any]]) -> None:
+    """Read every image and mask once, so that a bad one is named before training starts.
+
+    Phantoms are passed over. The first bad record in the list's order is the one named.
+
+    Raises:
+        InputError: a file is missing, truncated or no picture; a mask is all black or no mask; an
+            image and its mask differ in size.
+    """
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(_check_record, records):
+            pass
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+    if "phantom" in record:
+        return
+    image = read_picture(record["image"]).shape[:2]
+    mask = record_mask(record).shape
+    if image != mask:
+        raise InputError(
+            f"'{record['image']}' is {image[1]} x {image[0]} and its mask {mask[1]} x {mask[0]} pixels: "
+            "save both in one size, or take the image out."
+        )
+
+
+# --- recognising the layout -----------------------------------------------------------------------
+
+
+def _recognise(folder: Path, layout: str) -> tuple[Path, Layout]:
+    """Find the data set's own folder, ``folder`` or directly in it, and its layout."""
+    wanted = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for candidates in ([folder], inside):
+        matches = [match for path in candidates for match in _matches(path, wanted)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            names = ", ".join(f"{one.name} in {path.name}/" for path, one in matches)
+            raise InputError(
+                f"dataset_dir '{folder}' is ambiguous ({names}): name the layout with --layout, or give the "
+                "data set's own folder."
+            )
+    if not any(folder.iterdir()):
+        raise InputError(f"dataset_dir '{folder}' is empty: give the folder that holds the images.")
+    known = "; ".join(f"{one.name}: {one.description}" for one in wanted)
+    raise InputError(f"dataset_dir '{folder}' is in no known layout: arrange it as one of these ({known}).")
+
+
+def _matches(folder: Path, layouts: Sequence[Layout]) -> list[tuple[Path, Layout]]:
+    matches = [layout for layout in layouts if layout.recognise(folder)]
+    refined = {layout.refines for layout in matches}
+    return [(folder, layout) for layout in matches if layout.name not in refined]
+
+
+# --- dividing -------------------------------------------------------------------------------------
+
+
+def _keep_split(result: DataList, parts: Mapping[str, list[Record]]) -> None:
+    result.records = {part: list(parts.get(part, [])) for part in PARTS}
+    for record in (record for part in PARTS for record in result.records[part]):
+        record["group"] = record["group"] or record["name"]
+    result.split_rule, result.own_split = "own", True
+
+
+def _group_near_duplicates(records: Sequence[Record]) -> None:
+    pairs = find_pairs([record["image"] for record in records])
+    groups = groups_of([record["name"] for record in records], pairs)
+    for record, group in zip(records, groups, strict=True):
+        record["group"] = group
+
+
+def _divide(result: DataList, found: Found, wanted: Mapping[str, int]) -> None:
+    records = sorted(found.records, key=lambda record: record["name"])
+    groups = [record["group"] for record in records]
+    places = divide(groups, [record["subgroup"].get("class", "") for record in records], wanted, result.seed)
+    result.records = {part: [records[place] for place in places[part]] for part in PARTS}
+
+
+def _divide_as_the_paper(result: DataList, found: Found, validation_fraction: float) -> None:
+    """Make the paper's counts of training and test images.
+
+    The paper draws single images; here groups stay whole all the same, which changes no count. It
+    names no validation part: a part of the training images is watched in its place, so that
+    neither the counts change nor the test images choose the checkpoint.
+    """
+    if result.layout not in PAPER_COUNTS:
+        raise InputError(
+            f"split_rule 'paper' has no counts for the layout {result.layout}, only for "
+            f"{', '.join(PAPER_COUNTS)}: use --split_rule group."
+        )
+    train, test = PAPER_COUNTS[result.layout]
+    images = len(found.records)
+    _divide(result, found, {"test": paper_test_count(result.layout, images)})
+    made = len(result.records["train"]), len(result.records["test"])
+    result.own_split = True
+    if made != (train, test):
+        result.notes.append(
+            f"The paper counts {train} training and {test} test images, {train + test} in all; of the "
+            f"{images} found, {made[0]} and {made[1]} are the nearest."
+        )
+    learned = result.records["train"]
+    if learned and validation_fraction > 0:
+        watched = divide(
+            [record["group"] for record in learned],
+            [record["subgroup"].get("class", "") for record in learned],
+            counts_by_fraction(len(learned), validation_fraction, 0),
+            result.seed,
+        )
+        result.records["val"] = [learned[place] for place in watched["val"]]
+        result.notes.append(
+            f"The paper keeps no validation part: the {len(result.records['val'])} validation images are "
+            "training images, to watch the training by and not to report."
+        )
+
+
+# --- datalist.json --------------------------------------------------------------------------------
+
+
+def _datalist_file(folder: Path, layout: str) -> Path | None:
+    """Return the data list that ``dataset_dir`` means, if it means one."""
+    if layout not in ("auto", "datalist"):
+        return None
+    path = folder / FILE_NAME if folder.is_dir() else folder
+    if path.is_file() and path.suffix == ".json":
+        return path
+    if layout == "datalist":
+        raise InputError(f"dataset_dir '{folder}' has no {FILE_NAME}: give that file, or its folder.")
+    return None
+
+
+def _read_datalist(path: Path) -> DataList:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' cannot be read as JSON ({error}): write it again.") from error
+    if not isinstance(content, dict) or not any(content.get(section) for section in SECTIONS.values()):
+        raise InputError(
+            f"'{path}' is no data list: it needs at least one list named {', '.join(SECTIONS.values())} of "
+            'entries such as {"image": "a.png", "label": "a_mask.png"}.'
+        )
+    folders = [path.parent, *([Path(content["root"])] if content.get("root") else [])]
+    records = {
+        part: [_read_entry(entry, folders, path) for entry in content.get(section) or []]
+        for part, section in SECTIONS.items()
+    }
+    first = next(record for part in PARTS for record in records[part])
+    root = next((folder for folder in folders if (folder / first["name"]).is_file()), path.parent)
+    return DataList(
+        name=str(content.get("name") or path.parent.resolve().name),
+        root=root,
+        layout="datalist",
+        records=records,
+        split_rule="own",
+        seed=int(content.get("seed") or 0),
+        grouping=str(content.get("grouping") or NEAR_DUPLICATES),
+        own_split=True,
+    )
+
+
+def _read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+        raise InputError(f"'{source}' has the entry {entry!r}: every entry needs an \"image\", a path.")
+    label = entry.get("label", entry.get("mask")) or []
+    masks = [label] if isinstance(label, str) else list(label)
+    if not masks and not entry.get("outlines"):
+        raise InputError(f"'{source}' lists the image '{entry['image']}' without a label: add its mask.")
+    name = str(entry.get("name") or Path(entry["image"]).as_posix())
+    record: Record = {
+        "image": str(_locate(entry["image"], folders, source)),
+        "mask": [str(_locate(mask, folders, source)) for mask in masks],
+        "name": name,
+        "group": str(entry.get("group") or name),
+        "subgroup": {str(key): str(value) for key, value in (entry.get("subgroup") or {}).items()},
+    }
+    return {**record, "outlines": str(entry["outlines"])} if entry.get("outlines") else record
+
+
+def _locate(name: str, folders: Sequence[Path], source: Path) -> Path:
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(
+        f"'{source}' lists '{name}', which is not in {' or '.join(str(folder) for folder in folders)}: "
+        "put the list into the data set's folder."
+    )
+
+
+def _relative(path: str, root: Path) -> str:
+    file = Path(path)
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
