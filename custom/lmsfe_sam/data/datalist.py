@@ -226,13 +226,8 @@ def check_records(records: Sequence[Mapping[str, Any]]) -> None:
 def _check_record(record: Mapping[str, Any]) -> None:
     if "phantom" in record:
         return
-    image = read_picture(record["image"]).shape[:2]
-    mask = record_mask(record).shape
-    if image != mask:
-        raise InputError(
-            f"'{record['image']}' is {image[1]} x {image[0]} and its mask {mask[1]} x {mask[0]} pixels: "
-            "save both in one size, or take the image out."
-        )
+    height, width = read_picture(record["image"]).shape[:2]
+    record_mask(record, (height, width))
 
 
 # --- recognising the layout -----------------------------------------------------------------------

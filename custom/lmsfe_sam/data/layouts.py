@@ -86,7 +86,7 @@ def _find_busi(root: Path) -> Found:
             if match := _BUSI_MASK.fullmatch(path.stem):
                 masks[match["image"]].append(path)
         images = _by_stem(path for path in pictures if not _BUSI_MASK.fullmatch(path.stem))
-        records += _pair(root, images, masks, lambda stem, name=name: {"class": name})
+        records += [{**record, "subgroup": {"class": name}} for record in _pair(root, images, masks)]
     normal = _subfolder(root, "normal")
     skipped = (
         [path for path in list_pictures(normal) if not _BUSI_MASK.fullmatch(path.stem)] if normal else []
@@ -97,6 +97,9 @@ def _find_busi(root: Path) -> Found:
 
 
 # --- BUS-BRA --------------------------------------------------------------------------------------
+
+
+_BUSBRA_SUBGROUPS = {"class": "Pathology", "birads": "BIRADS", "device": "Device"}
 
 
 def _is_busbra(root: Path) -> bool:
@@ -116,18 +119,14 @@ def _find_busbra(root: Path) -> Found:
         for stem, path in _by_stem(list_pictures(_need(root, "masks"))).items()
     }
     table = _read_busbra_table(root / "bus_data.csv")
-
-    def subgroup(stem: str) -> dict[str, str]:
-        row = table.get(stem, {})
-        columns = {"class": "Pathology", "birads": "BIRADS", "device": "Device"}
-        return {name: row.get(column, "") for name, column in columns.items()} if table else {}
-
-    records = _pair(root, images, masks, subgroup)
+    records = _pair(root, images, masks)
     for record in records:
         stem = Path(record["image"]).stem
+        row = table.get(stem, {})
         # bus_0001-l and bus_0001-r are two images of case 1.
-        number = re.sub(r"^bus_0*(\w+?)(-.*)?$", r"\1", stem)
-        record["group"] = table.get(stem, {}).get("Case") or number
+        record["group"] = row.get("Case") or re.sub(r"^bus_0*(\w+?)(-.*)?$", r"\1", stem)
+        if table:
+            record["subgroup"] = {name: row.get(column, "") for name, column in _BUSBRA_SUBGROUPS.items()}
     return Found(records, PATIENT)
 
 
@@ -350,7 +349,6 @@ def _pair(
     root: Path,
     images: Mapping[str, Path],
     masks: Mapping[str, list[Path]],
-    subgroup: Callable[[str], dict[str, str]] = lambda stem: {},
 ) -> list[Record]:
     for stem, path in images.items():
         if stem not in masks:
@@ -358,18 +356,16 @@ def _pair(
     for stem, paths in masks.items():
         if stem not in images:
             raise InputError(f"The mask '{paths[0]}' has no image: add its image, or take the mask out.")
-    return [_record(root, path, masks[stem], subgroup=subgroup(stem)) for stem, path in images.items()]
+    return [_record(root, path, masks[stem]) for stem, path in images.items()]
 
 
-def _record(
-    root: Path, image: Path, masks: list[Path], group: str = "", subgroup: dict[str, str] | None = None
-) -> Record:
+def _record(root: Path, image: Path, masks: list[Path], group: str = "") -> Record:
     return {
         "image": str(image),
         "mask": [str(path) for path in sorted(masks)],
         "name": image.relative_to(root).as_posix(),
         "group": group,
-        "subgroup": subgroup or {},
+        "subgroup": {},
     }
 
 

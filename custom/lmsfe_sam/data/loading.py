@@ -14,9 +14,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from lmsfe_sam.data.masks import nearest_indices, record_mask
+from lmsfe_sam.data.masks import nearest_indices, record_mask, record_objects
 from lmsfe_sam.data.pictures import read_picture
-from lmsfe_sam.errors import InputError
 from lmsfe_sam.preprocessing import resize_image, to_rgb_uint8
 
 __all__ = ["LoadUltrasoundd", "ResizeUltrasoundd", "load_image_and_mask", "read_picture"]
@@ -32,7 +31,7 @@ class LoadUltrasoundd(MapTransform):
     (`lmsfe_sam.data.phantoms`), which is rendered instead of read. In the result
 
     - ``image`` is (3, H, W) float32, RGB in 0..255,
-    - ``mask`` is (1, H, W) uint8, 1 inside a lesion, the union of the record's lesions,
+    - ``mask`` is (1, H, W) uint8, 1 inside the union of the record's lesions,
     - ``original_size`` is (2,) int64, height and width,
     - ``name`` is the image's name, a string,
 
@@ -40,19 +39,26 @@ class LoadUltrasoundd(MapTransform):
 
     Args:
         keys: "image", or "image" and "mask".
+        objects: keep the lesions apart: k in the mask of lesion k, in place of 1.
         allow_missing_keys: as for every MONAI `MapTransform`.
 
     Raises:
         InputError: when called, on an unreadable file, a bad mask, or a mask of another size.
     """
 
-    def __init__(self, keys: KeysCollection = ("image", "mask"), allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "mask"),
+        objects: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.objects = objects
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = {key: value for key, value in data.items() if key not in _CONSUMED}
         if "mask" in self.keys or "phantom" in data:
-            image, mask = load_image_and_mask(data)
+            image, mask = load_image_and_mask(data, self.objects)
             if "mask" in self.keys:
                 result["mask"] = torch.from_numpy(mask)[None]
         else:
@@ -64,11 +70,12 @@ class LoadUltrasoundd(MapTransform):
         return result
 
 
-def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+def load_image_and_mask(record: Mapping[Any, Any], objects: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Read or render the image and the mask of a record.
 
     Returns:
-        The image (H, W, 3) uint8 and the mask (H, W) uint8 of 0 and 1.
+        The image (H, W, 3) uint8 and the mask (H, W) uint8: 0 and 1, or with ``objects`` 0 and k
+        in lesion k, later ones on top.
 
     Raises:
         InputError: an unreadable file, a bad mask, or sizes that differ.
@@ -79,13 +86,13 @@ def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarr
         image, mask = render_record(record)
         return to_rgb_uint8(image), np.ascontiguousarray(mask, dtype=np.uint8)
     image = to_rgb_uint8(read_picture(record["image"]))
-    mask = record_mask(record)
-    if image.shape[:2] != mask.shape:
-        raise InputError(
-            f"'{record['image']}' is {image.shape[1]} x {image.shape[0]} and its mask {mask.shape[1]} x "
-            f"{mask.shape[0]} pixels: save both in one size, or take the image out."
-        )
-    return image, mask.astype(np.uint8)
+    size = (image.shape[0], image.shape[1])
+    if not objects:
+        return image, record_mask(record, size).astype(np.uint8)
+    labels = np.zeros(size, np.uint8)
+    for number, lesion in enumerate(record_objects(record, size), start=1):
+        labels[lesion] = number
+    return image, labels
 
 
 class ResizeUltrasoundd(MapTransform):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lmsfe_sam.data.pictures import picture_size, read_picture
+from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.errors import InputError
 
 THRESHOLD = 127
@@ -79,78 +79,69 @@ def _grey_levels(pixels: np.ndarray) -> np.ndarray:
     return pixels * (255.0 / highest) if highest > 255 else pixels
 
 
-def union_mask(paths: Sequence[str | Path]) -> np.ndarray:
-    """Unite the lesions of several mask files of one image.
-
-    Raises:
-        InputError: a file is no mask, or their sizes differ.
-    """
-    union = read_mask(paths[0])
-    for path in paths[1:]:
-        mask = read_mask(path)
-        if mask.shape != union.shape:
-            raise InputError(
-                f"Two masks of one image differ in size: '{paths[0]}' is {_size(union.shape)} and "
-                f"'{path}' is {_size(mask.shape)}; save both in the image's size."
-            )
-        union = union | mask
-    return union
-
-
-def record_mask(record: Mapping[str, Any]) -> np.ndarray:
-    """Make the mask of a record: the union of its mask files, or of its drawn outlines.
+def record_mask(record: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Make the mask of a record: the union of its lesions.
 
     Args:
-        record: with "mask", a path or a list of paths, or with "outlines", a JSON list of COCO
-            segmentations, drawn in the size of the file "image".
-
-    Returns:
-        (H, W) bool, with at least one pixel set.
-
-    Raises:
-        InputError: as `union_mask` and `draw_outlines` do, or the record has neither.
-    """
-    paths = record.get("mask") or []
-    if paths:
-        return union_mask([paths] if isinstance(paths, str | Path) else paths)
-    if not record.get("outlines"):
-        raise InputError(
-            f"The image '{record['image']}' has no mask: add one, or take the image out of the list."
-        )
-    return draw_outlines(record["outlines"], picture_size(record["image"]), str(record["image"]))
-
-
-def draw_outlines(outlines: str, size: tuple[int, int], name: str) -> np.ndarray:
-    """Draw COCO segmentations into one mask.
-
-    Args:
-        outlines: JSON list; each entry is a flat polygon [x0, y0, x1, y1, ...] or a dict of run
-            lengths {"size": [H, W], "counts": list or compressed string}.
+        record: as `record_objects` takes it.
         size: the image's height and width.
-        name: the image's name, for the message.
 
     Returns:
         (H, W) bool, with at least one pixel set.
 
     Raises:
-        InputError: run lengths for another size, or nothing inside the image.
+        InputError: as `record_objects`.
     """
-    mask = np.zeros(size, dtype=bool)
-    for outline in json.loads(outlines):
-        if isinstance(outline, dict):
-            lesion = decode_run_lengths(outline, name)
-            if lesion.shape != size:
-                raise InputError(
-                    f"The outline of '{name}' is {_size(lesion.shape)} and the image {_size(size)}: "
-                    "make the annotation anew on this image, or take the image out."
-                )
-            mask |= lesion
-        else:
-            mask |= draw_polygon(np.asarray(outline, dtype=float).reshape(-1, 2), size)
+    return np.logical_or.reduce(record_objects(record, size))
+
+
+def record_objects(record: Mapping[str, Any], size: tuple[int, int]) -> list[np.ndarray]:
+    """Make one mask for each lesion of a record: for each of its mask files, or drawn outlines.
+
+    Args:
+        record: with "mask", a path or a list of paths, or with "outlines", a JSON list whose
+            entries are COCO segmentations: a flat polygon [x0, y0, x1, y1, ...] or run lengths
+            {"size": [H, W], "counts": list or compressed string}.
+        size: the image's height and width.
+
+    Returns:
+        At least one (H, W) bool, each with at least one pixel set.
+
+    Raises:
+        InputError: a file is no mask or all black, an outline encloses nothing, a size is not the
+            image's, or the record has no mask at all.
+    """
+    if record.get("mask"):
+        paths = [record["mask"]] if isinstance(record["mask"], str | Path) else record["mask"]
+        objects = {str(path): read_mask(path) for path in paths}
+    elif record.get("outlines"):
+        objects = {
+            f"outline {number} of {record['image']}": draw_outline(outline, size, str(record["image"]))
+            for number, outline in enumerate(json.loads(record["outlines"]), start=1)
+        }
+    else:
+        raise InputError(f"The image '{record['image']}' has no mask: add its mask, or take the image out.")
+    for name, mask in objects.items():
+        if mask.shape != size:
+            raise InputError(
+                f"'{record['image']}' is {_text(size)} pixels and its mask '{name}' {_text(mask.shape)}: "
+                "save both in one size, or take the image out."
+            )
+    return list(objects.values())
+
+
+def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:
+    """Draw one COCO segmentation, a polygon or run lengths, into a mask of the image's size.
+
+    Raises:
+        InputError: bad run lengths, or nothing of the image inside.
+    """
+    if isinstance(outline, Mapping):
+        mask = decode_run_lengths(outline, name)
+    else:
+        mask = draw_polygon(np.asarray(outline, dtype=float).reshape(-1, 2), size)
     if not mask.any():
-        raise InputError(
-            f"The outline of '{name}' encloses no pixel of it: draw it anew, or take the image out."
-        )
+        raise InputError(f"An outline of '{name}' encloses no pixel of it: draw it anew, or take it out.")
     return mask
 
 
@@ -233,6 +224,6 @@ def nearest_indices(source: int, target: int) -> np.ndarray:
     return (2 * np.arange(target) + 1) * source // (2 * target)
 
 
-def _size(shape: Sequence[int]) -> str:
+def _text(shape: Sequence[int]) -> str:
     """A size as people say it: width x height."""
     return f"{shape[1]} x {shape[0]}"
