@@ -1,0 +1,225 @@
+"""One step of training and one of validation: what the engines call for each batch.
+
+Prompts are made here, from the augmented masks of the batch, because MONAI's collation cannot carry
+ragged prompts. The image is encoded once, whatever the number of prompts and of corrections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.network import DecodedTokens, choose_masks
+from lmsfe_sam.prompts.sampling import PADDING, Prompts, PromptSampler, correct
+from lmsfe_sam.prompts.simulate import first_click, tight_box
+from lmsfe_sam.training.losses import upsample
+
+VALIDATION_MODES = ("box", "point", "none")
+"""Prompts that a validation can use: the tight box, the click farthest from the border, nothing."""
+
+
+class PromptedSteps(nn.Module):
+    """Encode once, decode the prompts, then decode again after each corrective click.
+
+    It has a ``forward`` so that DistributedDataParallel's hooks see the whole of it as one pass.
+
+    Args:
+        network: `LMSFESAM`.
+        correction_steps: decoder steps after the first. Each adds one click to every object, in the
+            largest wrong region, and feeds the previous low-resolution logits back, as SAM's and
+            SAM-Med2D's training does.
+    """
+
+    def __init__(self, network: nn.Module, correction_steps: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.correction_steps = correction_steps
+
+    def forward(
+        self, image: Tensor, prompts: Prompts, target: Tensor, rng: np.random.Generator
+    ) -> list[DecodedTokens]:
+        """Return all mask tokens of each step.
+
+        Args:
+            image: (B,3,H,W), normalised.
+            prompts: N objects an image.
+            target: (B,1,H,W), not zero inside the object.
+            rng: draws the corrective clicks.
+        """
+        network: Any = self.network
+        embedding = network.encode(image)
+        steps: list[DecodedTokens] = []
+        while True:
+            steps.append(network.decode_tokens(embedding, **vars(prompts)))
+            if len(steps) > self.correction_steps:
+                return steps
+            masks = choose_masks(steps[-1], None)[0].detach().float()
+            low_res = functional.adaptive_avg_pool2d(masks, network.low_res_size)
+            prompts = correct(prompts, target, upsample(masks, target.shape[-1]), low_res, rng)
+
+
+class PromptedIteration:
+    """One training step: the trainer's ``iteration_update``.
+
+    Args:
+        sampler: makes the prompts from the batch's masks.
+        seed: the run's seed; the prompts of a batch depend on it, the epoch and the batch's number.
+        clip_norm: largest norm of all gradients together; longer ones are scaled down to it.
+        channels_last: memory format of the images.
+    """
+
+    def __init__(
+        self,
+        sampler: PromptSampler,
+        seed: int = 0,
+        clip_norm: float = 1.0,
+        channels_last: bool = False,
+    ) -> None:
+        self.sampler = sampler
+        self.seed = seed
+        self.clip_norm = clip_norm
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Prompt, predict, learn. Returns image, label and the loss.
+
+        Raises:
+            InputError: the loss is not a finite number; the message names the batch's files.
+        """
+        image, target = to_device(engine, batch, self.memory_format)
+        state = engine.state
+        rng = np.random.default_rng([self.seed, state.epoch, state.iteration, state.rank])
+        prompts = self.sampler(target, rng)
+
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs):
+            steps = engine.inferer(image, engine.network, prompts, target, rng)
+            loss = torch.stack([engine.loss_function(tokens, target) for tokens in steps]).mean()
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._stop_if_not_finite(loss, state, batch)
+        self._step(engine, loss)
+        state.output = {Keys.IMAGE: image, Keys.LABEL: target, Keys.LOSS: loss.item()}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return state.output
+
+    def _step(self, engine: Any, loss: Tensor) -> None:
+        scaler, optimizer = engine.scaler, engine.optimizer
+        (scaler.scale(loss) if scaler else loss).backward()
+        if scaler:
+            scaler.unscale_(optimizer)
+        trained = [p for p in engine.network.parameters() if p.grad is not None]
+        nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        if scaler:
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            optimizer.step()
+
+    @staticmethod
+    def _stop_if_not_finite(loss: Tensor, state: Any, batch: dict[str, Any]) -> None:
+        if torch.isfinite(loss):
+            return
+        raise InputError(
+            f"The loss became {loss.item()} in epoch {state.epoch}, iteration {state.iteration}, with "
+            f"{', '.join(names_of(batch))}: look at these files, or lower --learning_rate."
+        )
+
+
+class ValidationIteration:
+    """One validation step: the evaluator's ``iteration_update``.
+
+    Each image is encoded once and decoded with all modes at once, as that many objects.
+
+    Args:
+        modes: some of `VALIDATION_MODES`.
+        channels_last: memory format of the images.
+    """
+
+    def __init__(self, modes: Sequence[str] = VALIDATION_MODES, channels_last: bool = False) -> None:
+        unknown = [mode for mode in modes if mode not in VALIDATION_MODES]
+        if unknown or not modes:
+            raise InputError(
+                f"validation_modes has {', '.join(unknown) or 'nothing'}: "
+                f"give some of {', '.join(VALIDATION_MODES)}."
+            )
+        self.modes = tuple(modes)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return ``image``, ``label`` (B,M,H,W, the same mask for each of M modes) and binary ``pred`` (B,M,H,W).
+
+        There is a ``pred_MODE`` (B,1,H,W) for each mode and ``label_one`` (B,1,H,W) to go with it.
+        """
+        image, target = to_device(engine, batch, self.memory_format)
+        prompts = mode_prompts(target, self.modes)
+        with (
+            engine.mode(engine.network),
+            torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs),
+        ):
+            embedding = engine.network.encode(image)
+            logits, _ = engine.network.decode(embedding, **vars(prompts))
+        masks = (logits > 0).float()
+        engine.state.output = {
+            Keys.IMAGE: image,
+            Keys.LABEL: target.expand_as(masks),
+            Keys.PRED: masks,
+            "label_one": target,
+            **{f"pred_{mode}": masks[:, i : i + 1] for i, mode in enumerate(self.modes)},
+        }
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+
+def mode_prompts(target: Tensor, modes: Sequence[str]) -> Prompts:
+    """Return one object an image and mode: boxes (B,M,4), points (B,M,1,2) and their labels."""
+    truths = (target[:, 0] > 0).cpu().numpy()
+    boxes = torch.full((len(truths), len(modes), 4), torch.nan)
+    points = torch.zeros(len(truths), len(modes), 1, 2)
+    labels = torch.full((len(truths), len(modes), 1), PADDING)
+    for b, truth in enumerate(truths):
+        for m, mode in enumerate(modes):
+            if mode == "box":
+                boxes[b, m] = torch.as_tensor(tight_box(truth))
+            elif mode == "point":
+                points[b, m, 0] = torch.tensor(first_click(truth))
+                labels[b, m, 0] = 1
+    device = target.device
+    return Prompts(boxes=boxes.to(device), points=points.to(device), point_labels=labels.to(device))
+
+
+def prepare_batch(
+    batch: dict[str, Any], device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    """Return a batch's image and mask on a device; the engines' ``prepare_batch``."""
+    image, mask = (
+        batch[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "mask")
+    )
+    return image, mask
+
+
+def to_device(
+    engine: Any, batch: dict[str, Any], memory_format: torch.memory_format
+) -> tuple[Tensor, Tensor]:
+    """Return image (B,3,H,W) and mask (B,1,H,W), both float, on the engine's device."""
+    image, target = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+    return image.float().contiguous(memory_format=memory_format), target.float()
+
+
+def names_of(batch: dict[str, Any]) -> list[str]:
+    """Return the names of a batch's images."""
+    return [str(name) for name in batch.get("name", ["a batch without names"])]
+
+
+def loss_of(output: dict[str, Any]) -> float:
+    """Return the loss from a training step's output."""
+    return float(output[Keys.LOSS])

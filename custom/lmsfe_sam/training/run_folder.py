@@ -1,0 +1,139 @@
+"""A run's folder: where it is, what it was started with, and whether it may be written into or gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import atomic_write, ensure_folder
+from lmsfe_sam.options import given_keys
+from lmsfe_sam.version import __version__
+
+logger = logging.getLogger(__name__)
+
+HISTORY = "history.csv"
+SETTINGS = "run.json"
+DATALIST = "datalist.json"
+LAST = "checkpoint_last.pt"
+BEST = "model.pt"
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "val_dice",
+    "val_dice_box",
+    "val_dice_point",
+    "val_dice_none",
+    "lr",
+    "seconds",
+)
+"""Columns of ``history.csv``; one row an epoch."""
+
+MAY_CHANGE = frozenset({"epochs", "num_workers", "device", "amp"})
+"""Settings that a resumed run may be given other values of."""
+
+
+class RunFolder:
+    """The folder that a training run writes into.
+
+    Args:
+        output_dir: where a new run writes.
+        resume: the folder of a run to go on with; it writes there, too, unless the command line names
+            an ``output_dir`` of its own.
+        settings: what the run is started with; a run that goes on must have the same.
+        main_process: False in the helpers of a distributed run, which write nothing.
+
+    Raises:
+        InputError: the folder cannot be written to or holds another run's results; there is nothing to
+            resume, or it was started with other settings.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        resume: str | None,
+        settings: Mapping[str, Any],
+        main_process: bool = True,
+    ) -> None:
+        self.settings = {key: _plain(value) for key, value in settings.items()}
+        self.source = Path(resume) if resume else None
+        self.main_process = main_process
+        chosen = "output_dir" in given_keys() or self.source is None
+        self.path = ensure_folder(output_dir if chosen else str(self.source), "output_dir")
+        if self.source is not None:
+            self._check_settings(self.source)
+        elif main_process:
+            self._make_room()
+        if main_process:
+            self._write_settings()
+            self._log_to_file()
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, or None in a new run."""
+        return self.source / LAST if self.source else None
+
+    def _check_settings(self, source: Path) -> None:
+        if not (source / LAST).is_file():
+            raise InputError(
+                f"resume '{source}' holds no {LAST}: name the folder of a training run that has finished "
+                "at least one epoch."
+            )
+        before = json.loads((source / SETTINGS).read_text(encoding="utf-8"))["settings"]
+        for key, value in self.settings.items():
+            if key not in MAY_CHANGE and before.get(key) != value:
+                raise InputError(
+                    f"resume '{source}' was started with {key} {before.get(key)!r}, not {value!r}: "
+                    f"repeat the options that it was started with, or start a new run."
+                )
+
+    def _make_room(self) -> None:
+        """Take a finished demonstration out of the way; refuse to do so with anything else."""
+        if not (self.path / HISTORY).is_file():
+            return
+        settings = self.path / SETTINGS
+        before = json.loads(settings.read_text(encoding="utf-8"))["settings"] if settings.is_file() else {}
+        if before.get("dataset_dir", "unknown") is not None:
+            raise InputError(
+                f"output_dir '{self.path}' holds the results of a run already: go on with it by "
+                f"--resume {self.path}, or name another folder with --output_dir."
+            )
+        logger.info("The demonstration that '%s' held is replaced.", self.path)
+        names = (HISTORY, SETTINGS, DATALIST, LAST, BEST, "model.json", "training.log")
+        events = (self.path / "tensorboard").glob("events.out.tfevents.*")
+        for file in (*(self.path / name for name in names), *events):
+            file.unlink(missing_ok=True)
+
+    def _write_settings(self) -> None:
+        with atomic_write(self.path / SETTINGS) as temporary:
+            content = {"version": __version__, "settings": self.settings}
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def _log_to_file(self) -> None:
+        handler = logging.FileHandler(self.path / "training.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("lmsfe_sam").addHandler(handler)
+
+
+def write_history(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
+    """Write ``history.csv`` anew: a reader never sees half a row."""
+    with atomic_write(folder / HISTORY) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, HISTORY_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON would give it back; paths absolute."""
+    if isinstance(value, str) and ("/" in value or os.path.exists(value)):
+        return str(Path(value).resolve())
+    return json.loads(json.dumps(value, default=str))

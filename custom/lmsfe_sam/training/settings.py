@@ -1,0 +1,94 @@
+"""The training config's values, checked before anything is built or read, and the demonstration's notice."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.options import (
+    Test,
+    check_device,
+    check_values,
+    mapping,
+    one_of,
+    real,
+    text,
+    true_or_false,
+    whole,
+)
+from lmsfe_sam.presets import PRESETS
+
+logger = logging.getLogger(__name__)
+
+RULES: dict[str, tuple[Test, str]] = {
+    "dataset_dir": text(or_none=True),
+    "layout": text(),
+    "split_rule": text(),
+    "preset": one_of(PRESETS),
+    "image_size": whole(16),
+    "local_encoder": true_or_false(),
+    "mhpm": true_or_false(),
+    "adapters": true_or_false(),
+    "balancing_adapter": true_or_false(),
+    "pretrained": text(or_none=True),
+    "resume": text(or_none=True),
+    "output_dir": text(),
+    "seed": whole(0),
+    "epochs": whole(1, or_none=True),
+    "batch_size": whole(1),
+    "learning_rate": real(0, 1),
+    "weight_decay": real(0, 1, low_included=True),
+    "num_workers": whole(0),
+    "amp": true_or_false(),
+    "mlflow": true_or_false(),
+    "phantoms": whole(4),
+    "prompt_kinds": mapping(),
+    "prompts_per_image": whole(1),
+    "correction_steps": whole(0),
+    "ema_decay": real(0, 1, low_included=True),
+    "patience": whole(1),
+    "val_interval": whole(1),
+}
+"""What each key of the training config may be."""
+
+
+def check_settings(device: Any, **values: Any) -> None:
+    """Hold the values of the training config against `RULES`.
+
+    Raises:
+        InputError: a value of the wrong kind or range, a device that is not there, or a file or folder
+            that does not exist.
+    """
+    check_values(RULES, values)
+    check_device(device)
+    for key, kind in (("dataset_dir", "folder"), ("resume", "folder"), ("pretrained", "file")):
+        path = values.get(key)
+        if path and not (Path(path).is_dir() if kind == "folder" else Path(path).is_file()):
+            raise InputError(f"{key} '{path}' is not there: name an existing {kind} with --{key}.")
+
+
+def announce_demonstration(dataset_dir: str | None, phantoms: int, epochs: int) -> None:
+    """Say loudly that a run without data learns nothing about patients, and how to give it data."""
+    if dataset_dir is not None:
+        return
+    lines = (
+        "DEMONSTRATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",
+        f"Training runs on {phantoms} made-up ultrasound images for {epochs} epochs; the weights are of no",
+        "medical use. To train on real images:",
+        "    python -m monai.bundle run training --config_file configs/train.json --dataset_dir FOLDER",
+        "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
+    )
+    width = max(map(len, lines)) + 4
+    frame = "*" * width
+    logger.warning("\n".join((frame, *(f"* {line:<{width - 4}} *" for line in lines), frame)))
+
+
+def announce_pretrained(pretrained: str | None) -> None:
+    """Say loudly that a protocol made for pretrained weights starts from random ones."""
+    if pretrained is None:
+        logger.warning(
+            "*** FROM RANDOM WEIGHTS: this protocol freezes the image encoder's own weights, which were not "
+            "given; the figures will be poor. Give SAM's, MedSAM's or SAM-Med2D's with --pretrained FILE. ***"
+        )
