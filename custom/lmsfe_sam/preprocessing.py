@@ -34,7 +34,7 @@ def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
             its own minimum..maximum (alpha left out) to 0..255; alpha is dropped.
 
     Returns:
-        (H, W, 3) uint8, contiguous.
+        (H, W, 3) uint8, contiguous, a copy.
 
     Raises:
         InputError: empty, not an image's shape, not numbers, or not finite.
@@ -50,7 +50,7 @@ def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
         raise InputError(f"The image is empty (shape {np.shape(array)}): give one with at least one pixel.")
     colours = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
     grey_levels = _to_uint8(colours)
-    return np.ascontiguousarray(np.broadcast_to(grey_levels, (*grey_levels.shape[:2], 3)))
+    return np.array(np.broadcast_to(grey_levels, (*grey_levels.shape[:2], 3)), order="C")
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
