@@ -1,0 +1,52 @@
+"""A dataset that goes on after a bad file and tells at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from lmsfe_sam.errors import InputError, find_input_error
+
+
+class SkippingDataset(IterableDataset[Any]):
+    """Yields the transformed records, but for those whose transform raises an `InputError`.
+
+    Args:
+        data: the records.
+        transform: applied to each; read it in the main process (no workers), where `failures` is.
+
+    Attributes:
+        failures: what was wrong, one sentence a bad record.
+    """
+
+    def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[Any], Any]) -> None:
+        self.data = data
+        self.transform = transform
+        self.failures: list[str] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        self.failures.clear()
+        for record in self.data:
+            try:
+                transformed = self.transform(dict(record))
+            except Exception as error:
+                cause = find_input_error(error)
+                if cause is None:
+                    raise
+                self.failures.append(str(cause))
+                continue
+            yield transformed
+
+    def finish(self) -> None:
+        """Tell what became of the records.
+
+        Raises:
+            InputError: some were left out; the message has a line for each.
+        """
+        total, bad = len(self.data), len(self.failures)
+        if bad == 1 and total == 1:
+            raise InputError(self.failures[0])
+        if bad:
+            raise InputError("\n".join([f"{bad} of {total} inputs were left out:", *self.failures]))

@@ -1,0 +1,43 @@
+"""The inferer: encode the image once, decode all of its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from monai.inferers import Inferer
+from torch import Tensor
+
+from lmsfe_sam.inference.prompting import PROMPTS
+from lmsfe_sam.prompts.packing import decode_packed, pack_prompts
+
+LOGITS = "logits"
+IOU = "predicted_iou"
+
+
+class PromptInferer(Inferer):
+    """Segments one image with the prompts in its metadata (see `AttachPromptsd`), or with none."""
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Segment ``inputs`` (1, 3, S, S) with an `LMSFESAM`.
+
+        Returns:
+            ``logits`` (1, N, S, S) and ``predicted_iou`` (1, N).
+
+        Raises:
+            ValueError: more than one image; their prompts would not be of one shape.
+        """
+        if len(inputs) != 1:
+            raise ValueError(
+                f"PromptInferer takes one image at a time, not {len(inputs)}: set batch_size to 1."
+            )
+        packed = pack_prompts([])
+        if PROMPTS in getattr(inputs, "meta", {}):
+            carried = np.asarray(inputs.meta[PROMPTS])  # type: ignore[attr-defined]
+            packed = carried.reshape(-1, carried.shape[-1])
+        model: Any = network
+        decoded = decode_packed(model, model.encode(inputs.as_subclass(Tensor)), packed)
+        return {LOGITS: decoded.logits[None], IOU: decoded.iou[None]}

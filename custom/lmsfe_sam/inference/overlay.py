@@ -1,0 +1,62 @@
+"""A picture of the result: the objects tinted and outlined, the prompts drawn on top."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lmsfe_sam.prompts.packing import unpack_prompts
+
+COLOURS = np.array(
+    [
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+    ],
+    dtype=np.uint8,
+)
+"""Okabe and Ito's colours, which colour-blind people can tell apart; object k has the k-th, in turns."""
+
+TINT = 0.25
+INSIDE, OUTSIDE = (0, 255, 0), (255, 0, 0)
+"""Colours of clicks."""
+
+
+def draw_overlay(picture: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -> Image.Image:
+    """Draw labels and prompts on a picture.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        labels: (H, W), object k is k.
+        prompts: packed (`lmsfe_sam.prompts.packing`), in pixels of the picture.
+    """
+    from skimage.segmentation import find_boundaries
+
+    height, width = labels.shape
+    line = max(1, round(min(height, width) / 250))
+    drawn = picture.copy()
+    objects = labels > 0
+    colours = COLOURS[(labels[objects].astype(np.int64) - 1) % len(COLOURS)]
+    drawn[objects] = np.rint((1 - TINT) * drawn[objects] + TINT * colours).astype(np.uint8)
+    outline = find_boundaries(labels, mode="inner")
+    drawn[outline] = COLOURS[(labels[outline].astype(np.int64) - 1) % len(COLOURS)]
+    image = Image.fromarray(drawn)
+    _draw_prompts(ImageDraw.Draw(image), prompts, line)
+    return image
+
+
+def _draw_prompts(canvas: ImageDraw.ImageDraw, prompts: np.ndarray, line: int) -> None:
+    for row, (box, points, labels) in enumerate(zip(*unpack_prompts(prompts), strict=True)):
+        if not np.isnan(box).any():
+            x0, y0, x1, y1 = box.tolist()
+            corners = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
+            canvas.rectangle(corners, outline=tuple(COLOURS[row % len(COLOURS)].tolist()), width=line)
+        for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
+            if label >= 0:
+                radius = 2 * line
+                corners = (x - radius, y - radius, x + radius, y + radius)
+                canvas.ellipse(corners, fill=INSIDE if label else OUTSIDE, outline=(255, 255, 255))
