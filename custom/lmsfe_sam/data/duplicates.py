@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from lmsfe_sam.data.pictures import read_picture
+from lmsfe_sam.errors import InputError
 from lmsfe_sam.preprocessing import to_rgb_uint8
 
 SIDE = 32
@@ -50,22 +51,25 @@ class Pair(NamedTuple):
 
 
 def find_pairs(paths: Sequence[str | Path]) -> list[Pair]:
-    """Find the near-duplicates among picture files, the most alike first.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
+    """Find the near-duplicates among picture files, the most alike first."""
     return compare(thumbnails(paths))
 
 
 def thumbnails(paths: Sequence[str | Path]) -> np.ndarray:
-    """Read pictures as grey thumbnails, (N, 32, 32) float32 in 0..255, on a few threads."""
+    """Read pictures as grey thumbnails, (N, 32, 32) float32 in 0..255, on a few threads.
+
+    An unreadable file gives a black one, which is like no other: naming bad files is the task of
+    `lmsfe_sam.data.datalist.check_records`.
+    """
     with ThreadPoolExecutor() as pool:
         return np.array(list(pool.map(_thumbnail, paths)), dtype=np.float32).reshape(-1, SIDE, SIDE)
 
 
 def _thumbnail(path: str | Path) -> np.ndarray:
-    grey = Image.fromarray(to_rgb_uint8(read_picture(path))).convert("L")
+    try:
+        grey = Image.fromarray(to_rgb_uint8(read_picture(path))).convert("L")
+    except InputError:
+        return np.zeros((SIDE, SIDE), np.float32)
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
 
 

@@ -23,6 +23,14 @@ GREY_LOW, GREY_HIGH, GREY_SHARE = 32, 223, 0.01
 """A file is no mask where more than this share of its pixels lies from GREY_LOW to GREY_HIGH."""
 
 
+class EmptyMaskError(InputError):
+    """A mask without a lesion."""
+
+
+class SizeMismatchError(InputError):
+    """A mask of another size than its image."""
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask file.
 
@@ -61,7 +69,7 @@ def binarise(pixels: np.ndarray, name: str) -> np.ndarray:
             )
         mask = grey > THRESHOLD
     if not mask.any():
-        raise InputError(
+        raise EmptyMaskError(
             f"The mask '{name}' is all black: "
             "draw the lesion with 255 (or 1), or take the image and its mask out."
         )
@@ -123,7 +131,7 @@ def record_objects(record: Mapping[str, Any], size: tuple[int, int]) -> list[np.
         raise InputError(f"The image '{record['image']}' has no mask: add its mask, or take the image out.")
     for name, mask in objects.items():
         if mask.shape != size:
-            raise InputError(
+            raise SizeMismatchError(
                 f"'{record['image']}' is {_text(size)} pixels and its mask '{name}' {_text(mask.shape)}: "
                 "save both in one size, or take the image out."
             )
@@ -141,7 +149,7 @@ def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:
     else:
         mask = draw_polygon(np.asarray(outline, dtype=float).reshape(-1, 2), size)
     if not mask.any():
-        raise InputError(f"An outline of '{name}' encloses no pixel of it: draw it anew, or take it out.")
+        raise EmptyMaskError(f"An outline of '{name}' encloses no pixel of it: draw it anew, or take it out.")
     return mask
 
 
