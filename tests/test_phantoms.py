@@ -112,6 +112,7 @@ def test_seeds_and_ranges_never_share_a_phantom():
         for record in phantom_records(50, seed, start)
     ]
     assert len(set(numbers)) == len(numbers) == 200
+    assert phantom_records(1, 0)[0]["group"] != phantom_records(1, 1)[0]["group"]
     assert phantom_records(10, 0, 50) == phantom_records(60, 0)[50:]
 
 

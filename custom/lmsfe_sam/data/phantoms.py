@@ -52,7 +52,8 @@ def phantom_records(count: int, seed: int, start: int = 0) -> list[dict[str, Any
     for index in range(start, start + count):
         number, name = seed * _SEEDS + index, f"phantom_{index:05d}"
         kind = draw_kind(np.random.default_rng(number))
-        records.append({"phantom": number, "name": name, "group": name, "subgroup": {"kind": kind}})
+        group = f"phantom_{number}"  # other than the name, different for different seeds too
+        records.append({"phantom": number, "name": name, "group": group, "subgroup": {"kind": kind}})
     return records
 
 
