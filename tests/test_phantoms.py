@@ -124,7 +124,7 @@ def test_kinds_come_as_often_as_said():
 
 @pytest.mark.parametrize(("count", "seed", "start"), [(-1, 0, 0), (1, -1, 0), (1, 0, -1), (2, 0, 2**20 - 1)])
 def test_impossible_records_say_what_to_do(count, seed, start):
-    with pytest.raises(InputError, match="There are no phantoms"):
+    with pytest.raises(InputError, match="There are no .* phantoms"):
         phantom_records(count, seed, start)
 
 
@@ -216,4 +216,4 @@ def test_the_command_writes_a_plain_dataset(tmp_path, capsys):
     image, mask = render_record(phantom_records(1, 9)[0])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "set/images/phantom_00000.png")), image)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "set/masks/phantom_00000.png")), mask * 255)
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert f"--dataset_dir {tmp_path / 'set'}" in capsys.readouterr().out

@@ -13,18 +13,19 @@ A folder of them, to try the commands for real data with::
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lmsfe_sam.data.anatomy import breast, neck
 from lmsfe_sam.data.bmode import Scanner
 from lmsfe_sam.data.lesions import draw_kind, draw_lesion
-from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import atomic_write
+from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.files import atomic_write, ensure_folder
 
 _SEEDS = 2**20
 """Phantoms of one seed; phantom i of seed s has the number s * _SEEDS + i."""
@@ -45,7 +46,7 @@ def phantom_records(count: int, seed: int, start: int = 0) -> list[dict[str, Any
     """
     if min(count, seed, start) < 0 or start + count > _SEEDS or seed >= 2**40:
         raise InputError(
-            f"There are no phantoms {start}..{start + count} of seed {seed}: "
+            f"There are no {count} phantoms from number {start} on of seed {seed}: "
             f"numbers go from 0 to {_SEEDS}, seeds from 0 to 2**40."
         )
     records = []
@@ -100,21 +101,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=100, help="how many phantoms (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="which phantoms (default 0)")
     options = parser.parse_args(arguments)
-    for path in _write(phantom_records(options.count, options.seed), options.output):
-        print(path)
-
-
-def _write(records: list[dict[str, Any]], folder: Path) -> Iterator[Path]:
-    from PIL import Image
-
+    records = phantom_records(options.count, options.seed)
+    folder = ensure_folder(options.output, "output")
     for record in records:
         image, mask = render_record(record)
-        for kind, picture in (("masks", mask * 255), ("images", image)):
-            path = folder / kind / f"{record['name']}.png"
-            with atomic_write(path) as temporary:
+        for kind, picture in (("images", image), ("masks", 255 * mask)):
+            with atomic_write(folder / kind / f"{record['name']}.png") as temporary:
                 Image.fromarray(picture).save(temporary)
-        yield path
+    print(f"{len(records)} phantoms written: use them with --dataset_dir {folder.resolve()}")
 
 
 if __name__ == "__main__":
+    plain_errors()
     main()
