@@ -124,7 +124,7 @@ def test_kinds_come_as_often_as_said():
 
 @pytest.mark.parametrize(("count", "seed", "start"), [(-1, 0, 0), (1, -1, 0), (1, 0, -1), (2, 0, 2**20 - 1)])
 def test_impossible_records_say_what_to_do(count, seed, start):
-    with pytest.raises(InputError, match="There are no .* phantoms"):
+    with pytest.raises(InputError, match=r"There are no .* phantoms"):
         phantom_records(count, seed, start)
 
 
