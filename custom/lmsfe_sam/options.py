@@ -13,9 +13,17 @@ from typing import Any
 from lmsfe_sam.errors import InputError
 
 RUN_ARGUMENTS = (
-    "run_id init_id final_id meta_file config_file logging_file tracking args_file workflow_type "
-    "properties_path workflow_name"
-).split()
+    "run_id",
+    "init_id",
+    "final_id",
+    "meta_file",
+    "config_file",
+    "logging_file",
+    "tracking",
+    "args_file",
+    "workflow_type",
+    "properties_path",
+)
 """What `monai.bundle run` itself takes; every other key overrides a config."""
 
 

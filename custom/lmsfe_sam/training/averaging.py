@@ -53,4 +53,5 @@ class AverageWeights:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Take the network's present weights in."""
         self.average.update_parameters(self.network)

@@ -155,9 +155,10 @@ class ValidationIteration:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return ``image``, ``label`` (B,M,H,W, the same mask for each of M modes) and binary ``pred`` (B,M,H,W).
+        """Return ``image``, and ``label`` and binary ``pred``, both (B,M,H,W) with a channel for each mode.
 
-        There is a ``pred_MODE`` (B,1,H,W) for each mode and ``label_one`` (B,1,H,W) to go with it.
+        The label's channels are the same. There is a ``pred_MODE`` (B,1,H,W) for each mode, too, and a
+        ``label_one`` (B,1,H,W) to go with it.
         """
         image, target = to_device(engine, batch, self.memory_format)
         prompts = mode_prompts(target, self.modes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ class BoundedHausdorffDistance(HausdorffDistanceMetric):
     """
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        distances = super()._compute_tensor(y_pred, y, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the very empty masks that are dealt with here
+            distances = super()._compute_tensor(y_pred, y, **kwargs)
         diagonal = math.hypot(*y.shape[-2:])
         return torch.nan_to_num(distances, nan=diagonal, posinf=diagonal)

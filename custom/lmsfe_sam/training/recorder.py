@@ -7,7 +7,7 @@ import pickle
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.network import LMSFESAM
 from lmsfe_sam.training.run_folder import BEST, HISTORY_COLUMNS, LAST, RunFolder, write_history
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class RunRecorder:
     Args:
         folder: the run's folder.
         network: what trains.
-        average: its running average.
+        average: its running average, of an `LMSFESAM`.
         optimizer: of the network.
         scheduler: of the optimizer.
         validator: the evaluator; its key metric picks the best.
@@ -80,9 +81,9 @@ class RunRecorder:
         self._losses = []
         self._started = time.monotonic()
 
-    def note_loss(self, engine: Engine) -> None:
+    def note_loss(self, engine: Any) -> None:
         """Keep a step's loss for the epoch's mean."""
-        self._losses.append(engine.state.output[Keys.LOSS])  # type: ignore[index, call-overload]
+        self._losses.append(engine.state.output[Keys.LOSS])
 
     def __call__(self, engine: Engine) -> None:
         """Record the epoch that has just been validated."""
@@ -98,10 +99,21 @@ class RunRecorder:
         if not self.folder.main_process:
             return
         if self.validator.state.best_metric_epoch == engine.state.epoch:
-            save_weights(self.average.module, self.folder / BEST)
+            save_weights(cast(LMSFESAM, self.average.module), self.folder / BEST)
         with atomic_write(self.folder / LAST) as temporary:
             torch.save(self.state(engine), temporary)
         write_history(self.folder, self.history)
+        self._report(row, engine.state.max_epochs)
+
+    def _report(self, row: dict[str, Any], epochs: int | None) -> None:
+        prefix = "val_dice_"
+        modes = ", ".join(f"{k.removeprefix(prefix)} {v:.3f}" for k, v in row.items() if k.startswith(prefix))
+        state = self.validator.state
+        logger.info(
+            f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f}, "
+            f"validation Dice {row['val_dice']:.3f} ({modes}), "
+            f"best {state.best_metric:.3f} in epoch {state.best_metric_epoch}, {row['seconds']:.0f} s"
+        )
 
     def state(self, engine: Any) -> dict[str, Any]:
         """Return all that the next epoch depends on: tensors and plain Python values only."""

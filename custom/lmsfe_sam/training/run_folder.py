@@ -1,11 +1,10 @@
-"""A run's folder: where it is, what it was started with, and whether it may be written into or gone on with."""
+"""A run's folder: where it is, what the run was started with, and whether it can be gone on with."""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,6 +133,6 @@ def write_history(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
 
 def _plain(value: Any) -> Any:
     """Return a setting as JSON would give it back; paths absolute."""
-    if isinstance(value, str) and ("/" in value or os.path.exists(value)):
+    if isinstance(value, str) and ("/" in value or Path(value).exists()):
         return str(Path(value).resolve())
     return json.loads(json.dumps(value, default=str))

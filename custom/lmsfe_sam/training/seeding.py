@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ class SeedEpochs:
         """Register with the trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Any) -> None:
+        """Reseed for the epoch that starts."""
         epoch, rank = engine.state.epoch, engine.state.rank
         mixed = np.random.SeedSequence([self.seed, epoch, rank]).generate_state(4)
         own, transforms, order, global_seed = (int(number) for number in mixed)

@@ -1,4 +1,4 @@
-"""The training config's values, checked before anything is built or read, and the demonstration's notice."""
+"""The training config's values, checked before anything is read, and what a run says at its start."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lmsfe_sam.data.datalist import DataList
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.options import (
     Test,
@@ -49,7 +50,6 @@ RULES: dict[str, tuple[Test, str]] = {
     "correction_steps": whole(0),
     "ema_decay": real(0, 1, low_included=True),
     "patience": whole(1),
-    "val_interval": whole(1),
 }
 """What each key of the training config may be."""
 
@@ -69,9 +69,10 @@ def check_settings(device: Any, **values: Any) -> None:
             raise InputError(f"{key} '{path}' is not there: name an existing {kind} with --{key}.")
 
 
-def announce_demonstration(dataset_dir: str | None, phantoms: int, epochs: int) -> None:
-    """Say loudly that a run without data learns nothing about patients, and how to give it data."""
+def announce(datalist: DataList, dataset_dir: str | None, phantoms: int, epochs: int) -> None:
+    """Say what is trained on; loudly, where it is phantoms that teach nothing about patients."""
     if dataset_dir is not None:
+        logger.info("%s %d epochs.", datalist.summary(), epochs)
         return
     lines = (
         "DEMONSTRATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",

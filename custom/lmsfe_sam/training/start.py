@@ -35,8 +35,8 @@ def keep_datalist(datalist: DataList, folder: RunFolder) -> None:
         for part, section in SECTIONS.items():
             if [r["name"] for r in before[section]] != [r["name"] for r in datalist.records[part]]:
                 raise InputError(
-                    f"resume '{folder.source}' was started with other {section} images than dataset_dir holds "
-                    "now: put the same files back, or start a new run."
+                    f"resume '{folder.source}' was started with other {section} images than dataset_dir "
+                    "holds now: put the same files back, or start a new run."
                 )
     if not folder.main_process:
         return
