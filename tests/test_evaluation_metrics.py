@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from lmsfe_sam.evaluation.metrics import COLUMNS, border_distances, dice, iou, score
 from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
 from skimage.metrics import hausdorff_distance
+
+from lmsfe_sam.evaluation.metrics import COLUMNS, border_distances, dice, iou, score
 
 DIAGONAL = 256 * math.sqrt(2)
 
@@ -53,7 +54,9 @@ def border(mask: np.ndarray) -> np.ndarray:
     return mask & ~inner
 
 
-def itk_distances(prediction: np.ndarray, truth: np.ndarray, spacing=(1.0, 1.0)) -> tuple[float, float, float]:
+def itk_distances(
+    prediction: np.ndarray, truth: np.ndarray, spacing=(1.0, 1.0)
+) -> tuple[float, float, float]:
     """Hausdorff distance, its 95th percentile and ASSD by SimpleITK's contours and distance maps."""
     sitk = pytest.importorskip("SimpleITK")
 
@@ -87,7 +90,9 @@ def test_distances_in_millimetres_equal_simpleitk() -> None:
 
 
 @pairs
-def test_hausdorff_equals_skimage_on_the_written_out_border(prediction: np.ndarray, truth: np.ndarray) -> None:
+def test_hausdorff_equals_skimage_on_the_written_out_border(
+    prediction: np.ndarray, truth: np.ndarray
+) -> None:
     expected = hausdorff_distance(border(prediction), border(truth))
     assert border_distances(prediction, truth)[0] == pytest.approx(expected, abs=1e-4)
 

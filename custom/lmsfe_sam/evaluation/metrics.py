@@ -1,9 +1,9 @@
 """The figures of one prediction against the truth: the columns of ``metrics.csv``.
 
 `docs/protocol.md` defines each of them. Overlap comes from MONAI's metric classes. The three border
-distances come from the functions beneath MONAI's `HausdorffDistanceMetric` and `SurfaceDistanceMetric`,
-called directly so that the borders of a pair are found once instead of three times; a test holds them
-equal to those classes and to SimpleITK.
+distances are those of MONAI's `HausdorffDistanceMetric` and `SurfaceDistanceMetric`, taken one level
+below these classes so that the borders of a pair are found once instead of three times; a test holds them
+equal to the classes and to SimpleITK.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from monai.metrics import ConfusionMatrixMetric, DiceMetric, MeanIoU
 from monai.metrics.confusion_matrix import compute_confusion_matrix_metric
-from monai.metrics.utils import get_mask_edges, get_surface_distance
+from monai.metrics.utils import get_surface_distance
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
 COLUMNS = ("dice", "iou", "sensitivity", "specificity", "accuracy", "hd", "hd95", "assd", "hd_mm")
 """The numeric columns of ``metrics.csv``, in its order."""
@@ -53,9 +54,8 @@ def border_distances(
 ) -> tuple[float, float, float]:
     """Return the Hausdorff distance, its 95th percentile and the average symmetric surface distance.
 
-    A mask's border is the mask minus its erosion by the 4-neighbourhood, with nothing outside the image.
-    With ``spacing`` the distances are in mm, else in pixels. Where either mask is empty all three are the
-    image's diagonal.
+    They lie between the `border` pixels of the two masks (H,W). With ``spacing`` they are in mm, else in
+    pixels. Where either mask is empty all three are the image's diagonal.
     """
     if not (prediction.any() and truth.any()):
         height, width = truth.shape
@@ -63,9 +63,7 @@ def border_distances(
         diagonal = math.hypot(height * pixel_height, width * pixel_width)
         return diagonal, diagonal, diagonal
     rows, columns = _window(prediction | truth)
-    edges: tuple[Any, Any] = get_mask_edges(
-        prediction[rows, columns], truth[rows, columns], crop=False, always_return_as_numpy=True
-    )
+    edges = border(prediction[rows, columns]), border(truth[rows, columns])
     there = np.asarray(get_surface_distance(*edges, spacing=spacing))
     back = np.asarray(get_surface_distance(*edges[::-1], spacing=spacing))
     return (
@@ -73,6 +71,11 @@ def border_distances(
         max(np.percentile(there, 95), np.percentile(back, 95)),
         np.concatenate((there, back)).mean(),
     )
+
+
+def border(mask: Mask) -> Mask:
+    """Return the pixels of ``mask (H,W)`` with a 4-neighbour that is outside it, or outside the image."""
+    return mask & ~binary_erosion(mask)
 
 
 def dice(prediction: Mask, truth: Mask) -> float:
@@ -90,8 +93,8 @@ def _overlaps(predictions: Mask, truth: Mask) -> NDArray[np.float64]:
     """Return (N,5): Dice, IoU, sensitivity, specificity and accuracy of predictions (N,H,W)."""
     predicted = torch.from_numpy(predictions).float()[:, None]
     true = torch.from_numpy(truth).float().expand_as(predicted)
-    counts = ConfusionMatrixMetric()(predicted, true)
-    columns = [DiceMetric()(predicted, true), MeanIoU()(predicted, true)]
+    counts: Any = ConfusionMatrixMetric()(predicted, true)
+    columns: list[Any] = [DiceMetric()(predicted, true), MeanIoU()(predicted, true)]
     columns += [
         compute_confusion_matrix_metric(name, counts) for name in ("sensitivity", "specificity", "accuracy")
     ]

@@ -1,0 +1,113 @@
+"""The engine's handler that collects the results and, at the end, writes everything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from numpy.typing import NDArray
+
+from lmsfe_sam.data.loading import load_image_and_mask
+from lmsfe_sam.evaluation import writing
+from lmsfe_sam.evaluation.comparison import OtherRun
+from lmsfe_sam.evaluation.report import write_report
+from lmsfe_sam.evaluation.results import ImageResult, gather
+from lmsfe_sam.evaluation.summary import RunInfo, Summary, summarise
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationWriter:
+    """Handler: collects each iteration's `ImageResult`, and writes tables, summary, report and masks.
+
+    Under torchrun every process collects its own and the first one writes.
+
+    Args:
+        records: of all images of the run, in the order of the tables.
+        info: what is evaluated.
+        output_dir: the folder to write into.
+        other: a run to compare with, or None.
+        save_masks: whether to write the network's masks.
+        gallery: best, median and worst cases a mode in the report; 0 for none.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        info: RunInfo,
+        output_dir: str,
+        other: OtherRun | None = None,
+        save_masks: bool = True,
+        gallery: int = 3,
+    ) -> None:
+        self.records = {str(record["name"]): record for record in records}
+        self.info = info
+        self.folder = Path(output_dir)
+        self.other = other
+        self.save_masks = save_masks
+        self.gallery = gallery
+        self.results: list[ImageResult] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.STARTED, self.begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def begin(self, engine: Engine) -> None:
+        """Forget the results of an earlier run of the engine."""
+        self.results = []
+
+    def __call__(self, engine: Engine) -> None:
+        """Keep an iteration's results."""
+        output: Any = engine.state.output
+        self.results.extend(output)
+
+    def finish(self, engine: Engine) -> None:
+        """Write everything, on the first process.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        results = gather(self.results, list(self.records))
+        if results is None:
+            return
+        records = list(self.records.values())
+        summary = summarise(
+            results,
+            groups=[str(record.get("group") or record["name"]) for record in records],
+            labels=[record.get("subgroup") or {} for record in records],
+            info=self.info,
+            other=self.other,
+        )
+        writing.write_metrics(results, self.folder / "metrics.csv")
+        if results[0].masks:
+            writing.write_predictions(results, self.folder / "predictions.csv")
+        if summary.curves is not None:
+            writing.write_curves(results, self.folder / "curves.csv")
+        writing.write_subgroups(summary.subgroups, self.folder / "subgroups.csv")
+        if self.save_masks:
+            writing.write_masks(results, self.folder / "masks")
+        write_report(summary, results, self.folder / "report.html", self._read, self.gallery)
+        # Last, so that a summary says that all the rest is there.
+        writing.write_summary(summary, self.folder / "summary.json")
+        logger.info("%s\n%s", _table(summary), f"Report: {self.folder / 'report.html'}")
+
+    def _read(self, name: str) -> NDArray[np.uint8]:
+        return load_image_and_mask(self.records[name])[0]
+
+
+def _table(summary: Summary) -> str:
+    """Return the means for the log."""
+    lines = [f"{'prompt':<28}{'Dice':>7}{'95 % interval':>18}{'IoU':>8}{'HD':>8}"]
+    for mode, columns in summary.prompts.items():
+        dice = columns["dice"]
+        interval = f"{dice.low:.3f} to {dice.high:.3f}"
+        lines.append(
+            f"{mode:<28}{dice.mean:>7.3f}{interval:>18}{columns['iou'].mean:>8.3f}{columns['hd'].mean:>8.1f}"
+        )
+    return "\n".join(("", *lines))

@@ -1,0 +1,134 @@
+"""The tables, the summary and the masks that an evaluation leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lmsfe_sam.evaluation.comparison import HEADER
+from lmsfe_sam.evaluation.metrics import COLUMNS
+from lmsfe_sam.evaluation.protocol import JITTER_PERCENTS
+from lmsfe_sam.evaluation.results import ImageResult
+from lmsfe_sam.evaluation.subgroups import SubgroupRow
+from lmsfe_sam.evaluation.summary import Summary
+from lmsfe_sam.files import atomic_write
+
+_LIST_OF_NUMBERS = re.compile(r'\[[^\[\]{}"]+\]')
+"""Put on one line each in ``summary.json``, where an interval on four lines would hide the rest."""
+
+
+def write_metrics(results: Sequence[ImageResult], path: Path) -> None:
+    """Write ``metrics.csv``: a row for each image and prompt mode."""
+    _write_csv(
+        path,
+        HEADER,
+        (
+            (result.image, mode, *(_figure(scores[column]) for column in COLUMNS))
+            for result in results
+            for mode, scores in result.scores.items()
+        ),
+    )
+
+
+def write_predictions(results: Sequence[ImageResult], path: Path) -> None:
+    """Write ``predictions.csv``: what the network thought of its masks, and what it was shown.
+
+    A box is ``x0 y0 x1 y1``, clicks are ``x y label`` with semicolons between them, both in pixels of
+    the mask at ``metric_size``.
+    """
+    header = ("image", "prompt", "predicted_iou", "iou", "box", "clicks")
+    rows = []
+    for result in results:
+        for mode, predicted in result.predicted_iou.items():
+            prompt = result.prompts[mode]
+            box = " ".join(f"{side:.3f}" for side in prompt.box or ())
+            clicks = ";".join(f"{click.x} {click.y} {click.label}" for click in prompt.clicks)
+            rows.append(
+                (result.image, mode, _figure(predicted), _figure(result.scores[mode]["iou"]), box, clicks)
+            )
+    _write_csv(path, header, rows)
+
+
+def write_curves(results: Sequence[ImageResult], path: Path) -> None:
+    """Write ``curves.csv``: Dice and IoU of each image at each point of the curves.
+
+    ``curve`` is box_jitter, control_ellipse_jitter (``x`` in per cent) or clicks (``x`` counts them); IoU
+    is given for clicks alone.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for result in results:
+        curves = result.curves
+        for name, values in (
+            ("box_jitter", curves.jitter_dice),
+            ("control_ellipse_jitter", curves.jitter_ellipse_dice),
+        ):
+            rows += [
+                (result.image, name, percent, _figure(dice), "")
+                for percent, dice in zip(JITTER_PERCENTS, values, strict=True)
+            ]
+        rows += [
+            (result.image, "clicks", count, _figure(dice), _figure(iou))
+            for count, (dice, iou) in enumerate(
+                zip(curves.click_dice, curves.click_iou, strict=True), start=1
+            )
+        ]
+    _write_csv(path, ("image", "curve", "x", "dice", "iou"), rows)
+
+
+def write_subgroups(rows: Sequence[SubgroupRow], path: Path) -> None:
+    """Write ``subgroups.csv``: the means of each subgroup in each prompt mode, and Dice's interval."""
+    header = ("subgroup", "value", "prompt", "n_images", *COLUMNS, "dice_low", "dice_high")
+    _write_csv(
+        path,
+        header,
+        (
+            (
+                row.subgroup,
+                row.value,
+                row.prompt,
+                row.n_images,
+                *(_figure(row.estimates[column].mean) for column in COLUMNS),
+                _figure(row.estimates["dice"].low),
+                _figure(row.estimates["dice"].high),
+            )
+            for row in rows
+        ),
+    )
+
+
+def write_summary(summary: Summary, path: Path) -> None:
+    """Write ``summary.json``."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(summary.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        text = _LIST_OF_NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_masks(results: Sequence[ImageResult], folder: Path) -> None:
+    """Write each prediction of the network as ``folder/MODE/IMAGE.png``, 0 and 255, as it was scored."""
+    for result in results:
+        stem = PurePosixPath(result.image).with_suffix("")
+        # A name that points out of the dataset must not point out of the output folder.
+        parts = [part for part in stem.parts if part not in ("..", "/")]
+        for mode, mask in result.masks.items():
+            with atomic_write(folder.joinpath(mode, *parts[:-1], parts[-1] + ".png")) as temporary:
+                Image.fromarray(mask.unpack().astype(np.uint8) * 255).save(temporary)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _figure(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6f}"
