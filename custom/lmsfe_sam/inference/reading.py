@@ -162,12 +162,30 @@ def _read_nifti(file: Path, slice_index: int | None) -> FileImage:
 
 
 def _read_itk(file: Path, slice_index: int | None) -> FileImage:
-    reader = ITKReader()
+    reader = ITKReader(**_itk_pixels(file))
     volume, meta = reader.get_data(reader.read(file))
     spatial = volume.shape[: len(meta[MetaKeys.SPATIAL_SHAPE])]
     pixels, index = _cut(volume, spatial, slice_index, file)
     affine = to_affine_nd(3, meta[MetaKeys.AFFINE])
     return FileImage(pixels, affine, spatial, index, _spacing(affine) if _states_spacing(file) else _UNKNOWN)
+
+
+def _itk_pixels(file: Path) -> dict[str, Any]:
+    """Name the pixel type of a colour image; ITK's Python reads it only if told."""
+    import itk
+
+    header = itk.ImageIOFactory.CreateImageIO(str(file), itk.CommonEnums.IOFileMode_ReadMode)
+    if header is None:
+        raise InputError(f"'{file}' is no NRRD or MetaImage: copy it again, or take it out of the folder.")
+    header.SetFileName(str(file))
+    header.ReadImageInformation()
+    channels = header.GetNumberOfComponents()
+    kind = header.GetComponentTypeAsString(header.GetComponentType())
+    if channels == 1:
+        return {}
+    if channels not in (3, 4) or kind != "unsigned_char":
+        raise InputError(f"'{file}' has {channels} values ({kind}) a pixel: save it grey or as 8-bit RGB.")
+    return {"pixel_type": itk.RGBPixel[itk.UC] if channels == 3 else itk.RGBAPixel[itk.UC]}
 
 
 def _read_dicom(file: Path, slice_index: int | None) -> FileImage:

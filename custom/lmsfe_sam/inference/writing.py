@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
-from monai.data import ITKWriter, NibabelWriter
+from monai.data import ITKWriter
 from monai.utils import MetaKeys
 from PIL import Image
 
@@ -33,18 +35,37 @@ def to_file_axes(labels: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
 def write_label_map(path: str | os.PathLike[str], labels: np.ndarray, meta: Mapping[str, Any]) -> None:
     """Write labels (H, W) in the format that the suffix of ``path`` names.
 
-    A picture holds the slice alone; the other formats the whole volume with the file's affine.
+    A PNG holds the slice alone; the other formats the whole volume with the file's affine.
 
     Raises:
         InputError: the file cannot be written.
     """
     with atomic_write(path) as temporary:
         if temporary.suffix == ".png":
-            Image.fromarray(labels).save(temporary, optimize=False)
+            Image.fromarray(labels).save(temporary)
             return
-        is_nifti = temporary.name.endswith((".nii", ".nii.gz"))
-        writer = (NibabelWriter if is_nifti else ITKWriter)(output_dtype=labels.dtype)
+        write = _write_nifti if temporary.name.endswith((".nii", ".nii.gz")) else _write_itk
         affine = np.asarray(meta[MetaKeys.ORIGINAL_AFFINE], dtype=np.float64)
-        writer.set_data_array(to_file_axes(labels, meta), channel_dim=None, squeeze_end_dims=False)
-        writer.set_metadata({MetaKeys.AFFINE: affine, MetaKeys.ORIGINAL_AFFINE: affine}, resample=False)
-        writer.write(temporary) if is_nifti else writer.write(temporary, compression=True)
+        write(temporary, to_file_axes(labels, meta), affine)
+
+
+def _write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
+    image = nibabel.Nifti1Image(volume, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    nibabel.save(image, path)
+
+
+def _write_itk(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
+    import itk
+
+    in_plane = not affine[2, :2].any() and affine[2, 3] == 0
+    if volume.ndim > 3 or not in_plane:  # ITK turns and shifts a 2-D image within its plane only
+        volume = volume.reshape(*volume.shape[:2], -1)
+    image = ITKWriter.create_backend_obj(
+        volume, channel_dim=None, affine=affine, dtype=volume.dtype, affine_lps_to_ras=True
+    )
+    try:
+        itk.imwrite(image, str(path), compression=True)
+    except RuntimeError as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
