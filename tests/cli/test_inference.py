@@ -1,0 +1,116 @@
+"""The real command line of inference, in processes of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lmsfe_sam import LMSFESAM, Predictor
+from lmsfe_sam.checkpoints import save_weights
+
+EXPECTED_SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("models") / "model.pt"
+    save_weights(LMSFESAM(preset="vit_t"), path)
+    return path
+
+
+def run(bundle_root: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    return subprocess.run(
+        [*command, *map(str, options)],
+        cwd=bundle_root,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=EXPECTED_SECONDS,
+        check=False,
+    )
+
+
+def last_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
+    """The sentences that the user is left with: all after "error: "."""
+    assert "Traceback" not in process.stdout + process.stderr
+    _, found, message = process.stderr.rpartition("error: ")
+    assert found, process.stderr
+    return message.splitlines()
+
+
+def test_a_folder_with_prompts_and_one_bad_file(bundle_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(picture).save(folder / "case 1.png")
+    affine = np.diag([-0.3, 0.2, 1.0, 1.0])
+    nib.save(nib.Nifti1Image(rng.integers(0, 900, (50, 40, 1), np.int16), affine), folder / "scan.nii.gz")
+    (folder / "bad.png").write_bytes((folder / "case 1.png").read_bytes()[:900])
+    (folder / "notes.txt").write_text("no image")
+    boxes = [[10, 12, 60, 50], [20, 5, 85, 58]]
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({"case 1.png": {"objects": [{"box": box} for box in boxes]}}))
+    process = run(
+        bundle_root, "--input", folder, "--prompts", prompts, "--checkpoint", checkpoint,
+        "--output_dir", out, "--output_ext", ".nii.gz",
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert last_lines(process)[0] == "1 of 3 inputs were left out:"
+    assert "bad.png' cannot be read as a picture" in last_lines(process)[1]
+    assert len(last_lines(process)) == 2
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert files == [
+        "masks/case 1.nii.gz", "masks/scan.nii.gz", "objects.csv", "overlays/case 1.png", "overlays/scan.png"
+    ]  # fmt: skip
+    mask = nib.load(out / "masks" / "scan.nii.gz")
+    assert mask.shape == (50, 40, 1)
+    np.testing.assert_allclose(mask.affine, affine, atol=1e-6)
+    predictor = Predictor.from_checkpoint(checkpoint)
+    predictor.set_image(picture)
+    masks, iou = zip(*(predictor.predict(box=box)[:2] for box in boxes), strict=True)
+    winner = int(np.argmax(np.concatenate(iou)))
+    labels = np.asarray(nib.load(out / "masks" / "case 1.nii.gz").dataobj).T
+    np.testing.assert_array_equal(labels == winner + 1, masks[winner][0])
+    np.testing.assert_array_equal(labels > 0, masks[0][0] | masks[1][0])
+    with (out / "objects.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["object"]) for row in rows] == [
+        ("case 1.png", "1"), ("case 1.png", "2"), ("scan.nii.gz", "1")
+    ]  # fmt: skip
+    assert rows[0]["area_mm2"] == ""
+    assert float(rows[2]["area_mm2"]) == pytest.approx(0.06 * int(rows[2]["area_px"]), rel=1e-4)
+
+
+def test_a_wrong_box_is_one_sentence(bundle_root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((60, 90), np.uint8)).save(tmp_path / "a.png")
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({"a.png": {"objects": [{"box": [60, 12, 10, 50]}]}}))
+    process = run(
+        bundle_root, "--input", tmp_path / "a.png", "--prompts", prompts, "--checkpoint", checkpoint,
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert last_lines(process) == [
+        f"prompts file '{prompts}', 'a.png', object 1: the box [60, 12, 10, 50] is inverted: "
+        "give [x0, y0, x1, y1] with x0 < x1 and y0 < y1."
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_key_is_one_sentence(bundle_root: Path, tmp_path: Path) -> None:
+    process = run(bundle_root, "--input", tmp_path, "--prompt", "p.json")
+    assert process.returncode == 1
+    assert last_lines(process)[0].startswith("--prompt is no option of configs/inference.json")
