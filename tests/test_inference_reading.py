@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import io
 import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.formats import is_input, stem
@@ -56,6 +60,15 @@ class TestPictures:
         Image.fromarray(np.dstack([COLOURS, PIXELS])).save(tmp_path / "rgba.png")
         loaded = LoadFileImaged("image")({"image": tmp_path / "rgba.png"})["image"]
         np.testing.assert_array_equal(loaded.numpy().transpose(1, 2, 0), COLOURS)
+
+    def test_pages_of_a_tiff_are_slices(self, tmp_path: Path) -> None:
+        pages = [Image.fromarray(COLOURS[..., k]) for k in range(3)]
+        pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+        read = read_image(tmp_path / "a.tif", 2)
+        np.testing.assert_array_equal(read.pixels, COLOURS[..., 2])
+        assert (read.shape, read.index) == ((17, 11, 3), 2)
+        with pytest.raises(InputError, match="has 3 slices"):
+            read_image(tmp_path / "a.tif")
 
 
 OBLIQUE = np.array([[0.2, 0.05, -0.1, 12.0], [-0.04, 0.3, 0.2, -7.0], [0.01, -0.06, 1.5, 33.0], [0, 0, 0, 1]])
@@ -217,6 +230,19 @@ class TestDicom:
     def test_white_may_be_the_lowest(self, tmp_path: Path) -> None:
         path = save_dicom(tmp_path / "a.dcm", PIXELS, PhotometricInterpretation="MONOCHROME1")
         np.testing.assert_array_equal(read_image(path).pixels, 255 - PIXELS)
+
+    def test_compressed_as_scanners_do_it(self, tmp_path: Path) -> None:
+        smooth = np.add.outer(np.arange(32), 3 * np.arange(48)).astype(np.uint8)
+        colours = np.dstack([smooth, 255 - smooth, smooth // 2])
+        stream = io.BytesIO()
+        Image.fromarray(colours).save(stream, "JPEG", quality=95)
+        path = save_dicom(tmp_path / "a.dcm", colours, PhotometricInterpretation="YBR_FULL_422")
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        dataset.PixelData = encapsulate([stream.getvalue()])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(path)
+        assert np.abs(read_image(path).pixels.astype(int) - colours)[2:-2, 2:-2].mean() < 8
 
     def test_palette(self, tmp_path: Path) -> None:
         table = np.random.default_rng(7).integers(0, 256, (3, 256), np.uint16)

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.data import MetaTensor
+from ignite.engine import Engine
+from monai.data import MetaTensor, decollate_batch
 from PIL import Image
 
 from boxnet import BoxNetwork
+from lmsfe_sam.data.loading import ResizeUltrasoundd
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.dataset import SkippingDataset
 from lmsfe_sam.inference.inferer import PromptInferer
-from lmsfe_sam.inference.merging import measure_objects, merge_objects
+from lmsfe_sam.inference.merging import MeasureObjectsd, MergeObjectsd, measure_objects, merge_objects
 from lmsfe_sam.inference.overlay import INSIDE, OUTSIDE, draw_overlay
 from lmsfe_sam.inference.prompting import AttachPromptsd
 from lmsfe_sam.inference.reading import LoadFileImaged
@@ -74,6 +76,18 @@ class TestInferer:
     def test_without_any(self) -> None:
         for image in (torch.zeros(1, 3, 64, 64), MetaTensor(torch.zeros(1, 3, 64, 64))):
             assert PromptInferer()(image, BoxNetwork())["logits"].shape == (1, 1, 64, 64)
+
+    def test_the_way_without_an_engine(self, tmp_path: Path) -> None:
+        """As a server does it: one item, an axis added and taken off again, no collation."""
+        Image.fromarray(np.zeros((128, 192), np.uint8)).save(tmp_path / "a.png")
+        data = {"image": tmp_path / "a.png", "prompts": [ObjectPrompt([30, 42, 180, 100])]}
+        data = AttachPromptsd("image", image_size=64)(LoadFileImaged("image")(data))
+        data["image"] = ResizeUltrasoundd(64, keys="image")({"image": data["image"].float()})["image"]
+        answer = PromptInferer()(data["image"][None], BoxNetwork())
+        data["pred"] = decollate_batch(answer)[0]
+        result = MeasureObjectsd("pred")(MergeObjectsd("pred")(data))
+        assert result["pred"].shape == (1, 128, 192)
+        assert [result["objects"][0][side] for side in ("x0", "y0", "x1", "y1")] == [30, 42, 180, 100]
 
     def test_one_image_at_a_time(self) -> None:
         with pytest.raises(ValueError, match="batch_size"):
@@ -239,6 +253,22 @@ class TestTable:
             '"a,""b.png",2,0,0,,,,,-0.25',
         ]
         assert tuple(next(csv.reader(text.splitlines()))) == COLUMNS
+
+    def test_what_was_found_before_a_failure_is_kept(self, tmp_path: Path) -> None:
+        rows = measure_objects(np.ones((2, 2), np.uint8), [0.5], (1.0, 1.0))
+
+        def step(engine: Engine, batch: int) -> list[dict]:
+            if batch == 2:
+                raise RuntimeError("out of memory")
+            engine.state.batch = [{"name": f"{batch}.png"}]
+            return [{"objects": rows}]
+
+        engine = Engine(step)
+        ObjectsTable(tmp_path).attach(engine)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            engine.run([0, 1, 2])
+        lines = (tmp_path / "objects.csv").read_text().splitlines()
+        assert [line.split(",")[0] for line in lines] == ["image", "0.png", "1.png"]
 
 
 class TestSkippingDataset:

@@ -20,6 +20,7 @@ from monai.data import ITKReader, MetaTensor, NibabelReader, PydicomReader
 from monai.data.utils import to_affine_nd
 from monai.transforms import MapTransform
 from monai.utils import MetaKeys, SpaceKeys
+from PIL import Image
 
 from lmsfe_sam.data.pictures import PICTURE_SUFFIXES, read_picture
 from lmsfe_sam.errors import InputError
@@ -143,6 +144,14 @@ def _reader(file: Path) -> tuple[Callable[[Path, int | None], FileImage], str]:
 
 
 def _read_picture_file(file: Path, slice_index: int | None) -> FileImage:
+    if known_suffix(file) in (".tif", ".tiff"):
+        with Image.open(file) as pages:
+            count = getattr(pages, "n_frames", 1)
+            if count > 1:
+                index = _choose(count, slice_index, file)
+                pages.seek(index)
+                pixels = np.array(pages.convert("RGB") if pages.mode == "P" else pages)
+                return FileImage(pixels, LPS_TO_RAS, (pages.width, pages.height, count), index)
     pixels = read_picture(file)
     return FileImage(pixels, LPS_TO_RAS, (pixels.shape[1], pixels.shape[0]))
 
