@@ -23,7 +23,8 @@ def divide(
 
     Groups are taken in an order drawn from the seed; each stratum (a class, say) gives every part
     its share as nearly as whole groups allow. A group larger than what is left of a part goes to
-    training. A part that is wanted gets at least one group while another is left for training.
+    training. A part that is wanted gets at least one group while another is left for training, and
+    training is empty only where the other parts want every image.
 
     Args:
         groups: the group of each image.
@@ -44,6 +45,8 @@ def divide(
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     for part in ("val", "test"):
         taken = _take(free, {group: len(members[group]) for group in free}, stratum, wanted.get(part, 0))
+        if len(taken) == len(free) and sum(wanted.values()) < len(groups):
+            taken.discard(max(taken, key=lambda group: (len(members[group]), group)))
         parts[part] = sorted(place for group in taken for place in members[group])
         free = [group for group in free if group not in taken]
     parts["train"] = sorted(place for group in free for place in members[group])
@@ -85,11 +88,9 @@ def _shares(images: Mapping[str, int], count: int) -> dict[str, int]:
 
 
 def counts_by_fraction(images: int, validation: float, test: float) -> dict[str, int]:
-    """Turn fractions into numbers of images; a fraction above zero asks for at least one image."""
-    return {
-        part: max(1, round(fraction * images)) if fraction > 0 else 0
-        for part, fraction in (("val", validation), ("test", test))
-    }
+    """Turn fractions into numbers of images: at least one where above zero, and one left for training."""
+    val = min(max(1, round(validation * images)), images - 1) if validation > 0 else 0
+    return {"val": val, "test": min(max(1, round(test * images)), images - 1 - val) if test > 0 else 0}
 
 
 def paper_test_count(name: str, images: int) -> int:

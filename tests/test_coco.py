@@ -1,0 +1,105 @@
+"""COCO files: one or several, polygons and run lengths, and their faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data_folders as make
+from lmsfe_sam.data.layouts import LAYOUTS, Found
+from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.errors import InputError
+
+SQUARE = [[10, 20, 30, 20, 30, 45, 10, 45]]
+
+
+def _find(root: Path) -> Found:
+    assert LAYOUTS["coco"].recognise(root)
+    return LAYOUTS["coco"].find(root)
+
+
+def _edit(root: Path, change: dict[str, object]) -> None:
+    file = root / "annotations.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0].update(change)
+    file.write_text(json.dumps(content))
+
+
+def test_polygons(tmp_path: Path) -> None:
+    found = _find(make.make_coco(tmp_path))
+    mask = record_mask(found.records[0], make.SIZE)
+    assert mask.sum() == 20 * 25 and mask[20:45, 10:30].all()
+    assert found.parts is None
+
+
+def test_run_lengths(tmp_path: Path) -> None:
+    root = make.make_coco(tmp_path, 2)
+    height, width = make.SIZE
+    _edit(root, {"segmentation": {"size": [height, width], "counts": [3, 4, height * width - 7]}})
+    mask = record_mask(_find(root).records[0], make.SIZE)
+    assert np.argwhere(mask).tolist() == [[3, 0], [4, 0], [5, 0], [6, 0]]
+
+
+def test_annotations_of_one_image_are_united_and_bare_images_counted(tmp_path: Path) -> None:
+    root = make.make_coco(tmp_path, 3)
+    _edit(root, {"image_id": 2, "segmentation": [[0, 0, 5, 0, 5, 5, 0, 5]]})
+    found = _find(root)
+    assert [record["name"] for record in found.records] == ["images/us_1.png", "images/us_2.png"]
+    assert record_mask(found.records[0], make.SIZE).sum() == 20 * 25 + 25
+    assert found.skipped == {"images without an annotation": 1}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "annotations/instances_train2017.json": "train2017",
+            "annotations/instances_val2017.json": "val2017",
+        },
+        {"train/_annotations.coco.json": "train", "valid/_annotations.coco.json": "valid"},
+        {"train.json": "images", "val.json": "images"},
+    ],
+    ids=["coco", "roboflow", "side by side"],
+)
+def test_several_files_state_a_split(tmp_path: Path, files: dict[str, str]) -> None:
+    for place, (file, folder) in enumerate(files.items()):
+        name = f"us_{place}.png"
+        make.save(tmp_path / folder / name, make.speckle(place))
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(json.dumps(make.coco_content([name], SQUARE)))
+    parts = _find(tmp_path).parts
+    assert parts is not None
+    folders = list(files.values())
+    assert [record["name"] for record in parts["train"]] == [f"{folders[0]}/us_0.png"]
+    assert [record["name"] for record in parts["val"]] == [f"{folders[1]}/us_1.png"]
+
+
+def test_several_files_without_parts_in_their_names_are_refused(tmp_path: Path) -> None:
+    root = make.make_coco(tmp_path)
+    (root / "more.json").write_text((root / "annotations.json").read_text())
+    with pytest.raises(InputError, match="tells no part"):
+        _find(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"image_id": 99}, "annotates image 99, which it does not list"),
+        ({"segmentation": []}, "without an outline"),
+    ],
+)
+def test_bad_annotations_are_named(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
+    root = make.make_coco(tmp_path)
+    _edit(root, change)
+    with pytest.raises(InputError, match=sentence):
+        _find(root)
+
+
+def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
+    root = make.make_coco(tmp_path)
+    (root / "images" / "us_3.png").unlink()
+    with pytest.raises(InputError, match=r"lists the image 'us_3\.png', which is not there"):
+        _find(root)
