@@ -89,6 +89,9 @@ class DensePromptEncoder(nn.Module):
     """Turns drawn prompts into an addition to the image embedding.
 
     ``(M, CHANNELS, 8g, 8g)`` to ``(M, dim, g, g)``; without any prompt it is not called.
+
+    Args:
+        dim: channels of the image embedding.
     """
 
     def __init__(self, dim: int) -> None:
@@ -111,5 +114,5 @@ class DensePromptEncoder(nn.Module):
         return torch.zeros(size, dtype=features.dtype, device=features.device)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Encode the maps."""
+        """Encode ``maps (M, CHANNELS, 8g, 8g)`` of `draw_prompts`."""
         return self.layers(maps)
