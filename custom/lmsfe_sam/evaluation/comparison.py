@@ -111,7 +111,8 @@ def read_metrics(path: str | Path) -> OtherRun:
                 )
             scores = {
                 (row["image"], row["prompt"]): {
-                    column: float(row[column]) if row[column] else math.nan for column in COLUMNS
+                    column: math.nan if column == "hd_mm" and row[column] == "" else float(row[column])
+                    for column in COLUMNS
                 }
                 for row in reader
             }

@@ -21,7 +21,7 @@ from lmsfe_sam.evaluation.subgroups import SubgroupRow
 from lmsfe_sam.evaluation.summary import Summary
 from lmsfe_sam.files import atomic_write
 
-_LIST_OF_NUMBERS = re.compile(r'\[[^\[\]{}"]+\]')
+_LIST_OF_NUMBERS = re.compile(r'\[([^\[\]{}"]+)\]')
 """Put on one line each in ``summary.json``, where an interval on four lines would hide the rest."""
 
 
@@ -108,7 +108,7 @@ def write_summary(summary: Summary, path: Path) -> None:
     """Write ``summary.json``."""
     with atomic_write(path) as temporary:
         text = json.dumps(summary.as_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        text = _LIST_OF_NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
+        text = _LIST_OF_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
