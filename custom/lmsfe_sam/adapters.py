@@ -14,11 +14,18 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmsfe_sam.kept import KeptInEvaluation
+
 
 class FeatureAdapter(nn.Module):
     """Bottleneck on the last axis, eq (10): ``W2 act(W1 x + b1) + b2``, plus ``x`` with ``skip``.
 
-    ``(..., C) -> (..., C)``. After SAMUS's ``Adapter``.
+    ``(..., C) -> (..., C)``. After SAMUS's ``Adapter``. W2 and b2 start at zero.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels between the two layers.
+        skip: add the input.
     """
 
     def __init__(self, dim: int, hidden_dim: int, skip: bool) -> None:
@@ -31,17 +38,18 @@ class FeatureAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply eq (10)."""
+        """Apply eq (10) to ``x (..., C)``."""
         y = self.up(self.act(self.down(x)))
         return x + y if self.skip else y
 
 
-class PositionAdapter(nn.Module):
+class PositionAdapter(KeptInEvaluation):
     """Brings SAM's position table to a smaller grid and lets it adapt, section 1.3.1 and eq (9).
 
     The source table ``(1, S, S, C)`` passes through stages of max pooling (2, 2), a 3 x 3
     convolution, a layer norm and GELU until it has the grid's size. The result is added to the
-    position embedding with a scale that starts at zero (``mode="add"``), or replaces it.
+    position embedding with a scale that starts at zero (``mode="add"``), or replaces it. None of
+    this depends on the image, so in evaluation the stages' result is kept.
 
     Args:
         dim: channels C.
@@ -50,6 +58,9 @@ class PositionAdapter(nn.Module):
         norm: ``"layer"``, SAM's LayerNorm2d over channels, which the text names; or
             ``"instance"``, over height and width, which eq (9) prints.
         mode: ``"add"`` or ``"replace"``.
+
+    Raises:
+        ValueError: another norm or mode.
     """
 
     def __init__(
@@ -60,8 +71,6 @@ class PositionAdapter(nn.Module):
             raise ValueError(f"norm '{norm}' is unknown: use 'layer' or 'instance'.")
         if mode not in ("add", "replace"):
             raise ValueError(f"mode '{mode}' is unknown: use 'add' or 'replace'.")
-        self.grid_size = grid_size
-        self.mode = mode
         self.source = nn.Parameter(torch.zeros(1, source_size, source_size, dim))
         nn.init.trunc_normal_(self.source, std=0.02)
         stages = max(0, int(math.log2(source_size / grid_size)))
@@ -70,13 +79,15 @@ class PositionAdapter(nn.Module):
 
     def forward(self, pos_embed: Tensor) -> Tensor:
         """Adapt ``pos_embed (1, h, w, C)``; the shape stays."""
-        adapted = self.stages(self.source.permute(0, 3, 1, 2))
-        size = [self.grid_size, self.grid_size]
-        if adapted.shape[-1] != self.grid_size:
-            adapted = F.interpolate(adapted, size=size, mode="bilinear", align_corners=False)
-        adapted = adapted.permute(0, 2, 3, 1)
+        adapted = self._result([pos_embed.shape[1], pos_embed.shape[2]])
         scale = self.scale
         return adapted if scale is None else pos_embed + scale * adapted
+
+    def _compute(self, size: list[int]) -> Tensor:
+        adapted = self.stages(self.source.permute(0, 3, 1, 2))
+        if adapted.shape[-2] != size[0] or adapted.shape[-1] != size[1]:
+            adapted = F.interpolate(adapted, size=size, mode="bilinear", align_corners=False)
+        return adapted.permute(0, 2, 3, 1)
 
 
 def _position_stage(dim: int, norm: str) -> nn.Sequential:
@@ -92,7 +103,11 @@ class ChannelSpatialAdapter(nn.Module):
     at zero so that a new adapter adds nothing. The parameters have the shapes of SAM-Med2D's file.
 
     The two convolutions run as one matrix product each (unfold before the first, fold after the
-    second): the same sums, in half the time on a CPU.
+    second): the same sums, in half the time on a CPU. Height and width may be odd.
+
+    Args:
+        dim: channels C, of the two convolutions, too.
+        hidden_dim: channels of the gate's bottleneck.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -112,20 +127,24 @@ class ChannelSpatialAdapter(nn.Module):
         return self.norm(x + self._spatial(gated))
 
     def _spatial(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
+        _, h, w, c = x.shape
         half = [(h + 1) // 2, (w + 1) // 2]
         columns = F.unfold(x.permute(0, 3, 1, 2), 3, padding=1, stride=2)
-        down = F.relu(torch.matmul(self.spatial[0].weight.reshape(c, c * 9), columns))
-        rows = torch.matmul(self.spatial[2].weight.reshape(c, c * 16).t(), down)
-        size = [2 * half[0], 2 * half[1]]
-        up = F.relu(F.fold(rows, size, 4, padding=1, stride=2))
+        down = F.relu(self.spatial[0].weight.reshape(c, c * 9) @ columns)  # type: ignore[operator]
+        rows = self.spatial[2].weight.reshape(c, c * 16).t() @ down  # type: ignore[operator]
+        up = F.relu(F.fold(rows, (2 * half[0], 2 * half[1]), 4, padding=1, stride=2))
         return up[:, :, :h, :w].permute(0, 2, 3, 1)
 
 
 class LightChannelSpatialAdapter(nn.Module):
     """The channel-spatial adapter with depth-wise convolutions, for networks trained from scratch.
 
-    SAM-Med2D's form holds 25 C^2 weights in its two convolutions; this one holds 34 C.
+    ``(B, H, W, C)`` to the same. SAM-Med2D's form holds 25 C^2 weights in its two convolutions; this
+    one holds 34 C. It is not in the paper.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels of the gate's bottleneck.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -163,7 +182,12 @@ class CrossBranchBalancingAdapter(nn.Module):
     """Balances local and global features, eqs (5)-(8); both ``(B, H, W, C)``, result the same.
 
     The sum of both is pooled over channels by maximum and mean, a 7 x 7 convolution makes of these
-    a spatial weight, and a bottleneck the result, scaled by a learnable factor that starts at 0.5.
+    a spatial weight, and a bottleneck the result, scaled by a learnable factor that starts at 0.5. The
+    bottleneck's second layer starts at zero. After BUSSAM's ``MLPAdapter``.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels of the bottleneck.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -177,7 +201,7 @@ class CrossBranchBalancingAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, global_features: Tensor, local_features: Tensor) -> Tensor:
-        """Return H of eq (8)."""
+        """Return H of eq (8) for F_g and F_l, ``(B, H, W, C)`` each."""
         total = global_features + local_features
         pooled = torch.stack([total.amax(dim=-1), total.mean(dim=-1)], dim=1)
         weight = torch.sigmoid(self.spatial(pooled)).permute(0, 2, 3, 1)

@@ -10,19 +10,19 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmsfe_sam.kept import KeptInEvaluation
+
 TABLE_SIZE = 8
 """Side of the learned tables, the hyperparameters a and b of algorithm 1."""
 
 
-class HadamardBranch(nn.Module):
+class HadamardBranch(KeptInEvaluation):
     """One factor of eq (4): a learned table, resized, through DW3 + GELU + PW1.
 
-    It does not see the image, so in evaluation it is computed once per size and kept until a
-    parameter changes.
+    It does not see the image, so in evaluation it is computed once and kept.
 
     Args:
-        channels: channels of the factor (one for the two axial tables, whose axes are
-            channel x height and channel x width).
+        channels: channels of the factor.
         table: shape of the table behind the leading 1.
     """
 
@@ -32,31 +32,15 @@ class HadamardBranch(nn.Module):
         self.depthwise = _conv(channels, 3, len(table) - 1, groups=channels)
         self.act = nn.GELU()
         self.pointwise = _conv(channels, 1, len(table) - 1)
-        self._kept: tuple[tuple[object, ...], Tensor] | None = None
 
     def forward(self, size: list[int]) -> Tensor:
         """Return the factor at ``size``: ``(1, C, H, W)``, or ``(1, C, L)`` for an axial table."""
-        if torch.jit.is_scripting():
-            return self._compute(size)
-        else:  # TorchScript compiles whatever stands outside of the branch
-            return self._kept_or_computed(size)
-
-    def _kept_or_computed(self, size: list[int]) -> Tensor:
-        if self.training or torch.is_grad_enabled():
-            return self._compute(size)
-        state = tuple((p.data_ptr(), p._version) for p in self.parameters())
-        key = (tuple(size), self.table.dtype, self.table.device, state)
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self._compute(size))
-        return self._kept[1]
+        return self._result(size)
 
     def _compute(self, size: list[int]) -> Tensor:
         mode = "bilinear" if self.table.dim() == 4 else "linear"
         resized = F.interpolate(self.table, size=size, mode=mode, align_corners=True)
         return self.pointwise(self.act(self.depthwise(resized)))
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_kept": None}
 
 
 def _conv(channels: int, kernel: int, dimensions: int, groups: int = 1) -> nn.Module:
@@ -93,7 +77,7 @@ class MultiAxialHadamardProductModule(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply algorithm 1."""
+        """Apply algorithm 1 to ``x (B, C, H, W)``."""
         h, w = x.shape[-2:]
         x1, x2, x3, x4 = torch.chunk(self.norm_in(x), 4, dim=1)
         x1 = x1 * self.xy([h, w])
@@ -164,7 +148,7 @@ class LocalMultiScaleEncoder(nn.Module):
             features.append(x)
         scales: list[Tensor] = []
         for i, project in enumerate(self.project):
-            scales.append(F.adaptive_avg_pool2d(project(features[i + 1]), grid))
+            scales.append(F.adaptive_avg_pool2d(project(features[i + 1]), (grid[0], grid[1])))
         x = torch.cat(scales, dim=1)
         fused = self.fuse(x)
         pyramid = [fused]
@@ -175,7 +159,13 @@ class LocalMultiScaleEncoder(nn.Module):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, ReLU."""
+    """Convolution without bias, batch norm, ReLU, on ``(B, inputs, H, W)``.
+
+    Args:
+        inputs, outputs: channels.
+        kernel: side of the kernel, odd; padded by half of it.
+        stride: of the convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__(
@@ -186,7 +176,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """ResNet's basic block: two 3 x 3 convolutions and a skip."""
+    """ResNet's basic block: two 3 x 3 convolutions and a skip; ``(B, channels, H, W)`` to the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

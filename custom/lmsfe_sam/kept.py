@@ -1,0 +1,48 @@
+"""Results that depend on parameters alone: computed once in evaluation, and kept."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class KeptInEvaluation(nn.Module):
+    """Base of modules that do not see the image: a subclass defines ``_compute(size)``.
+
+    In evaluation, without gradients, the result for a size is kept until a parameter changes. That
+    is told by autograd's version counters, which every in-place change counts up but one through
+    ``.data``; so ``train()`` and ``eval()`` drop what is kept, too. Copies and pickles go without it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
+
+    def _compute(self, size: list[int]) -> Tensor:
+        raise NotImplementedError
+
+    def _result(self, size: list[int]) -> Tensor:
+        if torch.jit.is_scripting():
+            return self._compute(size)
+        else:  # TorchScript compiles whatever stands outside of the branch
+            return self._kept_or_computed(size)
+
+    def _kept_or_computed(self, size: list[int]) -> Tensor:
+        if self.training or torch.is_grad_enabled():
+            return self._compute(size)
+        # The aliases hold on to the storages, so that no new parameter can be given an old address.
+        aliases = [parameter.detach() for parameter in self.parameters()]
+        key = (*size, *((alias.data_ptr(), alias._version, alias.dtype) for alias in aliases))
+        kept = self._kept
+        if kept is None or kept[0] != key:
+            kept = (key, aliases, self._compute(size))
+            self._kept = kept
+        return kept[2]
+
+    def train(self, mode: bool = True) -> KeptInEvaluation:
+        """Set the mode and drop what is kept."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_kept": None}
