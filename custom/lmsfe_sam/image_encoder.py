@@ -31,8 +31,8 @@ class Attention(nn.Module):
     """SAM's multi-head attention with decomposed relative positions; ``(B, H, W, C)`` to the same.
 
     With a window, tokens are padded late: queries, keys and values are computed for the real
-    tokens, the padding gets the projection's bias (what zeros project to), and only real tokens
-    are projected out. The result is that of segment_anything, which pads before all this.
+    tokens, the padding gets the projection's bias as key and value (what zeros project to), and
+    has no queries. The result is that of segment_anything, which pads before all this.
 
     Args:
         dim: channels C.
@@ -50,47 +50,74 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, dim // num_heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, dim // num_heads))
-        offsets = torch.arange(side)[:, None] - torch.arange(side)[None, :] + side - 1
-        self.register_buffer("offsets", offsets, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within windows, or globally."""
+        """Attend within windows, or globally; ``x (B, H, W, C)``."""
         if self.window_size == 0:
-            return self.proj(self._attend(self.qkv(x)))
-        h, w = x.shape[1], x.shape[2]
-        windows = self._to_windows(F.linear(x, self.qkv.weight))
-        return self.proj(self._from_windows(self._attend(windows + self.qkv.bias), h, w))
+            qkv = self.qkv(x)
+            return self.proj(self._attend(qkv, qkv))
+        return self.proj(self._attend_in_windows(F.linear(x, self.qkv.weight)))
 
-    def _attend(self, qkv: Tensor) -> Tensor:
+    def _attend_in_windows(self, qkv: Tensor) -> Tensor:
+        """Attend in full windows and, apart from these, in those that the far borders cut."""
+        _, h, w, _ = qkv.shape
+        s = self.window_size
+        strips: list[Tensor] = []
+        for strip in qkv.split([h - h % s, h % s], dim=1):
+            parts: list[Tensor] = []
+            for part in strip.split([w - w % s, w % s], dim=2):
+                if part.numel() > 0:
+                    parts.append(self._attend_in_equal_windows(part))
+            if len(parts) > 0:
+                strips.append(torch.cat(parts, dim=2))
+        return torch.cat(strips, dim=1)
+
+    def _attend_in_equal_windows(self, qkv: Tensor) -> Tensor:
         b, h, w, c3 = qkv.shape
-        q, k, v = qkv.reshape(b, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        s = self.window_size
+        real_h, real_w = min(h, s), min(w, s)
+        rows, columns = h // real_h, w // real_w
+        windows = qkv.reshape(b, rows, real_h, columns, real_w, c3).permute(0, 1, 3, 2, 4, 5).flatten(0, 2)
+        padded = F.pad(windows, (0, 0, 0, s - real_w, 0, s - real_h)) + self.qkv.bias
+        y = self._attend(padded[:, :real_h, :real_w], padded)
+        y = y.reshape(b, rows, columns, real_h, real_w, c3 // 3)
+        return y.permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c3 // 3)
+
+    def _attend(self, asking: Tensor, asked: Tensor) -> Tensor:
+        """Let the queries in ``(B, h, w, 3C)`` attend to keys and values in ``(B, H, W, 3C)``."""
+        b, h, w, c3 = asking.shape
+        shape = [b, -1, 3, self.num_heads, c3 // 3 // self.num_heads]
+        q = asking.reshape(shape)[:, :, 0].transpose(1, 2)
+        k, v = asked.reshape(shape)[:, :, 1:].permute(2, 0, 3, 1, 4).unbind(0)
         grid = q.reshape(b, self.num_heads, h, w, -1)
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, self.rel_pos_h[self.offsets])
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, self.rel_pos_w[self.offsets])
-        bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(b, self.num_heads, h * w, h * w)
+        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, _relative(self.rel_pos_h, h))
+        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, _relative(self.rel_pos_w, w))
+        bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(b, self.num_heads, h * w, -1)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return y.transpose(1, 2).reshape(b, h, w, c3 // 3)
 
-    def _to_windows(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        s = self.window_size
-        pad_h, pad_w = -h % s, -w % s
-        if pad_h > 0 or pad_w > 0:
-            x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
-        x = x.view(b, (h + pad_h) // s, s, (w + pad_w) // s, s, c)
-        return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, s, s, c)
 
-    def _from_windows(self, windows: Tensor, h: int, w: int) -> Tensor:
-        s = self.window_size
-        rows, columns = (h + s - 1) // s, (w + s - 1) // s
-        x = windows.view(-1, rows, columns, s, s, windows.shape[-1]).permute(0, 1, 3, 2, 4, 5)
-        return x.reshape(-1, rows * s, columns * s, windows.shape[-1])[:, :h, :w]
+def _relative(table: Tensor, queries: int) -> Tensor:
+    """Rows of ``table (2s - 1, C)`` for the first of s tokens against all: ``(queries, s, C)``."""
+    side = (table.shape[0] + 1) // 2
+    token = torch.arange(side, device=table.device)
+    return table[token[:queries, None] - token[None, :] + side - 1]
 
 
 class Block(nn.Module):
     """SAM's ViT block with the adapters beside its MLP; ``(B, H, W, C)`` to the same.
 
     The feature adapter counts half, as in SAMUS.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        grid_size: side of the token grid.
+        window_size: side of an attention window in tokens, 0 for global attention.
+        mlp_dim: hidden channels of the MLP.
+        channel_spatial_adapter: section 1.3.3, or None.
+        feature_adapter: eq (10) without skip, or None.
+        balancing_adapter: eqs (5)-(8), or None; with one, ``forward`` needs F_l.
     """
 
     def __init__(
@@ -114,7 +141,12 @@ class Block(nn.Module):
         self.balancing_adapter = balancing_adapter
 
     def forward(self, x: Tensor, local: Tensor | None) -> Tensor:
-        """Attend, then apply MLP and adapters to the same normalised tokens."""
+        """Attend, then apply MLP and adapters to the same normalised tokens.
+
+        Args:
+            x: tokens ``(B, H, W, C)``.
+            local: F_l, the same shape, or None without a local encoder.
+        """
         x = x + self.attn(self.norm1(x))
         normed = self.norm2(x)
         x = x + self.mlp(normed)
@@ -136,6 +168,8 @@ class ImageEncoder(nn.Module):
         image_size: side of the input in pixels, a multiple of 16.
         local_encoder, mhpm, adapters, balancing_adapter: the columns of table 5.
         position_norm, position_mode: see `PositionAdapter`.
+
+    What ``preset.frozen`` names is built with ``requires_grad`` off.
     """
 
     def __init__(
@@ -154,14 +188,18 @@ class ImageEncoder(nn.Module):
         hidden = int(dim * preset.adapter_ratio)
         grid = image_size // PATCH_SIZE
         balanced = local_encoder and balancing_adapter
-        channel_spatial = LightChannelSpatialAdapter if preset.light_channel_spatial else ChannelSpatialAdapter
+        channel_spatial = (
+            LightChannelSpatialAdapter if preset.light_channel_spatial else ChannelSpatialAdapter
+        )
 
         self.grid_size = grid
         self.patch_embed = PatchEmbed((PATCH_SIZE, PATCH_SIZE), (PATCH_SIZE, PATCH_SIZE), embed_dim=dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.position_adapter = (
-            PositionAdapter(dim, preset.position_source, grid, position_norm, position_mode) if adapters else None
+            PositionAdapter(dim, preset.position_source, grid, position_norm, position_mode)
+            if adapters
+            else None
         )
         self.feature_adapter = FeatureAdapter(dim, hidden, skip=True) if adapters else None
         self.local_encoder = (
@@ -233,6 +271,6 @@ class ImageEncoder(nn.Module):
 
 def _zero_conv(dim: int) -> nn.Conv2d:
     conv = nn.Conv2d(dim, dim, 1)
-    nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
     return conv

@@ -11,7 +11,6 @@ import math
 
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +33,13 @@ class PointPositions(PositionEmbeddingRandom):
 
 
 class ObjectPromptEncoder(PromptEncoder):
-    """SAM's prompt encoder for objects that all have the same number of tokens."""
+    """SAM's prompt encoder for objects that all have the same number of tokens.
+
+    Args:
+        embed_dim: channels C of a token.
+        grid_size: side g of the token grid.
+        image_size: side of the input in pixels, which the prompts' coordinates count.
+    """
 
     def __init__(self, embed_dim: int, grid_size: int, image_size: int) -> None:
         super().__init__(embed_dim, (grid_size, grid_size), (image_size, image_size), mask_in_chans=16)
@@ -48,7 +53,16 @@ class ObjectPromptEncoder(PromptEncoder):
     def forward(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Embed the prompts of M objects; see segment_anything."""
+        """Embed the prompts of M objects; see segment_anything.
+
+        Args:
+            points: coordinates ``(M, K, 2)`` in pixels of the input, x before y, and labels ``(M, K)``.
+            boxes: ``(M, 4)``: x0, y0, x1, y1 in pixels of the input.
+            masks: logits ``(M, 1, 4g, 4g)``.
+
+        Returns:
+            Tokens ``(M, T, C)`` and the dense embedding ``(M, C, g, g)``.
+        """
         return super().forward(points, boxes, masks)
 
 
@@ -131,7 +145,15 @@ class FineMaskHead(nn.Module):
         self.out = nn.Conv2d(fine_width, fine_width, 1)
 
     def project(self, skips: list[Tensor]) -> list[Tensor]:
-        """Bring an image's skips to the head's widths: once an image, whatever its prompts."""
+        """Bring an image's skips to the head's widths: once an image, whatever its prompts.
+
+        Args:
+            skips: of the local encoder, ``(B, C, H, W)`` each, at 1/2, 1/4 and 1/8 of the input.
+
+        Returns:
+            The same with ``dim / 8``, ``dim / 4`` and ``dim / 4`` channels; no skips, where there is no
+            local encoder.
+        """
         projected: list[Tensor] = []
         if self.skip_projections is not None:
             for i, projection in enumerate(self.skip_projections):
