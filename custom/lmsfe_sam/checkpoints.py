@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import types
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,11 @@ OUR_PARTS = (
 
 SAM_MED2D_ADAPTER = ".Adapter."
 
+POSITION_TABLE = "image_encoder.pos_embed"
+POSITION_SCALE = "image_encoder.position_adapter.scale"
+POSITION_SOURCE = "image_encoder.position_adapter.source"
+"""The position adapter works on the table of the file itself, as `PositionAdapter` says."""
+
 
 @dataclass
 class LoadReport:
@@ -70,7 +76,8 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        counts = f"{len(self.loaded)} loaded, {len(self.resized)} resized, {len(self.new)} new, {len(self.unused)} unused"
+        titles = ("loaded", "resized", "new", "unused")
+        counts = ", ".join(f"{len(getattr(self, title))} {title}" for title in titles)
         lines = [f"{self.path} ({self.format}): {counts}"]
         for title in ("resized", "new", "unused"):
             names = getattr(self, title)
@@ -89,6 +96,8 @@ def load_pretrained(model: LMSFESAM, path: str | os.PathLike[str]) -> LoadReport
     file = Path(path)
     state, form = _translate(read_state(file))
     target = model.state_dict()
+    if form != "lmsfe_sam" and POSITION_SOURCE in target and POSITION_TABLE in state:
+        state[POSITION_SOURCE] = state[POSITION_TABLE]
     report = LoadReport(file, form)
     fitted: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -168,15 +177,36 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"checkpoint '{file}' does not exist: give the path of a .pt or .pth file.")
+    if _is_torchscript(file):
+        raise InputError(
+            f"checkpoint '{file}' is a TorchScript program, which could not be read without running it: "
+            "give the file of weights that it was made from."
+        )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         content = _read_restricted(file, error)
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
-    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise InputError(f"checkpoint '{file}' is no state dict: save the network's state_dict() and give that file.")
+    is_state = isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    )
+    if not is_state or not content:
+        raise InputError(
+            f"checkpoint '{file}' is no state dict: save the network's state_dict() and give that file."
+        )
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Whether `torch.load` would hand the file to `torch.jit.load`."""
+    if not zipfile.is_zipfile(file):
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.rsplit("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _read_restricted(file: Path, first_error: Exception) -> Any:
@@ -229,7 +259,11 @@ class _RestrictedUnpickler(pickle.Unpickler):
         if module == "torch" and name.endswith("Storage"):
             return getattr(torch, name)
         optimizer = module == "torch.optim" or module.startswith("torch.optim.")
-        if optimizer or (module, name) in {("collections", "defaultdict"), ("builtins", "dict"), ("__builtin__", "dict")}:
+        if optimizer or (module, name) in {
+            ("collections", "defaultdict"),
+            ("builtins", "dict"),
+            ("__builtin__", "dict"),
+        }:
             return _Discarded
         raise ForbiddenGlobalError(f"{module}.{name}")
 
@@ -274,13 +308,17 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
     """
     file = Path(checkpoint)
     if not file.is_file():
-        raise InputError(f"checkpoint '{file}' does not exist: train one or give the path of a .pt file with --checkpoint.")
+        raise InputError(
+            f"checkpoint '{file}' does not exist: train one or give the path of a .pt file with --checkpoint."
+        )
     sidecar = file.with_suffix(".json")
     if sidecar.is_file():
         try:
             description = json.loads(sidecar.read_text())
         except ValueError as error:
             raise InputError(f"'{sidecar}' is no JSON ({error}): restore it or remove it.") from error
+        if not isinstance(description, dict) or "preset" not in description:
+            raise InputError(f"'{sidecar}' names no preset: restore it or remove it.")
     else:
         description = _describe_state(read_state(file), file)
     arguments = {name: description[name] for name in CONSTRUCTOR_ARGUMENTS if name in description}
@@ -306,7 +344,7 @@ CONSTRUCTOR_ARGUMENTS = (
 
 def _describe_state(state: dict[str, Tensor], file: Path) -> dict[str, Any]:
     names = {part for name in state for part in name.split(".")}
-    table = state.get("image_encoder.pos_embed")
+    table = state.get(POSITION_TABLE)
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
     for preset, sizes in PRESETS.items():
         if table is not None and (sizes.embed_dim, sizes.depth) == (table.shape[-1], depth):
@@ -317,8 +355,13 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> dict[str, Any]:
                 "mhpm": "xy" in names,
                 "adapters": "position_adapter" in names,
                 "balancing_adapter": "balancing_adapter" in names,
+                "position_mode": "add"
+                if POSITION_SCALE in state or POSITION_SOURCE not in state
+                else "replace",
             }
-    raise InputError(f"checkpoint '{file}' holds none of this project's networks: give a .pt file that training wrote.")
+    raise InputError(
+        f"checkpoint '{file}' holds none of this project's networks: give a .pt file that training wrote."
+    )
 
 
 def network_from_checkpoint(path: str | os.PathLike[str], preset: str | None = None) -> LMSFESAM:

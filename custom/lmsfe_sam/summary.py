@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-ADAPTERS = ("position_adapter", "feature_adapter", "channel_spatial_adapter", "balancing_adapter", "local_encoder")
+ADAPTERS = (
+    "position_adapter",
+    "feature_adapter",
+    "channel_spatial_adapter",
+    "balancing_adapter",
+    "local_encoder",
+    "local_to_neck",
+)
 
 
 def summarise(model: nn.Module) -> str:
