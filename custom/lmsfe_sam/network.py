@@ -16,7 +16,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.image_encoder import PATCH_SIZE, ImageEncoder
 from lmsfe_sam.mask_decoder import FineMaskHead, ObjectMaskDecoder, ObjectPromptEncoder
 from lmsfe_sam.presets import get_preset
-from lmsfe_sam.prompts.batch import ObjectPrompts, flatten_prompts, is_ragged, pad_prompts
+from lmsfe_sam.prompts.batch import ObjectPrompts, flatten_prompts, pad_prompts
 from lmsfe_sam.summary import summarise
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,16 @@ class LMSFESAM(nn.Module):
         grid = image_size // PATCH_SIZE
         dim = sizes.decoder_dim
         self.low_res_size = 4 * grid
-        self.image_encoder = ImageEncoder(sizes, image_size, **self.toggles, **self.position_options)
+        self.image_encoder = ImageEncoder(
+            sizes,
+            image_size,
+            local_encoder,
+            mhpm,
+            adapters,
+            balancing_adapter,
+            position_norm,
+            position_mode,
+        )
         self.prompt_encoder = ObjectPromptEncoder(dim, grid, image_size)
         self.mask_decoder = ObjectMaskDecoder(dim, sizes.decoder_mlp_dim)
         self.dense_prompt_encoder = DensePromptEncoder(dim) if sizes.dense_prompts else None
@@ -159,10 +168,9 @@ class LMSFESAM(nn.Module):
         Raises:
             ValueError: another shape.
         """
-        if image.dim() != 4 or image.shape[1] != 3:
-            raise ValueError(f"image has shape {image.shape}, (B, 3, {self.image_size}, {self.image_size}) is needed")
-        if image.shape[2] != self.image_size or image.shape[3] != self.image_size:
-            raise ValueError(f"image has shape {image.shape}, (B, 3, {self.image_size}, {self.image_size}) is needed")
+        size = self.image_size
+        if image.dim() != 4 or list(image.shape[1:]) != [3, size, size]:
+            raise ValueError(f"image has shape {list(image.shape)}, (B, 3, {size}, {size}) is needed")
         features, skips = self.image_encoder(image)
         if self.fine_head is not None:
             return ImageEmbedding(features, self.fine_head.project(skips))
@@ -172,7 +180,9 @@ class LMSFESAM(nn.Module):
     def _unprompted(self, image: Tensor) -> Tensor:
         embedding = self.encode(image)
         features = embedding.features
-        sparse = torch.zeros(features.shape[0], 0, features.shape[1], dtype=features.dtype, device=features.device)
+        sparse = torch.zeros(
+            features.shape[0], 0, features.shape[1], dtype=features.dtype, device=features.device
+        )
         dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
         maps: Tensor | None = None
         if self.dense_prompt_encoder is not None:
@@ -227,10 +237,8 @@ class LMSFESAM(nn.Module):
         Raises:
             ValueError: shapes that do not fit together.
         """
-        counts: list[int] | None = None
-        if is_ragged(boxes, points, point_labels, masks):
-            boxes, points, point_labels, masks, counts = pad_prompts(boxes, points, point_labels, masks)
-        tokens = self.decode_tokens(embedding, boxes, points, point_labels, masks)
+        prompts, counts = pad_prompts(boxes, points, point_labels, masks)
+        tokens = self.decode_tokens(embedding, *prompts)
         chosen, iou = choose_masks(tokens, multimask_output)
         outputs = [self._resize(chosen, self.image_size), iou]
         if return_low_res:
@@ -250,6 +258,7 @@ class LMSFESAM(nn.Module):
     ) -> DecodedTokens:
         """Decode prompts as `decode` does, and return all four mask tokens of every object.
 
+        The prompts are padded tensors with the shapes that `decode` names, on any device.
         SAM's attention sees padding tokens, so objects are grouped by how many tokens they have,
         and each group is one pass.
         """
@@ -306,7 +315,12 @@ class LMSFESAM(nn.Module):
 
 
 def choose_masks(tokens: DecodedTokens, multimask_output: bool | None) -> tuple[Tensor, Tensor]:
-    """Choose among the mask tokens: see `LMSFESAM.decode`."""
+    """Choose among the mask tokens: see `LMSFESAM.decode`.
+
+    Returns:
+        Logits ``(B, N, s, s)`` and predicted IoU ``(B, N)``; ``(B, N, 3, s, s)`` and ``(B, N, 3)`` where
+        ``multimask_output`` is true.
+    """
     if multimask_output:
         return tokens.masks[:, :, 1:], tokens.iou[:, :, 1:]
     choice = torch.zeros_like(tokens.lone_click, dtype=torch.long)

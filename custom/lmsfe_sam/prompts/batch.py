@@ -50,10 +50,15 @@ class BatchPrompts:
             return self._nothing().bool()
         return ~self.boxes.isnan().any(dim=-1)
 
-    def _has_mask(self) -> Tensor:
+    def _mask_sizes(self) -> Tensor:
+        """Height and width of each object's own mask inside its NaN padding, ``(B * N, 2)``."""
         if self.masks is None:
-            return self._nothing().bool()
-        return ~self.masks.flatten(1).isnan().any(dim=-1)
+            return torch.stack([self._nothing(), self._nothing()], dim=1)
+        known = ~self.masks.isnan()
+        sizes = torch.stack([known.any(dim=2).sum(dim=1), known.any(dim=1).sum(dim=1)], dim=1)
+        if (known.sum(dim=(1, 2)) != sizes.prod(dim=1)).any():
+            raise ValueError("masks hold NaN among numbers: an object without a mask prompt is all NaN.")
+        return sizes
 
     def _clicks(self) -> Tensor:
         if self.labels is None:
@@ -65,15 +70,17 @@ class BatchPrompts:
 
     def lone_clicks(self) -> Tensor:
         """``(B * N,)``: objects with one click and nothing else."""
-        return (self._clicks() == 1) & ~self._has_box() & ~self._has_mask()
+        return (self._clicks() == 1) & ~self._has_box() & (self._mask_sizes()[:, 0] == 0)
 
     def groups(self) -> list[ObjectPrompts]:
         """Split into groups with the same number of clicks, with or without box and mask."""
-        kinds = torch.stack([self._clicks(), self._has_box().long(), self._has_mask().long()], dim=1)
+        clicks_and_box = torch.stack([self._clicks(), self._has_box().long()], dim=1)
+        kinds = torch.cat([clicks_and_box, self._mask_sizes()], dim=1)
         found, member = kinds.unique(dim=0, return_inverse=True)
-        return [self._group(*kind, member == i) for i, kind in enumerate(found.tolist())]
+        return [self._group(kind, member == i) for i, kind in enumerate(found.tolist())]
 
-    def _group(self, clicks: int, has_box: int, has_mask: int, chosen: Tensor) -> ObjectPrompts:
+    def _group(self, kind: list[int], chosen: Tensor) -> ObjectPrompts:
+        clicks, has_box, height, width = kind
         index = chosen.nonzero()[:, 0]
         points = labels = None
         if clicks and self.points is not None and self.labels is not None:
@@ -88,7 +95,7 @@ class BatchPrompts:
             self.boxes[index] if has_box and self.boxes is not None else None,
             points,
             labels,
-            self.masks[index][:, None] if has_mask and self.masks is not None else None,
+            self.masks[index, None, :height, :width] if height and self.masks is not None else None,
         )
 
 
@@ -111,6 +118,8 @@ def flatten_prompts(
     shapes = {name: tuple(t.shape) for name, t in given.items() if t is not None}
     _check_shapes(batch, shapes)
     per_image = next(iter(shapes.values()))[1] if shapes else 1
+    if per_image == 0:
+        raise ValueError("the prompts hold no object: leave them out for one unprompted object an image.")
     flat = {
         name: None if t is None else t.to(device=device, dtype=torch.float32).flatten(0, 1)
         for name, t in given.items()
@@ -128,7 +137,12 @@ def flatten_prompts(
 
 
 def _check_shapes(batch: int, shapes: dict[str, tuple[int, ...]]) -> None:
-    wanted = {"boxes": "(B, N, 4)", "points": "(B, N, K, 2)", "point_labels": "(B, N, K)", "masks": "(B, N, h, w)"}
+    wanted = {
+        "boxes": "(B, N, 4)",
+        "points": "(B, N, K, 2)",
+        "point_labels": "(B, N, K)",
+        "masks": "(B, N, h, w)",
+    }
     dimensions = {"boxes": 3, "points": 4, "point_labels": 3, "masks": 4}
     last = {"boxes": 4, "points": 2}
     for name, shape in shapes.items():
@@ -145,38 +159,31 @@ def _check_shapes(batch: int, shapes: dict[str, tuple[int, ...]]) -> None:
 Ragged = Tensor | list[Tensor] | None
 
 
-def is_ragged(*prompts: Ragged) -> bool:
-    """Whether prompts come as lists of tensors, one an image."""
-    return any(isinstance(p, (list, tuple)) for p in prompts)
-
-
 def pad_prompts(
     boxes: Ragged, points: Ragged, point_labels: Ragged, masks: Ragged
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, list[int]]:
-    """Pad lists of B tensors to the same number of objects and clicks.
+) -> tuple[list[Tensor | None], list[int] | None]:
+    """Pad prompts that come as lists of B tensors to the same number of objects and clicks.
 
     Returns:
-        Padded boxes, points, labels and masks, and the number of objects of each image.
+        Boxes, points, labels and masks as tensors, and the number of objects of each image; None
+        instead of the numbers if no prompt came as a list.
 
     Raises:
         ValueError: the lists disagree about the number of images or objects.
     """
     given = [p for p in (boxes, points, point_labels, masks) if p is not None]
-    counts = [len(image) for image in given[0]]
-    if any([len(image) for image in p] != counts for p in given):
-        raise ValueError("the lists of prompts name different numbers of images or objects an image.")
-    return (
-        _pad(boxes, float("nan")),
-        _pad(points, 0.0),
-        _pad(point_labels, -1.0),
-        _pad(masks, float("nan")),
-        counts,
-    )
+    counts: list[int] | None = None
+    if any(not isinstance(p, Tensor) for p in given):
+        counts = [len(image) for image in given[0]]
+        if any([len(image) for image in p] != counts for p in given):
+            raise ValueError("the lists of prompts name different numbers of images or objects an image.")
+    padded = [_pad(boxes, torch.nan), _pad(points, 0.0), _pad(point_labels, -1.0), _pad(masks, torch.nan)]
+    return padded, counts
 
 
 def _pad(images: Ragged, value: float) -> Tensor | None:
-    if images is None:
-        return None
+    if images is None or isinstance(images, Tensor):
+        return images
     shape = [max(sizes) for sizes in zip(*(image.shape for image in images), strict=True)]
     padded = torch.full([len(images), *shape], value)
     for target, image in zip(padded, images, strict=True):
