@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmsfe_sam.data.datalist import build_datalist
-from lmsfe_sam.data.masks import resize_mask, union_mask
+from lmsfe_sam.data.masks import read_mask, resize_mask
 from lmsfe_sam.evaluation.metrics import border_distances, dice
 from lmsfe_sam.prompts.simulate import CONTROLS, control_mask
 
@@ -27,7 +27,8 @@ def test_controls_score_what_is_known_of_them(shared_data: Path, name: str) -> N
     records = build_datalist(shared_data / name).select("all")
     assert len(records) == count
     for record in records:
-        truth = resize_mask(union_mask(record["mask"]), (256, 256))
+        lesions = [read_mask(path) for path in record["mask"]]
+        truth = resize_mask(np.logical_or.reduce(lesions), (256, 256))
         masks = {mode: control_mask(mode, truth, 0, record["name"]) for mode in CONTROLS}
         overlaps = [dice(mask, truth) for mask in masks.values()]
         figures.append([*overlaps[:2], border_distances(masks["control_ellipse"], truth)[0], *overlaps[2:]])
