@@ -1,8 +1,9 @@
 """Audit a data folder: what would leak, mislead or stop a training.
 
-    python -m lmsfe_sam.data.audit DIR --output audit.html --datalist datalist.json
+    python -m lmsfe_sam.data.audit DIR --datalist datalist.json
 
-writes one page with pictures that needs no other file, prints its figures, and on request writes
+writes runs/audit.html (or --output), one page with pictures that needs no other file, prints its
+figures, and on request writes
 the split. The exit code is 0 whatever is found, 1 where the folder cannot be audited at all. The
 page holds thumbnails of the images: publish it only where the images may be published.
 """
@@ -230,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m lmsfe_sam.data.audit", description=str(__doc__).split("\n")[0]
     )
     parser.add_argument("folder", help="the data set's folder or its parent, or a datalist.json")
-    parser.add_argument("--output", default="audit.html", type=Path, help="the page (default: %(default)s)")
+    parser.add_argument(
+        "--output", default="runs/audit.html", type=Path, help="the page (default: %(default)s)"
+    )
     parser.add_argument("--datalist", type=Path, help="also write the split to this datalist.json")
     parser.add_argument("--layout", default="auto", help=f"auto, datalist, {', '.join(LAYOUTS)}")
     parser.add_argument("--split_rule", default="group", help=" or ".join(SPLIT_RULES))

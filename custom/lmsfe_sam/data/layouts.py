@@ -87,17 +87,14 @@ def _find_busi(root: Path) -> Found:
                 masks[match["image"]].append(path)
         images = _by_stem(path for path in pictures if not _BUSI_MASK.fullmatch(path.stem))
         records += [{**record, "subgroup": {"class": name}} for record in _pair(root, images, masks)]
-    normal = _subfolder(root, "normal")
-    skipped = (
-        [path for path in list_pictures(normal) if not _BUSI_MASK.fullmatch(path.stem)] if normal else []
-    )
-    return Found(
-        records, NEAR_DUPLICATES, skipped={"normal images, without a lesion": len(skipped)} if normal else {}
-    )
+    skipped = {}
+    if normal := _subfolder(root, "normal"):
+        healthy = [path for path in list_pictures(normal) if not _BUSI_MASK.fullmatch(path.stem)]
+        skipped["normal images, without a lesion"] = len(healthy)
+    return Found(records, NEAR_DUPLICATES, skipped=skipped)
 
 
 # --- BUS-BRA --------------------------------------------------------------------------------------
-
 
 _BUSBRA_SUBGROUPS = {"class": "Pathology", "birads": "BIRADS", "device": "Device"}
 
