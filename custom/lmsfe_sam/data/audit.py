@@ -3,9 +3,9 @@
     python -m lmsfe_sam.data.audit DIR --datalist datalist.json
 
 writes runs/audit.html (or --output), one page with pictures that needs no other file, prints its
-figures, and on request writes
-the split. The exit code is 0 whatever is found, 1 where the folder cannot be audited at all. The
-page holds thumbnails of the images: publish it only where the images may be published.
+figures, and on request writes the split. The exit code is 0 whatever is found, 1 where the folder
+cannot be audited at all. The page holds thumbnails of the images: publish it only where the images
+may be published.
 """
 
 from __future__ import annotations
