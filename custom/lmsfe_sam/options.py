@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -79,19 +79,15 @@ def _bundle_arguments() -> list[str]:
 
 def _config_keys(config_file: str) -> Iterable[str]:
     """Return the top-level keys of a config file, or of a list of them written as Python would."""
+    from monai.bundle import ConfigParser
+
     try:
         files = ast.literal_eval(config_file)
     except (ValueError, SyntaxError):
         files = config_file.split(",")
     for file in [files] if isinstance(files, str) else files:
-        text = Path(file).read_text(encoding="utf-8")
-        if Path(file).suffix.lower() == ".json":
-            content = json.loads(text)
-        else:
-            import yaml
-
-            content = yaml.safe_load(text)
-        yield from (key.split("#")[0].split("::")[0] for key in content)
+        content = ConfigParser.load_config_file(file)
+        yield from (key.lstrip("+~").split("#")[0].split("::")[0] for key in content)
 
 
 Test = Callable[[Any], bool]
@@ -103,12 +99,17 @@ def whole(low: int, or_none: bool = False) -> tuple[Test, str]:
     return lambda value: (or_none and value is None) or (_is(value, int) and value >= low), words
 
 
-def real(low: float, high: float, low_included: bool = False) -> tuple[Test, str]:
-    """Accept a number in ``low..high``; ``low`` itself only where it is included."""
-    words = f"a number {'from' if low_included else 'above'} {low:g} up to {high:g}"
+def real(
+    low: float, high: float = math.inf, low_included: bool = False, or_none: bool = False
+) -> tuple[Test, str]:
+    """Accept a number in ``low..high``; ``low`` itself only where it is included, infinity never."""
+    words = f"a number {'from' if low_included else 'above'} {low:g}"
+    words += (f" up to {high:g}" if high < math.inf else "") + (" or null" if or_none else "")
 
     def passes(value: Any) -> bool:
-        is_number = _is(value, int) or _is(value, float)
+        if value is None:
+            return or_none
+        is_number = (_is(value, int) or _is(value, float)) and math.isfinite(value)
         return is_number and (low < value <= high or (low_included and value == low))
 
     return passes, words

@@ -72,7 +72,8 @@ class PromptedIteration:
     Args:
         sampler: makes the prompts from the batch's masks.
         seed: the run's seed; the prompts of a batch depend on it, the epoch and the batch's number.
-        clip_norm: largest norm of all gradients together; longer ones are scaled down to it.
+        clip_norm: largest norm of all gradients together; longer ones are scaled down to it. None to
+            leave them as they are.
         channels_last: memory format of the images.
     """
 
@@ -80,7 +81,7 @@ class PromptedIteration:
         self,
         sampler: PromptSampler,
         seed: int = 0,
-        clip_norm: float = 1.0,
+        clip_norm: float | None = 1.0,
         channels_last: bool = False,
     ) -> None:
         self.sampler = sampler
@@ -116,8 +117,8 @@ class PromptedIteration:
         (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
             scaler.unscale_(optimizer)
-        trained = [p for p in engine.network.parameters() if p.grad is not None]
-        nn.utils.clip_grad_norm_(trained, self.clip_norm)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(engine.network.parameters(), self.clip_norm)
         if scaler:
             scaler.step(optimizer)
             scaler.update()

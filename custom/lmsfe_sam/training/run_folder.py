@@ -34,8 +34,10 @@ HISTORY_COLUMNS = (
 )
 """Columns of ``history.csv``; one row an epoch."""
 
-MAY_CHANGE = frozenset({"epochs", "num_workers", "device", "amp"})
+MAY_CHANGE = frozenset({"epochs", "patience", "num_workers", "device", "amp"})
 """Settings that a resumed run may be given other values of."""
+
+PATHS = frozenset({"dataset_dir", "pretrained"})
 
 
 class RunFolder:
@@ -60,7 +62,7 @@ class RunFolder:
         settings: Mapping[str, Any],
         main_process: bool = True,
     ) -> None:
-        self.settings = {key: _plain(value) for key, value in settings.items()}
+        self.settings = {key: _plain(key, value) for key, value in settings.items()}
         self.source = Path(resume) if resume else None
         self.main_process = main_process
         chosen = "output_dir" in given_keys() or self.source is None
@@ -89,9 +91,9 @@ class RunFolder:
             )
         before = json.loads((source / SETTINGS).read_text(encoding="utf-8"))["settings"]
         for key, value in self.settings.items():
-            if key not in MAY_CHANGE and before.get(key) != value:
+            if key not in MAY_CHANGE and before.get(key, value) != value:
                 raise InputError(
-                    f"resume '{source}' was started with {key} {before.get(key)!r}, not {value!r}: "
+                    f"resume '{source}' was started with {key} {before[key]!r}, not {value!r}: "
                     f"repeat the options that it was started with, or start a new run."
                 )
 
@@ -131,8 +133,8 @@ def write_history(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _plain(value: Any) -> Any:
-    """Return a setting as JSON would give it back; paths absolute."""
-    if isinstance(value, str) and ("/" in value or Path(value).exists()):
+def _plain(key: str, value: Any) -> Any:
+    """Return a setting as JSON gives it back, paths absolute."""
+    if key in PATHS and value is not None:
         return str(Path(value).resolve())
-    return json.loads(json.dumps(value, default=str))
+    return json.loads(json.dumps(value))

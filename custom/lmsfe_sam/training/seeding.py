@@ -25,8 +25,13 @@ class SeedEpochs:
         self.seed = seed
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Register with the trainer.
+
+        From the second epoch on ignite first runs the old iterator into its end, at which torch's
+        RandomSampler draws once more from the loader's generator: hence the second event.
+        """
         engine.add_event_handler(Events.EPOCH_STARTED, self)
+        engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self)
 
     def __call__(self, engine: Any) -> None:
         """Reseed for the epoch that starts."""

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lmsfe_sam.data.datalist import DataList
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.options import (
@@ -44,11 +46,13 @@ RULES: dict[str, tuple[Test, str]] = {
     "num_workers": whole(0),
     "amp": true_or_false(),
     "mlflow": true_or_false(),
-    "phantoms": whole(4),
+    "phantoms": whole(8),
     "prompt_kinds": mapping(),
     "prompts_per_image": whole(1),
     "correction_steps": whole(0),
     "ema_decay": real(0, 1, low_included=True),
+    "warmup_epochs": real(0, low_included=True),
+    "clip_norm": real(0, or_none=True),
     "patience": whole(1),
 }
 """What each key of the training config may be."""
@@ -63,10 +67,17 @@ def check_settings(device: Any, **values: Any) -> None:
     """
     check_values(RULES, values)
     check_device(device)
-    for key, kind in (("dataset_dir", "folder"), ("resume", "folder"), ("pretrained", "file")):
-        path = values.get(key)
-        if path and not (Path(path).is_dir() if kind == "folder" else Path(path).is_file()):
-            raise InputError(f"{key} '{path}' is not there: name an existing {kind} with --{key}.")
+    folder_of_data = values.get("dataset_dir")
+    if folder_of_data and not Path(folder_of_data).exists():
+        raise _missing("dataset_dir", folder_of_data, "folder or datalist.json")
+    if values.get("resume") and not Path(values["resume"]).is_dir():
+        raise _missing("resume", values["resume"], "folder")
+    if values.get("pretrained") and not Path(values["pretrained"]).is_file():
+        raise _missing("pretrained", values["pretrained"], "file")
+
+
+def _missing(key: str, path: str, kind: str) -> InputError:
+    return InputError(f"{key} '{path}' is not there: name an existing {kind} with --{key}.")
 
 
 def announce(datalist: DataList, dataset_dir: str | None, phantoms: int, epochs: int) -> None:
@@ -86,10 +97,12 @@ def announce(datalist: DataList, dataset_dir: str | None, phantoms: int, epochs:
     logger.warning("\n".join((frame, *(f"* {line:<{width - 4}} *" for line in lines), frame)))
 
 
-def announce_pretrained(pretrained: str | None) -> None:
-    """Say loudly that a protocol made for pretrained weights starts from random ones."""
-    if pretrained is None:
+def warn_untrained(network: nn.Module, pretrained: str | None, resume: str | None) -> None:
+    """Say loudly that frozen weights, which training will not change, are random ones."""
+    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+    if frozen and pretrained is None and resume is None:
         logger.warning(
-            "*** FROM RANDOM WEIGHTS: this protocol freezes the image encoder's own weights, which were not "
-            "given; the figures will be poor. Give SAM's, MedSAM's or SAM-Med2D's with --pretrained FILE. ***"
+            f"*** FROM RANDOM WEIGHTS: {frozen / 1e6:.1f} M parameters of this preset are frozen, made to be "
+            "loaded from a file that was not given, so that the figures will be poor: give weights of SAM, "
+            "MedSAM or SAM-Med2D with --pretrained FILE. ***"
         )

@@ -1,0 +1,108 @@
+"""One step of training and of validation, with a network small enough to know what it must do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.prompts.sampling import MixedPrompts, Prompts
+from lmsfe_sam.training.iteration import PromptedIteration, PromptedSteps, ValidationIteration, mode_prompts
+from lmsfe_sam.training.losses import PromptedLoss
+from training_parts import TinyNetwork, engine, squares
+
+
+def noted(prompts: list[Prompts]) -> Any:
+    sampler = MixedPrompts(per_image=3)
+
+    def sample(masks: torch.Tensor, rng: np.random.Generator) -> Prompts:
+        prompts.append(sampler(masks, rng))
+        return prompts[-1]
+
+    return sample
+
+
+def test_a_step_encodes_once_and_decodes_every_correction_on_it() -> None:
+    network, drawn = TinyNetwork(), []
+    trainer = engine(PromptedSteps(network, correction_steps=2), PromptedLoss())
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    output = PromptedIteration(noted(drawn))(trainer, squares())
+    assert network.encoded == 1
+    assert len(network.calls) == 3
+    first, second, third = network.calls
+    assert first["masks"] is None
+    for earlier, later in ((first, second), (second, third)):
+        assert later["masks"].shape == (2, 3, 8, 8) and not later["masks"].requires_grad
+        clicks = 0 if earlier["points"] is None else earlier["points"].shape[2]
+        assert later["points"].shape == (2, 3, clicks + 1, 2)
+    assert np.isfinite(output["loss"]) and output["loss"] > 0
+    assert all(
+        not torch.equal(before[name], p) for name, p in network.named_parameters() if "colour.w" in name
+    )
+
+
+def test_prompts_depend_on_seed_epoch_and_iteration_alone() -> None:
+    def boxes(seed: int, epoch: int, iteration: int) -> torch.Tensor:
+        drawn: list[Prompts] = []
+        trainer = engine(PromptedSteps(TinyNetwork(), 0), PromptedLoss())
+        trainer.state.epoch, trainer.state.iteration = epoch, iteration
+        PromptedIteration(
+            lambda masks, rng: drawn.append(MixedPrompts({"box_jitter": 1})(masks, rng)) or drawn[0], seed
+        )(trainer, squares())
+        assert drawn[0].boxes is not None
+        return drawn[0].boxes
+
+    assert torch.equal(boxes(0, 1, 1), boxes(0, 1, 1))
+    for other in ((1, 1, 1), (0, 2, 1), (0, 1, 2)):
+        assert not torch.equal(boxes(0, 1, 1), boxes(*other))
+
+
+@pytest.mark.parametrize("clip", [0.01, None])
+def test_gradients_are_clipped_together(clip: float | None) -> None:
+    network = TinyNetwork()
+    trainer = engine(PromptedSteps(network, 0), PromptedLoss())
+    PromptedIteration(noted([]), clip_norm=clip)(trainer, squares())
+    norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm()
+    assert norm <= 0.0101 if clip else norm > 0.0101
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_files() -> None:
+    network = TinyNetwork()
+    trainer = engine(PromptedSteps(network), PromptedLoss())
+    batch = squares()
+    batch["image"][1, 0, 0, 0] = torch.nan
+    before = network.colour.weight.detach().clone()
+    with pytest.raises(InputError, match=r"case_0.png, case_1.png.*--learning_rate"):
+        PromptedIteration(noted([]))(trainer, batch)
+    assert torch.equal(before, network.colour.weight)
+
+
+def test_validation_scores_each_mode_from_one_encoding() -> None:
+    network = TinyNetwork().eval()
+    batch = squares()
+    evaluator = engine(network)
+    output = ValidationIteration()(evaluator, batch)
+    assert network.encoded == 1
+    assert output["pred"].shape == output["label"].shape == (2, 3, 16, 16)
+    assert torch.equal(output["pred_box"], batch["mask"].float())
+    assert torch.equal(output["pred_none"], output["pred"][:, 2:])
+    assert torch.equal(output["label_one"], batch["mask"].float())
+    assert not output["pred"].requires_grad
+
+
+def test_the_modes_are_objects_with_nothing_but_their_own_prompt() -> None:
+    prompts = mode_prompts(squares()["mask"].float(), ("none", "point", "box"))
+    assert prompts.boxes is not None and prompts.points is not None and prompts.point_labels is not None
+    assert prompts.boxes[:, 2].tolist() == [[4, 3, 11, 9], [4, 3, 11, 10]]
+    assert prompts.boxes[:, :2].isnan().all()
+    assert prompts.point_labels[..., 0].tolist() == [[-1, 1, -1], [-1, 1, -1]]
+    assert prompts.points[0, 1, 0].tolist() == [6, 5]
+
+
+@pytest.mark.parametrize("modes", [[], ["box", "ellipse"]])
+def test_unknown_modes_are_refused(modes: list[str]) -> None:
+    with pytest.raises(InputError, match="box, point, none"):
+        ValidationIteration(modes)
