@@ -13,7 +13,7 @@ from boxnet import BoxNetwork
 from lmsfe_sam import LMSFESAM, Predictor
 from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.predictor import masks_at
+from lmsfe_sam.postprocessing import masks_at
 from lmsfe_sam.preprocessing import prepare
 from lmsfe_sam.prompts.packing import CHUNK
 from lmsfe_sam.prompts.user import ObjectPrompt
@@ -165,12 +165,6 @@ class TestRefusals:
     def test_no_bundle(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"model\.pt"):
             Predictor.from_bundle(tmp_path / "nowhere")
-
-
-def test_masks_at_follows_the_logits() -> None:
-    logits = torch.linspace(-1, 1, 8).expand(1, 8, 8)
-    assert masks_at(logits, (4, 16)).sum() == 4 * 8
-    assert masks_at(logits, (4, 16))[0, 0].tolist() == [False] * 8 + [True] * 8
 
 
 class TestTheNetwork:

@@ -11,32 +11,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn import functional
 
 from lmsfe_sam.checkpoints import network_from_checkpoint
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.network import LMSFESAM, ImageEmbedding
+from lmsfe_sam.postprocessing import masks_at
 from lmsfe_sam.preprocessing import Size, prepare
 from lmsfe_sam.prompts.packing import DecodedObjects, decode_packed, pack_prompts, scale_prompts
 from lmsfe_sam.prompts.user import ObjectPrompt
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Masks (C, H, W) bool, predicted IoU (C,) and low-res logits (C, h, w), the last two float32."""
-
-
-def masks_at(logits: Tensor, size: Size) -> np.ndarray:
-    """Resize logits (N, S, S) bilinearly to ``size`` and threshold them at 0, one by one.
-
-    Returns:
-        (N, height, width) bool.
-    """
-    masks = np.empty((len(logits), *size), dtype=bool)
-    for mask, logit in zip(masks, logits, strict=True):
-        resized = functional.interpolate(
-            logit[None, None].float(), size=size, mode="bilinear", align_corners=False
-        )
-        mask[:] = (resized[0, 0] > 0).cpu().numpy()
-    return masks
 
 
 class Predictor:

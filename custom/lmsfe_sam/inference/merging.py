@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmsfe_sam.inference.inferer import IOU, LOGITS
 from lmsfe_sam.inference.reading import SPACING
-from lmsfe_sam.predictor import masks_at
+from lmsfe_sam.postprocessing import mask_window
 from lmsfe_sam.preprocessing import Size
 
 OBJECTS = "objects"
@@ -65,7 +65,8 @@ def merge_objects(logits: Tensor, iou: Tensor, size: Size) -> np.ndarray:
     labels = np.zeros(size, dtype=np.min_scalar_type(len(logits)))
     order = np.argsort(-iou.float().cpu().numpy(), kind="stable")[::-1]
     for row in order.tolist():
-        labels[masks_at(logits[row : row + 1], size)[0]] = row + 1
+        window, inside = mask_window(logits[row], size)
+        labels[window][inside] = row + 1
     return labels
 
 
