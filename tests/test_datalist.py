@@ -353,3 +353,16 @@ def test_the_first_bad_record_is_the_one_named(tmp_path: Path) -> None:
         make.save(root / "masks" / f"case_{k}.png", np.zeros(make.SIZE, bool))
     with pytest.raises(InputError, match=r"case_1\.png"):
         check_records(build_datalist(root).select("all"))
+
+
+def test_names_are_relative_to_the_folder_that_was_given(tmp_path: Path) -> None:
+    """``metrics.csv`` promises paths relative to ``dataset_dir``, which may be the data set's parent."""
+    root = tmp_path / "Dataset_BUSI_with_GT"
+    make.make_busi(root)
+    for given in (root, tmp_path):
+        datalist = build_datalist(given)
+        assert all((given / record["name"]).is_file() for record in datalist.select("all"))
+    by_parent, by_root = build_datalist(tmp_path), build_datalist(root)
+    for part in ("train", "val", "test"):
+        images = [[record["image"] for record in own.records[part]] for own in (by_parent, by_root)]
+        assert images[0] == images[1]

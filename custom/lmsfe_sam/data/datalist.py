@@ -165,6 +165,26 @@ def build_datalist(
         return _read_datalist(listed)
     if not folder.is_dir():
         raise InputError(f"dataset_dir '{folder}' is a file, and no {FILE_NAME}: give the data set's folder.")
+    result = _divided(folder, layout, split_rule, seed, validation_fraction, test_fraction)
+    _name_from(result, folder)
+    return result
+
+
+def _name_from(datalist: DataList, folder: Path) -> None:
+    """Make every name a path relative to the folder that the user gave, the data set's or its parent."""
+    if datalist.root == folder:
+        return
+    prefix = datalist.root.relative_to(folder)
+    named: set[int] = set()
+    for record in (record for part in PARTS for record in datalist.records[part]):
+        if id(record) not in named:
+            named.add(id(record))
+            record["name"] = (prefix / record["name"]).as_posix()
+
+
+def _divided(
+    folder: Path, layout: str, split_rule: str, seed: int, validation_fraction: float, test_fraction: float
+) -> DataList:
     root, chosen = _recognise(folder, layout)
     found = chosen.find(root)
     if not found.records:
@@ -351,7 +371,7 @@ def _read_datalist(path: Path) -> DataList:
         for part, section in SECTIONS.items()
     }
     first = next(record for part in PARTS for record in records[part])
-    root = next((folder for folder in folders if (folder / first["name"]).is_file()), path.parent)
+    root = next((folder for folder in folders if Path(first["image"]).is_relative_to(folder)), path.parent)
     return DataList(
         name=str(content.get("name") or path.parent.resolve().name),
         root=root,
