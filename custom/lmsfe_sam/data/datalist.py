@@ -399,7 +399,25 @@ def _read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
         "group": str(entry.get("group") or name),
         "subgroup": {str(key): str(value) for key, value in (entry.get("subgroup") or {}).items()},
     }
-    return {**record, "outlines": str(entry["outlines"])} if entry.get("outlines") else record
+    if entry.get("outlines"):
+        record["outlines"] = str(entry["outlines"])
+    if entry.get("spacing"):
+        record["spacing"] = _read_spacing(entry["spacing"], name, source)
+    return record
+
+
+def _read_spacing(spacing: Any, name: str, source: Path) -> list[float]:
+    """Read the height and width of a pixel in mm, which the evaluation gives distances in mm by."""
+    try:
+        down, across = (float(length) for length in spacing)
+        if min(down, across) <= 0:
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"'{source}' gives '{name}' the spacing {spacing!r}: write a pixel's height and width in mm, "
+            "such as [0.1, 0.1]."
+        ) from error
+    return [down, across]
 
 
 def _locate(name: str, folders: Sequence[Path], source: Path) -> Path:
