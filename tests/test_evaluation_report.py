@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -219,3 +221,27 @@ def test_alone_a_process_keeps_its_results_in_the_order_asked_for() -> None:
     results = make_results(3)
     ordered = gather(results[::-1], [result.image for result in results])
     assert ordered == results
+
+
+def test_chromium_draws_it(tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here to draw the report with")
+    results = make_results()
+    write_report(summary_of(results), results, tmp_path / "report.html", grey, cases=1)
+    picture = tmp_path / "page.png"
+    process = subprocess.run(
+        [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,3000"),
+            *(f"--screenshot={picture}", (tmp_path / "report.html").as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert picture.is_file(), process.stderr
+    pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
+    colours = {tuple(colour) for colour in pixels[::7].tolist()}
+    # The page, and the network's series, which only the style sheet and the plots together give.
+    assert {(246, 247, 249), (255, 255, 255), (31, 102, 196)} <= colours

@@ -13,6 +13,7 @@ from PIL import Image
 
 from lmsfe_sam.evaluation.protocol import RIVALS
 from lmsfe_sam.evaluation.results import ImageResult, Prompt
+from lmsfe_sam.evaluation.tables import title
 
 LONGEST_SIDE = 512
 """Pictures in the report are at most this large."""
@@ -67,7 +68,9 @@ def gallery(results: Sequence[ImageResult], modes: Sequence[str], count: int, re
             for kind, own in kinds.items()
             if own
         )
-        parts.append(f"<details{' open' if place == 0 else ''}><summary>{mode}</summary>{cases}</details>")
+        parts.append(
+            f"<details{' open' if place == 0 else ''}><summary>{title(mode)}</summary>{cases}</details>"
+        )
     return f'<svg class="store" aria-hidden="true"><defs>{pictures}</defs></svg>{"".join(parts)}'
 
 

@@ -98,10 +98,10 @@ def _cards(summary: Summary) -> str:
         if mode in CONTROLS:
             continue
         dice = columns["dice"]
-        below = f"95 % interval {figure(dice.low)} to {figure(dice.high)}<br>"
+        below = f"{figure(dice.low)} to {figure(dice.high)}<br>"
         if mode in summary.gains:
             control = summary.prompts[RIVALS[mode]]["dice"].mean
-            below += f"ellipse {figure(control)}, gain {signed(dice.mean - control)}"
+            below += f"ellipse {figure(control)} ({signed(dice.mean - control)})"
         else:
             below += f"HD {columns['hd'].mean:.1f} px"
         cards.append(
@@ -112,7 +112,7 @@ def _cards(summary: Summary) -> str:
 
 
 def _distributions(summary: Summary, results: Sequence[ImageResult]) -> str:
-    modes = list(summary.prompts)
+    modes = tables.with_controls_below(list(summary.prompts))
     rows = [(title(mode), STYLES.get(mode, "control"), summary.prompts[mode]["dice"]) for mode in modes]
     shown = [mode for mode in modes if mode in STYLES or mode == "control_ellipse"]
     columns = [

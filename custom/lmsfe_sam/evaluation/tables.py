@@ -35,6 +35,7 @@ TITLES = {
     "hd95": "HD95 (px)",
     "assd": "ASSD (px)",
     "hd_mm": "HD (mm)",
+    "birads": "BI-RADS",
 }
 """What prompt modes and columns are called in the report."""
 
@@ -48,12 +49,15 @@ def title(name: str) -> str:
 
 def figure(value: float, digits: int = 3) -> str:
     """Return a number for a table; a dash for NaN."""
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
 def signed(value: float, digits: int = 3) -> str:
     """Return a number with its sign, a real minus included."""
-    return "–" if np.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    if np.isnan(value):
+        return "–"
+    rounded = round(float(value), digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
 def mode_table(summary: Summary) -> str:
@@ -62,7 +66,7 @@ def mode_table(summary: Summary) -> str:
         name for name in COLUMNS if any(not np.isnan(own[name].mean) for own in summary.prompts.values())
     ]
     rows = []
-    for mode in _with_controls_below(list(summary.prompts)):
+    for mode in with_controls_below(list(summary.prompts)):
         cells = "".join(_estimate(summary.prompts[mode][name], _digits(name)) for name in columns)
         kind = ' class="control"' if mode in CONTROLS else ""
         rows.append(f"<tr{kind}><td>{title(mode)}</td>{cells}</tr>")
@@ -93,8 +97,9 @@ def subgroup_tables(rows: Sequence[SubgroupRow]) -> str:
             cells = "".join(_estimate(by_mode[mode].estimates["dice"], 3) for mode in shown)
             count = next(iter(by_mode.values())).n_images
             lines.append(f"<tr><td>{escape(value)}</td><td>{count}</td>{cells}</tr>")
-        head = [title(subgroup).capitalize(), "Images", *(title(mode) for mode in shown)]
-        parts.append(f"<h3>{title(subgroup).capitalize()}</h3>{_table(head, lines)}")
+        name = title(subgroup)
+        name = name[:1].upper() + name[1:]
+        parts.append(f"<h3>{name}</h3>{_table([name, 'Images', *(title(mode) for mode in shown)], lines)}")
     return "".join(parts)
 
 
@@ -129,7 +134,7 @@ def facts(summary: Summary) -> str:
     )
 
 
-def _with_controls_below(modes: Sequence[str]) -> list[str]:
+def with_controls_below(modes: Sequence[str]) -> list[str]:
     """Return the modes of the network, each followed by the controls on its box, then what is left."""
     ordered: list[str] = []
     for mode in modes:
