@@ -15,16 +15,20 @@ from lmsfe_sam.network import DecodedTokens
 
 
 class PromptedLoss(nn.Module):
-    """20 x focal + Dice + predicted-IoU error, plus an optional boundary term.
+    """Focal loss or cross-entropy, Dice, predicted-IoU error, and cross-entropy near the border.
 
-    The single-mask token is trained on every object. For a lone click, which may mean more than
-    one thing, the best of the three other tokens is trained, too, as in SAM; the predicted IoU of
-    every token that a user can get is held to its true IoU.
+    By default the paper's ancestors' loss, 20 x focal + Dice + IoU. The single-mask token is trained
+    on every object. For a lone click, which may mean more than one thing, the best of the three
+    other tokens is trained, too, as in SAM; the predicted IoU of every token that a user can get is
+    held to its true IoU.
 
     Args:
-        focal_weight, dice_weight, iou_weight: weights of the terms.
+        focal_weight, cross_entropy_weight, dice_weight, iou_weight: weights of the terms.
         boundary_weight: weight of cross-entropy on the pixels within ``boundary_width`` of the border.
         boundary_width: in pixels of the target.
+        others_weight: share, 0 to 1, of the three tokens' mean in the loss of a lone click, beside
+            the best one. SAM has 0; where a click hardly ever means more than one thing, more lets
+            each token learn from every click.
     """
 
     def __init__(
@@ -32,17 +36,21 @@ class PromptedLoss(nn.Module):
         focal_weight: float = 20.0,
         dice_weight: float = 1.0,
         iou_weight: float = 1.0,
+        cross_entropy_weight: float = 0.0,
         boundary_weight: float = 0.0,
         boundary_width: int = 3,
+        others_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.focal = FocalLoss(gamma=2.0, alpha=0.25, reduction="none")
         self.dice = DiceLoss(sigmoid=True, reduction="none")
         self.focal_weight = focal_weight
+        self.cross_entropy_weight = cross_entropy_weight
         self.dice_weight = dice_weight
         self.iou_weight = iou_weight
         self.boundary_weight = boundary_weight
         self.boundary_width = boundary_width
+        self.others_weight = others_weight
 
     def forward(self, tokens: DecodedTokens, target: Tensor) -> Tensor:
         """Return the mean loss of all objects.
@@ -60,7 +68,8 @@ class PromptedLoss(nn.Module):
         lone = tokens.lone_click.flatten().nonzero()[:, 0]
         if len(lone):
             others = upsample(masks[lone, 1:], target.shape[-1])
-            several = self._several(others, truth[lone]).min(dim=1).values
+            losses = self._several(others, truth[lone])
+            several = torch.lerp(losses.min(dim=1).values, losses.mean(dim=1), self.others_weight)
             several = several + self._iou_loss(iou[lone, 1:], others, truth[lone])
             loss = loss.index_add(0, lone, several)
         return loss.mean()
@@ -71,15 +80,17 @@ class PromptedLoss(nn.Module):
         return self._mask_loss(logits.reshape(m * k, 1, h, w), repeated).reshape(m, k)
 
     def _mask_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """Focal, Dice and boundary loss of each object, ``(M, 1, H, W)`` to ``(M,)``."""
-        focal = self.focal(logits, truth).mean(dim=(1, 2, 3))
-        dice = self.dice(logits, truth).mean(dim=(1, 2, 3))
-        loss = self.focal_weight * focal + self.dice_weight * dice
-        if self.boundary_weight:
-            band = boundary_band(truth, self.boundary_width)
+        """The terms of each mask, ``(M, 1, H, W)`` to ``(M,)``."""
+        loss = self.dice_weight * self.dice(logits, truth).mean(dim=(1, 2, 3))
+        if self.focal_weight:
+            loss = loss + self.focal_weight * self.focal(logits, truth).mean(dim=(1, 2, 3))
+        if self.cross_entropy_weight or self.boundary_weight:
             entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            border = (entropy * band).sum(dim=(1, 2, 3)) / band.sum(dim=(1, 2, 3)).clamp(min=1)
-            loss = loss + self.boundary_weight * border
+            loss = loss + self.cross_entropy_weight * entropy.mean(dim=(1, 2, 3))
+            if self.boundary_weight:
+                band = boundary_band(truth, self.boundary_width)
+                border = (entropy * band).sum(dim=(1, 2, 3)) / band.sum(dim=(1, 2, 3)).clamp(min=1)
+                loss = loss + self.boundary_weight * border
         return loss
 
     def _iou_loss(self, predicted: Tensor, logits: Tensor, truth: Tensor) -> Tensor:
