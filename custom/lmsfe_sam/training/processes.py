@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -18,7 +19,7 @@ def own_device() -> torch.device:
 
 
 def join_torchrun(device: torch.device | str) -> None:
-    """Join torchrun's process group: NCCL on GPUs, gloo on CPUs.
+    """Join torchrun's process group: NCCL on GPUs, gloo on CPUs. Only the first process goes on talking.
 
     Raises:
         InputError: this process was not started by torchrun.
@@ -32,3 +33,5 @@ def join_torchrun(device: torch.device | str) -> None:
     if on_gpu:
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
+    if distributed.get_rank() > 0:
+        logging.getLogger("lmsfe_sam").setLevel(logging.ERROR)

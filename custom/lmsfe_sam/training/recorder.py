@@ -152,7 +152,7 @@ class RunRecorder:
         self.network.load_state_dict(saved["network"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["schedule"])
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **saved["schedule"]})
         if engine.scaler and saved["scaler"]:
             engine.scaler.load_state_dict(saved["scaler"])
         self.validator.state.best_metric = saved["best_metric"]

@@ -1,0 +1,37 @@
+"""Training in two processes under torchrun, gloo on the CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from training_command import BUNDLE, SMALL, TIME_LIMIT, command, environment, history, run
+
+CONFIGS = ("train.json", "multi_gpu_train.json")
+
+
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    options = (*SMALL, "--phantoms", "20", "--epochs", "2", "--output_dir", tmp_path)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    process = subprocess.run(
+        [*launcher, *command(*options, configs=CONFIGS)],
+        cwd=BUNDLE,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("DEMONSTRATION") == 1
+    assert [row["epoch"] for row in history(tmp_path)] == ["1", "2"]
+    saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert saved["epoch_length"] == 4  # 14 images, 7 a process, 2 a step
+    assert len(list((tmp_path / "tensorboard").glob("events.*"))) <= 2  # of the first process alone
+
+
+def test_without_torchrun_it_says_how(tmp_path: Path) -> None:
+    code, _, err = run(*SMALL, "--output_dir", tmp_path, configs=CONFIGS)
+    assert code == 1 and "torchrun --nproc_per_node=N" in err and "Traceback" not in err

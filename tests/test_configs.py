@@ -1,0 +1,142 @@
+"""The configs hang together: every component exists, every option is checked, shared parts are the same."""
+
+from __future__ import annotations
+
+import json
+import logging.config
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle.config_item import ConfigComponent
+
+from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.prompts.sampling import KINDS
+from lmsfe_sam.training.settings import RULES
+from lmsfe_sam.version import __version__
+
+CONFIGS = ("train.json", "multi_gpu_train.json", "paper.json", "evaluate.json", "inference.json")
+INTERFACE = (
+    "dataset_dir layout split_rule preset local_encoder mhpm adapters balancing_adapter pretrained resume "
+    "output_dir device seed epochs batch_size learning_rate num_workers amp"
+)
+
+
+@pytest.fixture
+def configs(bundle_root: Path) -> Path:
+    return bundle_root / "configs"
+
+
+def read(configs: Path, *names: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(configs / name) for name in names])
+    return parser
+
+
+def components(config: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config
+        config = list(config.values())
+    if isinstance(config, list):
+        for item in config:
+            yield from components(item)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_target_exists(configs: Path, name: str) -> None:
+    locator = ComponentLocator()
+    for component in components(json.loads((configs / name).read_text())):
+        target = ConfigComponent({"_target_": component["_target_"]}, locator=locator).resolve_module_name()
+        assert callable(target) or "." in str(target), component
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_reference_is_defined(configs: Path, name: str) -> None:
+    alone = name in ("train.json", "inference.json")
+    parser = read(configs, name) if alone else read(configs, "train.json", name)
+    for reference in set(re.findall(r"[@%]([\w#]+)", json.dumps(parser.get()))):
+        assert reference in parser, reference
+
+
+def test_the_training_config_has_the_keys_of_the_interface_and_checks_every_one(configs: Path) -> None:
+    config = json.loads((configs / "train.json").read_text())
+    assert set(INTERFACE.split()) <= set(config)
+    checked = set(re.findall(r"(\w+)=@\1\b", config["check"]))
+    assert set(RULES) == checked
+    assert set(INTERFACE.split()) - {"device"} <= checked
+    for key in checked:
+        passes, words = RULES[key]
+        assert passes(config[key]), (key, config[key], words)
+    assert (
+        config["dataset_dir"] is None and config["layout"] == "auto" and config["output_dir"] == "runs/train"
+    )
+    assert config["preset"] == "vit_t" and config["epochs"] is None and config["seed"] == 0
+    assert config["training"] == "%run"
+
+
+def test_a_setting_that_changes_the_weights_is_remembered_for_resuming(configs: Path) -> None:
+    config = json.loads((configs / "train.json").read_text())
+    harmless = {"resume", "output_dir", "mlflow"}
+    assert set(RULES) - harmless - set(config["folder"]["settings"]) == set()
+
+
+def test_the_papers_protocol(configs: Path) -> None:
+    parser = read(configs, "train.json", "paper.json")
+    assert (parser["preset"], parser["batch_size"], parser["learning_rate"]) == ("vit_b", 2, 1e-4)
+    assert (parser["full_epochs"], parser["correction_steps"]) == (15, 8)
+    assert parser["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert PRESETS["vit_b"].frozen
+    for key in set(json.loads((configs / "paper.json").read_text())) & set(RULES):
+        assert RULES[key][0](parser[key]), key
+
+
+def test_the_prompt_kinds_are_the_samplers(configs: Path) -> None:
+    kinds = json.loads((configs / "train.json").read_text())["prompt_kinds"]
+    assert set(kinds) == set(KINDS)
+    assert sum(kinds.values()) == pytest.approx(1)
+
+
+def test_the_configs_normalise_as_the_predictor_does(configs: Path) -> None:
+    found = 0
+    for name in CONFIGS:
+        for component in components(json.loads((configs / name).read_text())):
+            if component["_target_"] == "NormalizeIntensityd":
+                assert component["subtrahend"] == list(PIXEL_MEAN) and component["divisor"] == list(PIXEL_STD)
+                found += 1
+    assert found >= 2
+
+
+def test_metadata(configs: Path) -> None:
+    metadata = json.loads((configs / "metadata.json").read_text())
+    assert metadata["version"] == __version__ and __version__ in metadata["changelog"]
+    required = (
+        "schema monai_version pytorch_version numpy_version required_packages_version supported_apps name "
+    )
+    required += "task description authors copyright data_type image_classes label_classes pred_classes "
+    required += "eval_metrics intended_use references network_data_format"
+    assert set(required.split()) <= set(metadata)
+    assert "optional_packages_version" not in metadata and isinstance(metadata["supported_apps"], dict)
+    data = metadata["network_data_format"]
+    assert next(iter(data["inputs"])) == "image" and next(iter(data["outputs"])) == "pred"
+    assert all(
+        key.isdigit()
+        for part in ("inputs", "outputs")
+        for entry in data[part].values()
+        for key in entry["channel_def"]
+    )
+    low = min(-m / s for m, s in zip(PIXEL_MEAN, PIXEL_STD))
+    high = max((255 - m) / s for m, s in zip(PIXEL_MEAN, PIXEL_STD))
+    assert data["inputs"]["image"]["value_range"] == pytest.approx([low, high], abs=1e-4)
+
+
+def test_the_logging_config_is_read_by_monai(configs: Path) -> None:
+    from monai.bundle.workflows import _apply_logging_file
+
+    _apply_logging_file(str(configs / "logging.conf"))
+    assert logging.getLogger("lmsfe_sam.training").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("ignite.engine").isEnabledFor(logging.ERROR)
