@@ -1,0 +1,144 @@
+"""What is kept after each epoch, and going on from it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import EarlyStopHandler
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.training.averaging import AverageWeights, warmed_up_average
+from lmsfe_sam.training.recorder import RunRecorder, read_checkpoint
+from lmsfe_sam.training.run_folder import RunFolder
+
+SCORES = [0.5, 0.9, 0.7, 0.8, 0.6]
+
+
+class Describable(nn.Linear):
+    def describe(self) -> dict[str, object]:
+        return {"preset": "vit_t", "image_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def _close_log_files() -> Iterator[None]:
+    before = list(logging.getLogger("lmsfe_sam").handlers)
+    yield
+    for handler in set(logging.getLogger("lmsfe_sam").handlers) - set(before):
+        logging.getLogger("lmsfe_sam").removeHandler(handler)
+        handler.close()
+
+
+def train(
+    output_dir: Path, epochs: int, resume: Path | None = None, steps: int = 2, patience: int = 9
+) -> SimpleNamespace:
+    """Run a trainer whose steps are known, with a validator whose scores are `SCORES`."""
+    torch.manual_seed(0)
+    network = Describable(3, 1)
+    average = AveragedModel(network, multi_avg_fn=warmed_up_average(0.9), use_buffers=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5)
+    validator = Engine(lambda engine, batch: None)
+    validator.state.metrics = {}
+    validator.state.best_metric, validator.state.best_metric_epoch = -1, -1
+    folder = RunFolder(str(output_dir), str(resume) if resume else None, {"dataset_dir": None})
+
+    def step(engine: Engine, batch: int) -> dict[str, float]:
+        optimizer.zero_grad()
+        loss = (network(torch.full((1, 3), float(engine.state.iteration))) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        return {"loss": loss.item()}
+
+    trainer: Any = Engine(step)
+    trainer.scaler = None
+    trainer.state.max_epochs, trainer.state.epoch_length = epochs, steps
+    stop = EarlyStopHandler(patience, lambda engine: engine.state.metrics["val_dice"], trainer)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def validate(engine: Engine) -> None:
+        epoch = engine.state.epoch
+        validator.state.metrics = {"val_dice": SCORES[epoch - 1], "val_dice_box": 0.5, "val_hd_box": 3.0}
+        if SCORES[epoch - 1] > validator.state.best_metric:
+            validator.state.best_metric, validator.state.best_metric_epoch = SCORES[epoch - 1], epoch
+        stop(validator)
+
+    AverageWeights(average, network).attach(trainer)
+    recorder = RunRecorder(folder, network, average, optimizer, scheduler, validator, stop)
+    recorder.attach(trainer)
+    trainer.run(range(steps), max_epochs=epochs)
+    return SimpleNamespace(network=network, average=average, recorder=recorder, trainer=trainer, stop=stop)
+
+
+def plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without the clock's figures, tensors as lists."""
+    if isinstance(state, torch.Tensor):
+        return state.tolist()
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items() if key != "seconds"}
+    return [plain(item) for item in state] if isinstance(state, list) else state
+
+
+def test_the_best_weights_are_the_averages_of_the_best_epoch(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", epochs=2)
+    best = {key: value.clone() for key, value in run.average.module.state_dict().items()}
+    run = train(tmp_path / "longer", epochs=5)
+    saved = torch.load(tmp_path / "longer" / "model.pt", weights_only=True)
+    for key, value in best.items():
+        assert torch.equal(saved[key], value)
+        assert not torch.equal(saved[key], run.network.state_dict()[key])
+    assert json.loads((tmp_path / "longer" / "model.json").read_text())["preset"] == "vit_t"
+    checkpoint = read_checkpoint(tmp_path / "longer" / "checkpoint_last.pt")
+    assert (checkpoint["best_metric"], checkpoint["best_metric_epoch"], checkpoint["epoch"]) == (0.9, 2, 5)
+    assert [row["val_dice"] for row in checkpoint["history"]] == SCORES
+    assert "val_hd_box" not in checkpoint["history"][0]
+
+
+def test_a_run_in_two_parts_equals_one_in_one(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", epochs=5)
+    train(tmp_path / "parts", epochs=3)
+    parts = train(tmp_path / "elsewhere", epochs=5, resume=tmp_path / "parts")
+    assert plain(whole.recorder.state(whole.trainer)) == plain(parts.recorder.state(parts.trainer))
+    assert not (tmp_path / "elsewhere").exists()
+    first, second = (torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("whole", "parts"))
+    assert plain(first) == plain(second)
+
+
+def test_early_stopping_counts_on_over_an_interruption(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", epochs=5, patience=2)
+    assert whole.trainer.state.epoch == 4  # the best was epoch 2
+    train(tmp_path / "parts", epochs=3, patience=2)
+    parts = train(tmp_path / "parts", epochs=5, resume=tmp_path / "parts", patience=2)
+    assert parts.trainer.state.epoch == 4
+
+
+def test_what_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", epochs=2)
+    with pytest.raises(InputError, match=r"has finished its 2 epochs: give a larger --epochs"):
+        train(tmp_path / "run", epochs=2, resume=tmp_path / "run")
+    with pytest.raises(InputError, match=r"had 2 steps an epoch, not 3"):
+        train(tmp_path / "run", epochs=4, resume=tmp_path / "run", steps=3)
+    (tmp_path / "run" / "checkpoint_last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="damaged"):
+        train(tmp_path / "run", epochs=4, resume=tmp_path / "run")
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('it ran')",))
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"epoch": 1, "network": Malicious()}, tmp_path / "checkpoint_last.pt")
+    with pytest.raises(InputError, match="no checkpoint of a training run"):
+        read_checkpoint(tmp_path / "checkpoint_last.pt")

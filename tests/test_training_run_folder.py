@@ -1,0 +1,90 @@
+"""A run's folder: what may be written over, and what may be gone on with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.training.run_folder import HISTORY_COLUMNS, LAST, RunFolder, write_history
+
+SETTINGS = {"dataset_dir": "data", "preset": "vit_t", "seed": 0, "epochs": 3}
+
+
+@pytest.fixture(autouse=True)
+def _close_log_files() -> Iterator[None]:
+    before = list(logging.getLogger("lmsfe_sam").handlers)
+    yield
+    for handler in set(logging.getLogger("lmsfe_sam").handlers) - set(before):
+        logging.getLogger("lmsfe_sam").removeHandler(handler)
+        handler.close()
+
+
+def finished(path: Path, **settings: object) -> RunFolder:
+    folder = RunFolder(str(path), None, {**SETTINGS, **settings})
+    write_history(folder, [{"epoch": 1, "loss": 0.5, "val_dice": 0.25}])
+    (folder / LAST).touch()
+    return folder
+
+
+def test_history_has_one_row_an_epoch_and_gaps_where_nothing_was_measured(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run")
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == HISTORY_COLUMNS
+    assert (rows[0]["epoch"], rows[0]["val_dice"], rows[0]["val_dice_none"]) == ("1", "0.25", "")
+    assert sorted(p.name for p in folder.path.iterdir()) == [LAST, "history.csv", "run.json", "training.log"]
+
+
+def test_a_finished_run_on_data_is_never_written_over(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    with pytest.raises(InputError, match=r"holds the results of a run already.*--resume .*--output_dir"):
+        RunFolder(str(tmp_path / "run"), None, SETTINGS)
+    assert (tmp_path / "run" / "history.csv").is_file()
+
+
+def test_a_demonstration_makes_room_but_keeps_what_is_not_its_own(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", dataset_dir=None)
+    (folder / "notes.txt").write_text("mine")
+    again = RunFolder(str(tmp_path / "run"), None, SETTINGS)
+    assert not (again / "history.csv").exists() and not (again / LAST).exists()
+    assert (again / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_never_finished_an_epoch_is_started_anew(tmp_path: Path) -> None:
+    RunFolder(str(tmp_path / "run"), None, SETTINGS)
+    RunFolder(str(tmp_path / "run"), None, {**SETTINGS, "seed": 1})
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["seed"] == 1
+
+
+def test_resume_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    folder = RunFolder(str(tmp_path / "default"), str(tmp_path / "run"), {**SETTINGS, "epochs": 9})
+    assert folder.path == tmp_path / "run" and folder.last_checkpoint == tmp_path / "run" / LAST
+    assert not (tmp_path / "default").exists()
+
+
+def test_resume_refuses_other_settings_and_folders_without_a_run(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    with pytest.raises(InputError, match="was started with preset 'vit_t', not 'vit_b'"):
+        RunFolder("default", str(tmp_path / "run"), {**SETTINGS, "preset": "vit_b"})
+    with pytest.raises(InputError, match=r"was started with dataset_dir '.*data', not None"):
+        RunFolder("default", str(tmp_path / "run"), {**SETTINGS, "dataset_dir": None})
+    with pytest.raises(InputError, match=r"holds no checkpoint_last\.pt"):
+        RunFolder("default", str(tmp_path), SETTINGS)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"output_dir '.*file/run' cannot be written to"):
+        RunFolder(str(tmp_path / "file" / "run"), None, SETTINGS)
+
+
+def test_helpers_of_a_distributed_run_write_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path / "run"), None, SETTINGS, main_process=False)
+    assert list(folder.path.iterdir()) == []
