@@ -28,7 +28,7 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     assert process.stdout.count("DEMONSTRATION") == 1
     assert [row["epoch"] for row in history(tmp_path)] == ["1", "2"]
     saved = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
-    assert saved["epoch_length"] == 4  # 14 images, 7 a process, 2 a step
+    assert saved["epoch_length"] == 3  # 14 images, 7 a process, 2 a step
     assert len(list((tmp_path / "tensorboard").glob("events.*"))) <= 2  # of the first process alone
 
 
