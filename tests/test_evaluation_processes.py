@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lmsfe_sam.checkpoints import save_weights
-from lmsfe_sam.data.datalist import DataList
+from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation import processes
 from lmsfe_sam.evaluation.setup import (
@@ -200,3 +201,13 @@ def test_no_comparison_unless_asked_for() -> None:
 def test_no_network_runs_nothing() -> None:
     with pytest.raises(RuntimeError):
         NoNetwork()(torch.zeros(1))
+
+
+@pytest.mark.parametrize("spacing", [[0.1], "fine", [0.1, -0.1], {"x": 1}])
+def test_a_spacing_that_is_none_is_refused(tmp_path: Path, spacing: object) -> None:
+    for name in ("a.png", "m.png"):
+        (tmp_path / name).write_bytes(b"")
+    entry = {"image": "a.png", "label": "m.png", "spacing": spacing}
+    (tmp_path / "datalist.json").write_text(json.dumps({"test": [entry]}))
+    with pytest.raises(InputError, match=r"spacing.*such as \[0\.1, 0\.1\]"):
+        build_datalist(tmp_path)

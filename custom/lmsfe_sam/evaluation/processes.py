@@ -17,10 +17,14 @@ Item = TypeVar("Item")
 def join_processes(device: torch.device | str) -> None:
     """Join the process group of torchrun; do nothing in a process that was started alone.
 
-    NCCL on a GPU, gloo on a CPU.
+    NCCL on GPUs, of which each process takes its own; gloo on a CPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
 
 
 def leave_processes() -> None:
