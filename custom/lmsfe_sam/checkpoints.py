@@ -218,8 +218,9 @@ def _read_restricted(file: Path, first_error: Exception) -> Any:
             "get the file from a source that you trust and save its state_dict() alone."
         ) from None
     except Exception:
+        first_line = (str(first_error) or type(first_error).__name__).splitlines()[0]
         raise InputError(
-            f"checkpoint '{file}' cannot be read ({str(first_error).splitlines()[0][:120]}): "
+            f"checkpoint '{file}' cannot be read ({first_line[:120]}): "
             "it is damaged or no PyTorch checkpoint; download it again."
         ) from first_error
 
