@@ -105,14 +105,14 @@ def build_sam(preset: Preset, image_size: int, med2d: bool = False) -> Sam:
     return Sam(encoder, prompt_encoder, decoder).eval()
 
 
-def randomise(module: nn.Module, seed: int) -> nn.Module:
+def randomise(module: nn.Module, seed: int, gain: float = 0.5) -> nn.Module:
     """Give every parameter a random value of a size that keeps activations of order one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() > 1:
-                parameter.copy_(noise * 0.5 / parameter[0].numel() ** 0.5)
+                parameter.copy_(noise * gain / parameter[0].numel() ** 0.5)
             else:
                 parameter.add_(noise * 0.1)
     return module
