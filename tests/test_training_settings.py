@@ -52,6 +52,12 @@ def test_right_values_pass(tmp_path: Path) -> None:
     )
 
 
+def test_a_missing_mlflow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmsfe_sam.training.settings.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'lmsfe-sam\[mlflow\]'"):
+        check_settings("cpu", mlflow=True)
+
+
 def test_phantoms_are_split_without_overlap_and_announced_loudly(caplog: pytest.LogCaptureFixture) -> None:
     datalist = find_records(None, "auto", "group", seed=3, phantoms=20)
     parts = [[r["phantom"] for r in datalist.select(part)] for part in ("train", "val", "test")]
@@ -59,7 +65,7 @@ def test_phantoms_are_split_without_overlap_and_announced_loudly(caplog: pytest.
     assert len({number for part in parts for number in part}) == 20
     announce(datalist, None, 20, 5)
     assert caplog.records[0].levelno == logging.WARNING
-    for words in ("DEMONSTRATION", "20 made-up", "5 epochs", "--dataset_dir FOLDER"):
+    for words in ("DEMONSTRATION", "20 made-up", "5 passes", "--dataset_dir FOLDER"):
         assert words in caplog.text
 
 

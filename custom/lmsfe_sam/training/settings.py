@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def check_settings(device: Any, **values: Any) -> None:
         raise _missing("resume", values["resume"], "folder")
     if values.get("pretrained") and not Path(values["pretrained"]).is_file():
         raise _missing("pretrained", values["pretrained"], "file")
+    if values.get("mlflow") and find_spec("mlflow") is None:
+        raise InputError("mlflow is True, but MLflow is not installed: run pip install 'lmsfe-sam[mlflow]'.")
 
 
 def _missing(key: str, path: str, kind: str) -> InputError:
@@ -87,8 +90,8 @@ def announce(datalist: DataList, dataset_dir: str | None, phantoms: int, epochs:
         return
     lines = (
         "DEMONSTRATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",
-        f"Training runs on {phantoms} made-up ultrasound images for {epochs} epochs; the weights are of no",
-        "medical use. To train on real images:",
+        f"{phantoms} made-up ultrasound images, {epochs} passes; the weights are of no medical use.",
+        "To train on real images:",
         "    python -m monai.bundle run training --config_file configs/train.json --dataset_dir FOLDER",
         "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
     )
