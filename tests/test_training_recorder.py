@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Iterator
@@ -131,6 +132,21 @@ def test_what_cannot_be_gone_on_with_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoint_last.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="damaged"):
         train(tmp_path / "run", epochs=4, resume=tmp_path / "run")
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_it_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "run", epochs=2)
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"No space left.*--output_dir"):
+        patch.setattr(Path, "write_bytes", full)
+        train(tmp_path / "run", epochs=4, resume=tmp_path / "run")
+    assert read_checkpoint(tmp_path / "run" / "checkpoint_last.pt")["epoch"] == 2
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
 class Malicious:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 import shutil
@@ -100,8 +101,10 @@ class RunRecorder:
             return
         if self.validator.state.best_metric_epoch == engine.state.epoch:
             save_weights(cast(LMSFESAM, self.average.module), self.folder / BEST)
+        buffer = io.BytesIO()  # torch.save to a file on a full disk raises no OSError
+        torch.save(self.state(engine), buffer)
         with atomic_write(self.folder / LAST) as temporary:
-            torch.save(self.state(engine), temporary)
+            temporary.write_bytes(buffer.getbuffer())
         write_history(self.folder, self.history)
         self._report(row, engine.state.max_epochs)
 
