@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
 
 from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
@@ -77,6 +77,22 @@ def test_the_training_config_has_the_keys_of_the_interface_and_checks_every_one(
     )
     assert config["preset"] == "vit_t" and config["epochs"] is None and config["seed"] == 0
     assert config["training"] == "%run"
+
+
+def test_the_training_config_has_the_properties_of_a_bundle(configs: Path, tmp_path: Path) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(configs / "train.json"),
+        workflow_type="train",
+        logging_file=False,
+        phantoms=8,
+        image_size=64,
+        device="cpu",
+        output_dir=str(tmp_path),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert workflow.max_epochs == json.loads((configs / "train.json").read_text())["demonstration_epochs"]
+    assert len(workflow.train_dataset_data) == 6 and len(workflow.val_dataset_data) == 1
 
 
 def test_a_setting_that_changes_the_weights_is_remembered_for_resuming(configs: Path) -> None:

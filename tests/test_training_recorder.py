@@ -40,7 +40,12 @@ def _close_log_files() -> Iterator[None]:
 
 
 def train(
-    output_dir: Path, epochs: int, resume: Path | None = None, steps: int = 2, patience: int = 9
+    output_dir: Path,
+    epochs: int,
+    resume: Path | None = None,
+    steps: int = 2,
+    patience: int = 9,
+    interval: int = 1,
 ) -> SimpleNamespace:
     """Run a trainer whose steps are known, with a validator whose scores are `SCORES`."""
     torch.manual_seed(0)
@@ -66,9 +71,9 @@ def train(
     trainer.state.max_epochs, trainer.state.epoch_length = epochs, steps
     stop = EarlyStopHandler(patience, lambda engine: engine.state.metrics["val_dice"], trainer)
 
-    @trainer.on(Events.EPOCH_COMPLETED)
+    @trainer.on(Events.EPOCH_COMPLETED(every=interval))
     def validate(engine: Engine) -> None:
-        epoch = engine.state.epoch
+        epoch = validator.state.epoch = engine.state.epoch
         validator.state.metrics = {"val_dice": SCORES[epoch - 1], "val_dice_box": 0.5, "val_hd_box": 3.0}
         if SCORES[epoch - 1] > validator.state.best_metric:
             validator.state.best_metric, validator.state.best_metric_epoch = SCORES[epoch - 1], epoch
@@ -113,6 +118,12 @@ def test_a_run_in_two_parts_equals_one_in_one(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
     first, second = (torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("whole", "parts"))
     assert plain(first) == plain(second)
+
+
+def test_epochs_without_a_validation_leave_gaps(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", epochs=5, interval=2)
+    assert [row.get("val_dice") for row in run.recorder.history] == [None, 0.9, None, 0.8, None]
+    assert read_checkpoint(tmp_path / "run" / "checkpoint_last.pt")["best_metric_epoch"] == 2
 
 
 def test_early_stopping_counts_on_over_an_interruption(tmp_path: Path) -> None:

@@ -87,8 +87,9 @@ class RunRecorder:
         self._losses.append(engine.state.output[Keys.LOSS])
 
     def __call__(self, engine: Engine) -> None:
-        """Record the epoch that has just been validated."""
-        metrics = self.validator.state.metrics
+        """Record the epoch that has just been trained and, as a rule, validated."""
+        validated = self.validator.state.epoch == engine.state.epoch
+        metrics = self.validator.state.metrics if validated else {}
         row: dict[str, Any] = {
             "epoch": engine.state.epoch,
             "loss": round(sum(self._losses) / len(self._losses), 6),
@@ -109,14 +110,13 @@ class RunRecorder:
         self._report(row, engine.state.max_epochs)
 
     def _report(self, row: dict[str, Any], epochs: int | None) -> None:
-        prefix = "val_dice_"
-        modes = ", ".join(f"{k.removeprefix(prefix)} {v:.3f}" for k, v in row.items() if k.startswith(prefix))
-        state = self.validator.state
-        logger.info(
-            f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f}, "
-            f"validation Dice {row['val_dice']:.3f} ({modes}), "
-            f"best {state.best_metric:.3f} in epoch {state.best_metric_epoch}, {row['seconds']:.0f} s"
-        )
+        line = f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f}, {row['seconds']:.0f} s"
+        if "val_dice" in row:
+            prefix, state = "val_dice_", self.validator.state
+            modes = (f"{k.removeprefix(prefix)} {v:.3f}" for k, v in row.items() if k.startswith(prefix))
+            line += f", validation Dice {row['val_dice']:.3f} ({', '.join(modes)})"
+            line += f", best {state.best_metric:.3f} in epoch {state.best_metric_epoch}"
+        logger.info(line)
 
     def state(self, engine: Any) -> dict[str, Any]:
         """Return all that the next epoch depends on: tensors and plain Python values only."""

@@ -55,6 +55,7 @@ RULES: dict[str, tuple[Test, str]] = {
     "warmup_epochs": real(0, low_included=True),
     "clip_norm": real(0, or_none=True),
     "patience": whole(1),
+    "val_interval": whole(1),
 }
 """What each key of the training config may be."""
 
