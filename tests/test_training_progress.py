@@ -21,7 +21,7 @@ def run(epochs: int, fail_at: int | None = None) -> None:
 
     trainer = Engine(step)
     trainer.state.max_epochs, trainer.state.epoch_length = epochs, 3
-    ProgressBar(validator, enabled=True).attach(trainer)
+    ProgressBar(validator, interval=0).attach(trainer)
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def validate(engine: Engine) -> None:

@@ -13,16 +13,16 @@ from tqdm import tqdm
 class ProgressBar:
     """Handler of the trainer: one bar for the whole run, with the loss and the last validation Dice.
 
-    MONAI's `StatsHandler` logs a line an epoch beside it, wherever the output goes.
+    The recorder logs a line an epoch beside it.
 
     Args:
         validator: the evaluator whose ``metrics`` hold ``val_dice``.
-        enabled: None to draw the bar on a terminal only.
+        interval: least time in seconds between two pictures of the bar where the output is no terminal.
     """
 
-    def __init__(self, validator: Engine, enabled: bool | None = None) -> None:
+    def __init__(self, validator: Engine, interval: float = 10.0) -> None:
         self.validator = validator
-        self.enabled = enabled
+        self.interval = interval
         self.bar: Any = None
 
     def attach(self, engine: Engine) -> None:
@@ -40,7 +40,7 @@ class ProgressBar:
             initial=state.epoch * state.epoch_length,
             desc="training",
             unit="step",
-            disable=None if self.enabled is None else not self.enabled,
+            mininterval=0.1 if sys.stderr.isatty() else self.interval,
             dynamic_ncols=True,
             file=sys.stderr,
         )
