@@ -210,7 +210,7 @@ def _checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _rows(points: Any) -> Sequence[Any]:
+def _rows(points: Any) -> Sequence[Any] | np.ndarray:
     if isinstance(points, (list, tuple)) or (isinstance(points, np.ndarray) and points.ndim == 2):
         return points
     raise InputError(f"the points are {points!r}: give a list of [x, y] pairs.")
