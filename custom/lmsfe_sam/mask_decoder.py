@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+from segment_anything.modeling import MaskDecoder, PromptEncoder
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.dense_prompts import CHANNELS
+from lmsfe_sam.two_way import FewTokenTransformer
 
 
 class PointPositions(PositionEmbeddingRandom):
@@ -77,7 +78,7 @@ class ObjectMaskDecoder(MaskDecoder):
     def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__(
             transformer_dim=dim,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=dim, mlp_dim=mlp_dim, num_heads=8),
+            transformer=FewTokenTransformer(dim, num_heads=8, mlp_dim=mlp_dim),
             iou_head_hidden_dim=dim,
         )
 
@@ -96,7 +97,7 @@ class ObjectMaskDecoder(MaskDecoder):
         m, c, h, w = features.shape
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
         tokens = torch.cat([output_tokens[None].expand(m, -1, -1), sparse], dim=1)
-        hs, src = self.transformer(features, positions.expand(m, -1, -1, -1), tokens)
+        hs, src = self.transformer(features, positions, tokens)
         vectors: list[Tensor] = []
         for i, mlp in enumerate(self.output_hypernetworks_mlps):
             vectors.append(mlp(hs[:, 1 + i]))

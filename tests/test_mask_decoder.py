@@ -1,0 +1,69 @@
+"""The decoder for objects of several images, and the finer mask head."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+
+from lmsfe_sam.dense_prompts import CHANNELS
+from lmsfe_sam.mask_decoder import FineMaskHead, ObjectMaskDecoder, PointPositions
+from sam_med2d import build_sam, randomise
+from tiny import SIZE, TINY
+
+
+def test_positions_equal_segment_anything() -> None:
+    plain = PositionEmbeddingRandom(16)
+    ours = PointPositions(16)
+    ours.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(ours((5, 9)), plain((5, 9)), atol=1e-5, rtol=0)
+    clicks = torch.tensor([[[3.0, 4.0], [60.0, 1.0]]])
+    torch.testing.assert_close(
+        ours.forward_with_coords(clicks, (64, 64)), plain.forward_with_coords(clicks, (64, 64))
+    )
+
+
+def test_each_object_has_its_own_image() -> None:
+    """segment_anything's decoder takes one image at a time; ours the objects of several."""
+    sam = randomise(build_sam(TINY["tiny_b"], SIZE), 0, gain=1.0)
+    ours = ObjectMaskDecoder(32, 48).eval()
+    ours.load_state_dict(sam.mask_decoder.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(3, 32, 4, 4, generator=generator)
+    sparse = torch.randn(3, 2, 32, generator=generator)
+    positions = sam.prompt_encoder.get_dense_pe()
+    with torch.no_grad():
+        found, vectors, iou = ours(features, positions, sparse)
+        fine = ours.upscale(found, [])
+        masks = torch.einsum("mkc,mchw->mkhw", vectors, fine)
+        for i in range(3):
+            one = slice(i, i + 1)
+            expected, scores = sam.mask_decoder.predict_masks(
+                features[one], positions, sparse[one], torch.zeros(1, 32, 4, 4)
+            )
+            torch.testing.assert_close(masks[one], expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(iou[one], scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("widths", [None, (8, 12, 16)])
+@pytest.mark.parametrize("prompts", [True, False])
+def test_fine_head(widths: tuple[int, int, int] | None, prompts: bool) -> None:
+    head = FineMaskHead(32, widths, prompts)
+    sizes = (32, 16, 8)
+    skips = [] if widths is None else [torch.randn(2, w, s, s) for w, s in zip(widths, sizes, strict=True)]
+    projected = head.project(skips)
+    assert [tuple(p.shape) for p in projected] == (
+        [] if widths is None else [(2, 4, 32, 32), (2, 8, 16, 16), (2, 8, 8, 8)]
+    )
+    maps = torch.rand(2, CHANNELS, 32, 32) if prompts else None
+    upscaled = torch.randn(2, 4, 16, 16)
+    out = head(upscaled, projected, maps)
+    assert out.shape == (2, 4, 32, 32)
+    inputs = [upscaled, *skips, *([maps] if prompts else [])]
+    for tensor in inputs:  # each input has its say, but for the skip at 1/8, which joins before
+        tensor.requires_grad_(True)
+    gradients = torch.autograd.grad(
+        head(upscaled, head.project(skips), maps).square().sum(), inputs, allow_unused=True
+    )
+    unused = [i for i, gradient in enumerate(gradients) if gradient is None]
+    assert unused == ([] if widths is None else [3])
