@@ -60,27 +60,31 @@ class PromptedLoss(nn.Module):
             target: ``(B, 1, H, W)``, 0 or 1; all objects of an image mean the same target.
         """
         b, n = tokens.iou.shape[:2]
-        truth = target.to(tokens.masks.dtype).expand(-1, n, -1, -1).reshape(b * n, 1, *target.shape[-2:])
+        maps = target.to(tokens.masks.dtype)
+        if self.boundary_weight:
+            maps = torch.cat([maps, boundary_band(maps, self.boundary_width)], dim=1)
+        truth = maps[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
         masks = tokens.masks.flatten(0, 1)
         iou = tokens.iou.flatten(0, 1)
         first = upsample(masks[:, :1], target.shape[-1])
-        loss = self._mask_loss(first, truth) + self._iou_loss(iou[:, :1], first, truth)
+        loss = self._mask_loss(first, truth) + self._iou_loss(iou[:, :1], first, truth[:, :1])
         lone = tokens.lone_click.flatten().nonzero()[:, 0]
         if len(lone):
             others = upsample(masks[lone, 1:], target.shape[-1])
             losses = self._several(others, truth[lone])
             several = torch.lerp(losses.min(dim=1).values, losses.mean(dim=1), self.others_weight)
-            several = several + self._iou_loss(iou[lone, 1:], others, truth[lone])
+            several = several + self._iou_loss(iou[lone, 1:], others, truth[lone, :1])
             loss = loss.index_add(0, lone, several)
         return loss.mean()
 
     def _several(self, logits: Tensor, truth: Tensor) -> Tensor:
         m, k, h, w = logits.shape
-        repeated = truth.expand(-1, k, -1, -1).reshape(m * k, 1, h, w)
+        repeated = truth[:, None].expand(-1, k, -1, -1, -1).flatten(0, 1)
         return self._mask_loss(logits.reshape(m * k, 1, h, w), repeated).reshape(m, k)
 
     def _mask_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """The terms of each mask, ``(M, 1, H, W)`` to ``(M,)``."""
+        """The terms of each mask ``(M, 1, H, W)``; ``truth`` has the border's band as second channel."""
+        truth, band = truth[:, :1], truth[:, 1:]
         loss = self.dice_weight * self.dice(logits, truth).mean(dim=(1, 2, 3))
         if self.focal_weight:
             loss = loss + self.focal_weight * self.focal(logits, truth).mean(dim=(1, 2, 3))
@@ -88,7 +92,6 @@ class PromptedLoss(nn.Module):
             entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
             loss = loss + self.cross_entropy_weight * entropy.mean(dim=(1, 2, 3))
             if self.boundary_weight:
-                band = boundary_band(truth, self.boundary_width)
                 border = (entropy * band).sum(dim=(1, 2, 3)) / band.sum(dim=(1, 2, 3)).clamp(min=1)
                 loss = loss + self.boundary_weight * border
         return loss
@@ -109,7 +112,11 @@ def upsample(masks: Tensor, size: int) -> Tensor:
 
 def boundary_band(truth: Tensor, width: int) -> Tensor:
     """Pixels within ``width`` of the border of ``truth (M, 1, H, W)``, 0 or 1."""
-    kernel = 2 * width + 1
-    grown = F.max_pool2d(truth, kernel, stride=1, padding=width)
-    shrunk = -F.max_pool2d(-truth, kernel, stride=1, padding=width)
-    return grown - shrunk
+    return _largest(truth, width) + _largest(-truth, width)
+
+
+def _largest(maps: Tensor, radius: int) -> Tensor:
+    """The maximum of each pixel's square neighbourhood, along one axis after the other."""
+    k = 2 * radius + 1
+    along_x = F.max_pool2d(maps, (1, k), stride=1, padding=(0, radius))
+    return F.max_pool2d(along_x, (k, 1), stride=1, padding=(radius, 0))

@@ -34,7 +34,7 @@ HISTORY_COLUMNS = (
 )
 """Columns of ``history.csv``; one row an epoch."""
 
-MAY_CHANGE = frozenset({"epochs", "patience", "num_workers", "device", "amp"})
+MAY_CHANGE = frozenset({"epochs", "patience", "num_workers", "threads", "device", "amp"})
 """Settings that a resumed run may be given other values of."""
 
 PATHS = frozenset({"dataset_dir", "pretrained"})

@@ -45,6 +45,7 @@ RULES: dict[str, tuple[Test, str]] = {
     "learning_rate": real(0, 1),
     "weight_decay": real(0, 1, low_included=True),
     "num_workers": whole(0),
+    "threads": whole(1, or_none=True),
     "amp": true_or_false(),
     "mlflow": true_or_false(),
     "phantoms": whole(8),
