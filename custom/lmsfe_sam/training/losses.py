@@ -59,7 +59,7 @@ class PromptedLoss(nn.Module):
             tokens: of `lmsfe_sam.LMSFESAM.decode_tokens`, B images with N objects.
             target: ``(B, 1, H, W)``, 0 or 1; all objects of an image mean the same target.
         """
-        b, n = tokens.iou.shape[:2]
+        n = tokens.iou.shape[1]
         maps = target.to(tokens.masks.dtype)
         if self.boundary_weight:
             maps = torch.cat([maps, boundary_band(maps, self.boundary_width)], dim=1)
