@@ -176,7 +176,9 @@ class TestWhatIsKept:
         with torch.no_grad():
             module(x)
         for value in range(20):
-            module.xy.table.data = torch.full_like(module.xy.table.data, float(value))
+            shape = module.xy.table.shape
+            module.xy.table.data = torch.empty(0)  # frees the old one, if nothing else holds it
+            module.xy.table.data = torch.full(shape, float(value))
             with torch.no_grad():
                 found = module(x)
             torch.testing.assert_close(found, module(x).detach())
@@ -207,6 +209,10 @@ class TestWhatIsKept:
         with torch.no_grad():
             module(x)
         module(x).sum().backward()
+        with torch.inference_mode():
+            made_there = randomise(MultiAxialHadamardProductModule(8)).eval()
+            torch.testing.assert_close(made_there(x), module(x))
+            torch.testing.assert_close(made_there(x), module(x))
 
 
 def conv_norm(
@@ -240,8 +246,8 @@ class TestLocalMultiScaleEncoder:
     def test_equations_1_to_3(self, with_mhpm: bool) -> None:
         widths, blocks = (6, 8, 10, 12), (0, 1, 0, 2)
         encoder = randomise(LocalMultiScaleEncoder(widths, blocks, 16, 20, with_mhpm)).eval()
-        image = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))
-        grid = [4, 6]
+        image = torch.randn(2, 3, 128, 256, generator=torch.Generator().manual_seed(3))
+        grid = [8, 16]  # wide enough for a window of 13 to differ from one of 11
         x, features = image, []
         for stage in encoder.stages:
             x = conv_norm(x, *stage[0])
@@ -251,7 +257,7 @@ class TestLocalMultiScaleEncoder:
         scales = []
         for projection, x in zip(encoder.project, features[1:], strict=True):
             b, c, h, w = (projected := conv_norm(x, *projection)).shape
-            scales.append(projected.reshape(b, c, 4, h // 4, 6, w // 6).mean(dim=(3, 5)))
+            scales.append(projected.reshape(b, c, 8, h // 8, 16, w // 16).mean(dim=(3, 5)))
         x = torch.cat(scales, dim=1)
         f1a, f3a, f1b = encoder.fuse
         f = conv_norm(conv_norm(conv_norm(x, *f1a), *f3a), *f1b)  # eq (1)
@@ -267,7 +273,7 @@ class TestLocalMultiScaleEncoder:
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
         for a, b in zip(skips, features, strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-        assert [tuple(s.shape[1:]) for s in skips] == [(6, 32, 48), (8, 16, 24), (10, 8, 12), (12, 4, 6)]
+        assert [tuple(s.shape[1:]) for s in skips] == [(6, 64, 128), (8, 32, 64), (10, 16, 32), (12, 8, 16)]
 
     def test_mhpm_stands_behind_each_pool(self) -> None:
         encoder = LocalMultiScaleEncoder((4, 4, 4, 4), (0, 0, 0, 0), 8, 8, mhpm=True)

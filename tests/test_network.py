@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lmsfe_sam import LMSFESAM, ImageEmbedding
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.network import DecodedTokens, choose_masks
 from lmsfe_sam.presets import PRESETS
 from sam_med2d import randomise
 from tiny import SIZE, tiny_presets
@@ -229,6 +230,17 @@ class TestPrompts:
         assert torch.equal(tokens.iou[:, :, 0], single_scores)
         assert torch.equal(tokens.iou[:, :, 1:], three_scores)
 
+    def test_choice_among_the_tokens(self) -> None:
+        """The single-mask token is never the best of three, however sure it is."""
+        masks = torch.arange(8.0).reshape(1, 2, 4, 1, 1).expand(1, 2, 4, 5, 5)
+        iou = torch.tensor([[[0.9, 0.1, 0.3, 0.2], [0.9, 0.1, 0.3, 0.2]]])
+        tokens = DecodedTokens(masks, iou, torch.tensor([[True, False]]))
+        chosen, scores = choose_masks(tokens, None)
+        assert chosen[0, :, 0, 0].tolist() == [2, 4]
+        torch.testing.assert_close(scores, torch.tensor([[0.3, 0.9]]))
+        assert choose_masks(tokens, False)[0][0, :, 0, 0].tolist() == [0, 4]
+        assert choose_masks(tokens, True)[0][0, :, :, 0, 0].tolist() == [[1, 2, 3], [5, 6, 7]]
+
     @pytest.mark.parametrize(
         ("prompts", "message"),
         [
@@ -284,6 +296,13 @@ class TestForwardAlone:
         buffer.seek(0)
         loaded = torch.jit.load(buffer)
         torch.testing.assert_close(loaded(images(2)[:1]), expected[:1], **TOLERANCE)
+
+    def test_export(self, encoded) -> None:
+        """torch.export, which ONNX's exporter builds on, does not stumble over what is kept."""
+        model, _ = encoded
+        expected = model(images(1))
+        program = torch.export.export(model, (images(1),))
+        torch.testing.assert_close(program.module()(images(1)), expected, **TOLERANCE)
 
     def test_mixed_precision(self, encoded) -> None:
         model, _ = encoded

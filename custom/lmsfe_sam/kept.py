@@ -28,11 +28,11 @@ class KeptInEvaluation(nn.Module):
             return self._kept_or_computed(size)
 
     def _kept_or_computed(self, size: list[int]) -> Tensor:
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._compute(size)
         # The aliases hold on to the storages, so that no new parameter can be given an old address.
         aliases = [parameter.detach() for parameter in self.parameters()]
-        key = (*size, *((alias.data_ptr(), alias._version, alias.dtype) for alias in aliases))
+        key = (*size, *((alias.data_ptr(), _version(alias), alias.dtype) for alias in aliases))
         kept = self._kept
         if kept is None or kept[0] != key:
             kept = (key, aliases, self._compute(size))
@@ -46,3 +46,8 @@ class KeptInEvaluation(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": None}
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed; one made in inference mode does not count."""
+    return 0 if tensor.is_inference() else tensor._version
