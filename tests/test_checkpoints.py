@@ -602,13 +602,13 @@ class TestOwnFiles:
         path = tmp_path / "model.pt"
         save_weights(LMSFESAM("tiny_t", SIZE), path)
         before = sha256(path)
-        save = torch.save
 
-        def full_disk(content: object, target: Path) -> None:
-            save({}, target)
+        def full_disk(target: Path, content: bytes) -> None:
+            with target.open("wb") as file:
+                file.write(content[:100])
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(torch, "save", full_disk)
+        monkeypatch.setattr(Path, "write_bytes", full_disk)
         with pytest.raises(InputError, match=r"model\.pt' could not be written \(No space left on device\)"):
             save_weights(LMSFESAM("tiny_t", SIZE), path)
         assert sha256(path) == before

@@ -106,3 +106,31 @@ def test_the_modes_are_objects_with_nothing_but_their_own_prompt() -> None:
 def test_unknown_modes_are_refused(modes: list[str]) -> None:
     with pytest.raises(InputError, match="box, point, none"):
         ValidationIteration(modes)
+
+
+def test_corrections_that_nothing_is_learnt_from_come_before_those_that_are() -> None:
+    lengths = set()
+    for seed in range(12):
+        network = TinyNetwork()
+        steps = PromptedSteps(network, correction_steps=1, unlearnt_corrections=2)
+        batch = squares()
+        prompts = MixedPrompts({"point": 1}, per_image=2)(batch["mask"], np.random.default_rng(seed))
+        tokens = steps(batch["image"], prompts, batch["mask"], np.random.default_rng(seed))
+        clicks = [call["points"].shape[2] for call in network.calls]
+        assert clicks == list(range(1, len(clicks) + 1))
+        assert len(tokens) == 2 and all(each.masks.requires_grad for each in tokens)
+        lengths.add(len(clicks))
+    assert lengths == {2, 3, 4}
+
+
+def test_the_loss_is_taken_in_single_precision() -> None:
+    seen: list[torch.dtype] = []
+
+    def loss(tokens: Any, target: torch.Tensor) -> torch.Tensor:
+        seen.append(tokens.masks.dtype)
+        return tokens.masks.square().mean()
+
+    trainer = engine(PromptedSteps(TinyNetwork(), 0), loss)
+    trainer.amp, trainer.amp_kwargs = True, {"dtype": torch.bfloat16}
+    PromptedIteration(MixedPrompts({"none": 1}))(trainer, squares())
+    assert seen == [torch.float32]

@@ -8,6 +8,7 @@ takes to build the network again. Pickles never execute here: a file either load
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -282,8 +283,10 @@ def save_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    buffer = io.BytesIO()  # torch.save to a file on a full disk raises no OSError
+    torch.save(state, buffer)
     with atomic_write(target) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(buffer.getbuffer())
     description = {
         **model.describe(),
         "normalisation": {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},

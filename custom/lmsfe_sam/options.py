@@ -115,15 +115,47 @@ def real(
     return passes, words
 
 
-def true_or_false() -> tuple[Test, str]:
+def true_or_false(or_none: bool = False) -> tuple[Test, str]:
     """Accept a ``bool``."""
-    return lambda value: isinstance(value, bool), "True or False"
+    words = "True or False" + (" or null" if or_none else "")
+    return lambda value: isinstance(value, bool) or (or_none and value is None), words
 
 
 def text(or_none: bool = False) -> tuple[Test, str]:
     """Accept a non-empty ``str``."""
     words = "a name or path" + (" or null" if or_none else "")
     return lambda value: (or_none and value is None) or (isinstance(value, str) and value != ""), words
+
+
+def text_or_texts(or_none: bool = False) -> tuple[Test, str]:
+    """Accept a non-empty ``str``, or a list of them."""
+    passes, words = text(or_none)
+
+    def passes_each(value: Any) -> bool:
+        if isinstance(value, list):
+            return bool(value) and all(isinstance(one, str) and one for one in value)
+        return passes(value)
+
+    return passes_each, f"{words}, or a list of them"
+
+
+def whole_numbers(low: int, or_none: bool = False) -> tuple[Test, str]:
+    """Accept a list of ``int`` of at least ``low``."""
+    words = f"a list of whole numbers of at least {low}" + (" or null" if or_none else "")
+
+    def passes(value: Any) -> bool:
+        if value is None:
+            return or_none
+        return isinstance(value, list) and all(_is(one, int) and one >= low for one in value)
+
+    return passes, words
+
+
+def folders_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
+    """Return the folders that ``dataset_dir`` names: none, one, or those of a list."""
+    if dataset_dir is None:
+        return []
+    return [dataset_dir] if isinstance(dataset_dir, str) else list(dataset_dir)
 
 
 def mapping() -> tuple[Test, str]:

@@ -87,7 +87,7 @@ class RandSpeckled(_RandFactord):
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
         self.strength = _positive("strength", strength)
-        self.grain = _ordered("grain", grain)
+        self.grain = ordered("grain", grain)
 
     def draw(self, data: Mapping[Hashable, Any], shape: tuple[int, int]) -> None:  # noqa: D102
         strength, grain = self.R.uniform(0, self.strength), self.R.uniform(*self.grain)
@@ -147,8 +147,8 @@ class RandShadowd(_RandFactord):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
-        self.strength = _ordered("strength", strength)
-        self.width = _ordered("width", width)
+        self.strength = ordered("strength", strength)
+        self.width = ordered("width", width)
         if self.strength[1] > 1:
             raise InputError(f"strength is {strength!r}: a shadow takes at most 1, all of the grey value.")
 
@@ -277,7 +277,12 @@ def _positive(name: str, value: float) -> float:
     return value
 
 
-def _ordered(name: str, limits: tuple[float, float]) -> tuple[float, float]:
+def ordered(name: str, limits: tuple[float, float]) -> tuple[float, float]:
+    """Return ``limits`` if both are above 0 and in order.
+
+    Raises:
+        InputError: they are not.
+    """
     low, high = limits
     if not 0 < low <= high:
         raise InputError(f"{name} is {limits!r}: give two numbers above 0, the smaller first.")

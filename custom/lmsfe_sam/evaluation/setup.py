@@ -16,7 +16,17 @@ from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metric
 from lmsfe_sam.evaluation.protocol import network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import ensure_folder
-from lmsfe_sam.options import Test, check_device, check_values, one_of, text, true_or_false, whole
+from lmsfe_sam.options import (
+    Test,
+    check_device,
+    check_values,
+    folders_of,
+    one_of,
+    text,
+    text_or_texts,
+    true_or_false,
+    whole,
+)
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -25,7 +35,7 @@ SPLITS = ("train", "val", "test", "all")
 SMALLEST_SIZE = 16
 
 RULES: dict[str, tuple[Test, str]] = {
-    "dataset_dir": text(or_none=True),
+    "dataset_dir": text_or_texts(or_none=True),
     "layout": text(),
     "split_rule": text(),
     "split": (lambda value: value is None or one_of(SPLITS)[0](value), f"{one_of(SPLITS)[1]}, or null"),
@@ -72,8 +82,8 @@ def check_settings(device: Any, prompt_modes: Any, **values: Any) -> None:
     parse_modes(prompt_modes)
     check_device(device)
     dataset_dir, output_dir = values["dataset_dir"], Path(values["output_dir"])
-    if dataset_dir is not None:
-        _refuse_output_among_data(output_dir, Path(dataset_dir).expanduser())
+    for folder in folders_of(dataset_dir):
+        _refuse_output_among_data(output_dir, Path(folder).expanduser())
     if values["compare"] is not None:
         read_metrics(values["compare"])
     ensure_folder(output_dir, "output_dir")
@@ -103,7 +113,7 @@ def evaluated_network(checkpoint: str, modes: Sequence[str], **expected: Any) ->
     return network_from_checkpoint(checkpoint, preset)
 
 
-def choose_split(datalist: DataList, split: str | None, dataset_dir: str | None) -> str:
+def choose_split(datalist: DataList, split: str | None, dataset_dir: str | Sequence[str] | None) -> str:
     """Return the split to evaluate: the one named, else the test images or, where nobody set any apart, all.
 
     Of phantoms the test ones are apart by their making.
@@ -150,7 +160,7 @@ def describe_run(
     )
 
 
-def announce(datalist: DataList, split: str, dataset_dir: str | None, count: int) -> None:
+def announce(datalist: DataList, split: str, dataset_dir: str | Sequence[str] | None, count: int) -> None:
     """Say what is evaluated; loudly, where it is phantoms."""
     if dataset_dir is not None:
         logger.info("Evaluating %d images, %s of %s", count, f"split {split}", datalist.summary())

@@ -36,12 +36,16 @@ class PromptedSteps(nn.Module):
         correction_steps: decoder steps after the first. Each adds one click to every object, in the
             largest wrong region, and feeds the previous low-resolution logits back, as SAM's and
             SAM-Med2D's training does.
+        unlearnt_corrections: before the first of these, each batch makes 0 to so many corrections more
+            that nothing is learnt from: they cost a third of one that is, and the network meets
+            objects of many clicks (the way of RITM, Sofiiuk 2022).
     """
 
-    def __init__(self, network: nn.Module, correction_steps: int = 1) -> None:
+    def __init__(self, network: nn.Module, correction_steps: int = 1, unlearnt_corrections: int = 0) -> None:
         super().__init__()
         self.network = network
         self.correction_steps = correction_steps
+        self.unlearnt_corrections = unlearnt_corrections
 
     def forward(
         self, image: Tensor, prompts: Prompts, target: Tensor, rng: np.random.Generator
@@ -56,14 +60,28 @@ class PromptedSteps(nn.Module):
         """
         network: Any = self.network
         embedding = network.encode(image)
-        steps: list[DecodedTokens] = []
+        steps = [network.decode_tokens(embedding, **vars(prompts))]
+        if self.correction_steps == 0:
+            return steps
+        prompts = self._corrected(prompts, steps[0], target, rng)
+        if self.unlearnt_corrections:
+            with torch.no_grad():
+                for _ in range(rng.integers(self.unlearnt_corrections + 1)):
+                    tokens = network.decode_tokens(embedding, **vars(prompts))
+                    prompts = self._corrected(prompts, tokens, target, rng)
         while True:
             steps.append(network.decode_tokens(embedding, **vars(prompts)))
             if len(steps) > self.correction_steps:
                 return steps
-            masks = choose_masks(steps[-1], None)[0].detach().float()
-            low_res = functional.adaptive_avg_pool2d(masks, network.low_res_size)
-            prompts = correct(prompts, target, upsample(masks, target.shape[-1]), low_res, rng)
+            prompts = self._corrected(prompts, steps[-1], target, rng)
+
+    def _corrected(
+        self, prompts: Prompts, tokens: DecodedTokens, target: Tensor, rng: np.random.Generator
+    ) -> Prompts:
+        network: Any = self.network
+        masks = choose_masks(tokens, None)[0].detach().float()
+        low_res = functional.adaptive_avg_pool2d(masks, network.low_res_size)
+        return correct(prompts, target, upsample(masks, target.shape[-1]), low_res, rng)
 
 
 class PromptedIteration:
@@ -104,7 +122,9 @@ class PromptedIteration:
         engine.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs):
             steps = engine.inferer(image, engine.network, prompts, target, rng)
-            loss = torch.stack([engine.loss_function(tokens, target) for tokens in steps]).mean()
+        # Outside of autocast: Dice sums 65,536 pixels, which half precision does not carry.
+        losses = [engine.loss_function(in_single_precision(tokens), target) for tokens in steps]
+        loss = torch.stack(losses).mean()
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         self._stop_if_not_finite(loss, state, batch)
         self._step(engine, loss)
@@ -180,6 +200,11 @@ class ValidationIteration:
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+
+def in_single_precision(tokens: DecodedTokens) -> DecodedTokens:
+    """Return the same tokens, masks and predicted IoU as float32."""
+    return tokens._replace(masks=tokens.masks.float(), iou=tokens.iou.float())
 
 
 def mode_prompts(target: Tensor, modes: Sequence[str]) -> Prompts:

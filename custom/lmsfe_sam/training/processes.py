@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import distributed
@@ -11,7 +12,7 @@ from torch import distributed
 from lmsfe_sam.errors import InputError
 
 
-def use_threads(threads: int | None, dataset_dir: str | None) -> None:
+def use_threads(threads: int | None, dataset_dir: str | Sequence[str] | None) -> None:
     """Let torch compute with so many threads on the CPU.
 
     None leaves torch's own choice, one a core, but takes one for the demonstration on phantoms: torch's

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from lmsfe_sam.data.combined import combine
 from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.data.phantoms import phantom_records
+from lmsfe_sam.options import folders_of
 
 
-def find_records(dataset_dir: str | None, layout: str, split_rule: str, seed: int, phantoms: int) -> DataList:
-    """Return the records of a dataset, split, or those of ``phantoms`` made-up images.
+def find_records(
+    dataset_dir: str | Sequence[str] | None,
+    layout: str,
+    split_rule: str,
+    seed: int,
+    phantoms: int,
+    repeats: Sequence[int] | None = None,
+) -> DataList:
+    """Return the records of a dataset or of several, split, or those of ``phantoms`` made-up images.
 
     Of the phantoms 70 % are for training, 15 % (one at least) each for validation and test.
 
     Raises:
-        InputError: see `build_datalist`.
+        InputError: see `build_datalist` and `combine`.
     """
     if dataset_dir is not None:
-        return build_datalist(dataset_dir, layout=layout, split_rule=split_rule, seed=seed)
+        found = [
+            build_datalist(folder, layout=layout, split_rule=split_rule, seed=seed)
+            for folder in folders_of(dataset_dir)
+        ]
+        return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
     held_out = max(1, round(0.15 * phantoms))
     records = phantom_records(phantoms, seed)
     splits = {

@@ -136,5 +136,7 @@ def write_history(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
 def _plain(key: str, value: Any) -> Any:
     """Return a setting as JSON gives it back, paths absolute."""
     if key in PATHS and value is not None:
-        return str(Path(value).resolve())
+        if isinstance(value, list):
+            return [_plain(key, one) for one in value]
+        return str(Path(value).expanduser().resolve())
     return json.loads(json.dumps(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,23 @@ from lmsfe_sam.options import (
     Test,
     check_device,
     check_values,
+    folders_of,
     mapping,
     one_of,
     real,
     text,
+    text_or_texts,
     true_or_false,
     whole,
+    whole_numbers,
 )
 from lmsfe_sam.presets import PRESETS
 
 logger = logging.getLogger(__name__)
 
 RULES: dict[str, tuple[Test, str]] = {
-    "dataset_dir": text(or_none=True),
+    "dataset_dir": text_or_texts(or_none=True),
+    "repeats": whole_numbers(1, or_none=True),
     "layout": text(),
     "split_rule": text(),
     "preset": one_of(PRESETS),
@@ -46,12 +51,13 @@ RULES: dict[str, tuple[Test, str]] = {
     "weight_decay": real(0, 1, low_included=True),
     "num_workers": whole(0),
     "threads": whole(1, or_none=True),
-    "amp": true_or_false(),
+    "amp": true_or_false(or_none=True),
     "mlflow": true_or_false(),
     "phantoms": whole(8),
     "prompt_kinds": mapping(),
     "prompts_per_image": whole(1),
     "correction_steps": whole(0),
+    "unlearnt_corrections": whole(0),
     "ema_decay": real(0, 1, low_included=True),
     "warmup_epochs": real(0, low_included=True),
     "clip_norm": real(0, or_none=True),
@@ -70,9 +76,9 @@ def check_settings(device: Any, **values: Any) -> None:
     """
     check_values(RULES, values)
     check_device(device)
-    folder_of_data = values.get("dataset_dir")
-    if folder_of_data and not Path(folder_of_data).exists():
-        raise _missing("dataset_dir", folder_of_data, "folder or datalist.json")
+    for folder in folders_of(values.get("dataset_dir")):
+        if not Path(folder).expanduser().exists():
+            raise _missing("dataset_dir", folder, "folder or datalist.json")
     if values.get("resume") and not Path(values["resume"]).is_dir():
         raise _missing("resume", values["resume"], "folder")
     if values.get("pretrained") and not Path(values["pretrained"]).is_file():
@@ -85,7 +91,7 @@ def _missing(key: str, path: str, kind: str) -> InputError:
     return InputError(f"{key} '{path}' is not there: name an existing {kind} with --{key}.")
 
 
-def announce(datalist: DataList, dataset_dir: str | None, phantoms: int, epochs: int) -> None:
+def announce(datalist: DataList, dataset_dir: str | Sequence[str] | None, phantoms: int, epochs: int) -> None:
     """Say what is trained on; loudly, where it is phantoms that teach nothing about patients."""
     if dataset_dir is not None:
         logger.info("%s %d epochs.", datalist.summary(), epochs)

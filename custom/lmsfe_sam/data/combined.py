@@ -1,0 +1,63 @@
+"""Several data sets as one list: each divided by its own rule, then put together part by part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmsfe_sam.data.datalist import DataList
+from lmsfe_sam.data.layouts import Record
+from lmsfe_sam.data.splits import PARTS
+from lmsfe_sam.errors import InputError
+
+
+def combine(sets: Sequence[DataList], repeats: Sequence[int] | None = None) -> DataList:
+    """Return one data list of all images of ``sets``.
+
+    Names and groups start with the set's name, so that they stay apart, and every record has the
+    subgroup "set".
+
+    Args:
+        sets: data lists of different names.
+        repeats: how often an epoch shows each training image of each set; once by default.
+
+    Raises:
+        InputError: no set, two of one name, or ``repeats`` that are not one whole number a set.
+    """
+    counts = [1] * len(sets) if repeats is None else list(repeats)
+    names = [one.name for one in sets]
+    if not sets or len(set(names)) < len(names):
+        raise InputError(f"dataset_dir names the sets {names}: give each folder once.")
+    if len(counts) != len(sets) or not all(isinstance(n, int) and n >= 1 for n in counts):
+        raise InputError(
+            f"repeats is {counts!r}: give a whole number from 1 up for each of {', '.join(names)}."
+        )
+    records: dict[str, list[Record]] = {part: [] for part in PARTS}
+    for one, count in zip(sets, counts, strict=True):
+        marked = {id(r): _marked(r, one.name) for part in PARTS for r in one.records[part]}
+        for part in PARTS:
+            own = [marked[id(record)] for record in one.records[part]]
+            records[part] += own * (count if part == "train" else 1)
+    return DataList(
+        name="+".join(names),
+        root=Path(os.path.commonpath([one.root for one in sets])),
+        layout="+".join(one.layout for one in sets),
+        records=records,
+        split_rule=sets[0].split_rule if len({one.split_rule for one in sets}) == 1 else "own",
+        seed=sets[0].seed,
+        grouping=" or ".join(dict.fromkeys(one.grouping for one in sets)),
+        own_split=all(one.own_split for one in sets),
+        skipped={f"{what} of {one.name}": n for one in sets for what, n in one.skipped.items()},
+        notes=[note for one in sets for note in one.notes],
+    )
+
+
+def _marked(record: Record, name: str) -> dict[str, Any]:
+    return {
+        **record,
+        "name": f"{name}/{record['name']}",
+        "group": f"{name}/{record['group']}",
+        "subgroup": {**record["subgroup"], "set": name},
+    }
