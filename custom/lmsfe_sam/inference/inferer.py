@@ -9,6 +9,7 @@ import numpy as np
 from monai.inferers import Inferer
 from torch import Tensor
 
+from lmsfe_sam.inference.embedding_cache import EmbeddingCache
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.prompts.packing import decode_packed, pack_prompts
 
@@ -17,7 +18,15 @@ IOU = "predicted_iou"
 
 
 class PromptInferer(Inferer):
-    """Segments one image with the prompts in its metadata (see `AttachPromptsd`), or with none."""
+    """Segments one image with the prompts in its metadata (see `AttachPromptsd`), or with none.
+
+    Args:
+        cached_images: how many embeddings are kept, for the next prompts on the same images.
+    """
+
+    def __init__(self, cached_images: int = 8) -> None:
+        super().__init__()
+        self.cache = EmbeddingCache(cached_images)
 
     def __call__(
         self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
@@ -39,5 +48,5 @@ class PromptInferer(Inferer):
             carried = np.asarray(inputs.meta[PROMPTS])  # type: ignore[attr-defined]
             packed = carried.reshape(-1, carried.shape[-1])
         model: Any = network
-        decoded = decode_packed(model, model.encode(inputs.as_subclass(Tensor)), packed)
+        decoded = decode_packed(model, self.cache.encode(model, inputs.as_subclass(Tensor)), packed)
         return {LOGITS: decoded.logits[None], IOU: decoded.iou[None]}
