@@ -55,7 +55,7 @@ def find_markings(image: np.ndarray, mask: np.ndarray) -> list[Marking]:
     longest = _LONGEST * max(mask.shape)
     margin = int(np.ceil(reach + longest)) + _STROKE
     window = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in lesion)
-    drawn = _drawn(image[window], bright_end=float(np.percentile(image.max(axis=-1), 99.5)))
+    drawn = _drawn(image[window], _bright_end(image))
     to_border = _distance_to_border(mask[window])
 
     labels, _ = ndimage.label(drawn, structure=np.ones((3, 3)))
@@ -71,6 +71,15 @@ def find_markings(image: np.ndarray, mask: np.ndarray) -> list[Marking]:
                 Marking(left + columns.start, top + rows.start, left + columns.stop, top + rows.stop)
             )
     return sorted(found, key=lambda marking: (marking.y0, marking.x0))
+
+
+def drawn_pixels(image: np.ndarray) -> np.ndarray:
+    """Return all pixels of thin bright or coloured strokes in ``image (H, W, 3)`` uint8, (H, W) bool."""
+    return _drawn(image, _bright_end(image))
+
+
+def _bright_end(image: np.ndarray) -> float:
+    return float(np.percentile(image.max(axis=-1), 99.5))
 
 
 def _drawn(image: np.ndarray, bright_end: float) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lmsfe_sam.checkpoints import network_from_checkpoint, read_description, sha256
 from lmsfe_sam.data.datalist import DataList, effective_split
+from lmsfe_sam.data.painting import CHOICES
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
 from lmsfe_sam.evaluation.protocol import network_modes, parse_modes
@@ -45,6 +46,7 @@ RULES: dict[str, tuple[Test, str]] = {
         lambda value: value == "native" or whole(SMALLEST_SIZE)[0](value),
         f"native or {whole(SMALLEST_SIZE)[1]}",
     ),
+    "markings": (lambda value: value in CHOICES, "note, paint_out or null"),
     "curves": true_or_false(),
     "compare": text(or_none=True),
     "save_masks": true_or_false(),
