@@ -95,9 +95,15 @@ def test_the_training_config_has_the_properties_of_a_bundle(configs: Path, tmp_p
     assert len(workflow.train_dataset_data) == 6 and len(workflow.val_dataset_data) == 1
 
 
+def test_a_validation_mode_that_is_left_out_is_not_measured(configs: Path) -> None:
+    parser = read(configs, "train.json")
+    parser["validation_modes"] = ["point"]
+    assert set(parser.get_parsed_content("validate#additional_metrics")) == {"val_dice_point"}
+
+
 def test_a_setting_that_changes_the_weights_is_remembered_for_resuming(configs: Path) -> None:
     config = json.loads((configs / "train.json").read_text())
-    harmless = {"resume", "output_dir", "mlflow"}
+    harmless = {"resume", "output_dir", "mlflow", "demonstration_epochs", "full_epochs"}
     assert set(RULES) - harmless - set(config["folder"]["settings"]) == set()
 
 

@@ -18,9 +18,12 @@ from lmsfe_sam.options import (
     mapping,
     one_of,
     real,
+    some_of,
     text,
+    text_or_texts,
     true_or_false,
     whole,
+    whole_numbers,
 )
 
 
@@ -65,6 +68,9 @@ GOOD = [
     (text(), ["a"]),
     (text(or_none=True), [None, "a"]),
     (one_of(["a", "b"]), ["b"]),
+    (some_of(["a", "b"]), [["a"], ["b", "a"]]),
+    (text_or_texts(or_none=True), [None, "a", ["a", "b"]]),
+    (whole_numbers(1, or_none=True), [None, [1], [1, 7]]),
     (mapping(), [{}, {"a": 1}]),
 ]
 BAD = [
@@ -74,6 +80,9 @@ BAD = [
     (true_or_false(), ["True", 1, None]),
     (text(), ["", None, 3]),
     (one_of(["a", "b"]), ["c", None, ["a"]]),
+    (some_of(["a", "b"]), [[], "a", ["c"], ["a", "a"], [1], None]),
+    (text_or_texts(), [None, "", [], [""], ["a", 3], 3]),
+    (whole_numbers(1), [None, 1, [], [0], [1.0], [True], "1"]),
     (mapping(), [["a"], "a"]),
 ]
 

@@ -37,6 +37,12 @@ from lmsfe_sam.training.settings import announce, check_settings, warn_untrained
             {"pretrained": "no.pth"},
             "pretrained 'no.pth' is not there: name an existing file with --pretrained.",
         ),
+        (
+            {"validation_modes": ["box", "circle"]},
+            "validation_modes is ['box', 'circle']: "
+            "give a list of some of box, point, none with --validation_modes.",
+        ),
+        ({"full_epochs": 0}, "full_epochs is 0: give a whole number of at least 1 with --full_epochs."),
         ({"resume": "no/run"}, "resume 'no/run' is not there: name an existing folder with --resume."),
     ],
 )

@@ -146,7 +146,7 @@ def whole_numbers(low: int, or_none: bool = False) -> tuple[Test, str]:
     def passes(value: Any) -> bool:
         if value is None:
             return or_none
-        return isinstance(value, list) and all(_is(one, int) and one >= low for one in value)
+        return isinstance(value, list) and bool(value) and all(_is(one, int) and one >= low for one in value)
 
     return passes, words
 
@@ -167,6 +167,18 @@ def one_of(choices: Iterable[str]) -> tuple[Test, str]:
     """Accept one of ``choices``."""
     names = list(choices)
     return lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}"
+
+
+def some_of(choices: Iterable[str]) -> tuple[Test, str]:
+    """Accept a list of one or more of ``choices``, each once."""
+    names = list(choices)
+
+    def passes(value: Any) -> bool:
+        if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+            return False
+        return set(value) <= set(names) and len(set(value)) == len(value)
+
+    return passes, f"a list of some of {', '.join(names)}"
 
 
 def check_values(rules: dict[str, tuple[Test, str]], values: dict[str, Any]) -> None:

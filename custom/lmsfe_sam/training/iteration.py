@@ -21,9 +21,7 @@ from lmsfe_sam.network import DecodedTokens, choose_masks
 from lmsfe_sam.prompts.sampling import PADDING, Prompts, PromptSampler, correct
 from lmsfe_sam.prompts.simulate import first_click, tight_box
 from lmsfe_sam.training.losses import upsample
-
-VALIDATION_MODES = ("box", "point", "none")
-"""Prompts that a validation can use: the tight box, the click farthest from the border, nothing."""
+from lmsfe_sam.training.modes import VALIDATION_MODES
 
 
 class PromptedSteps(nn.Module):

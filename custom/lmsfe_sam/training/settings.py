@@ -20,6 +20,7 @@ from lmsfe_sam.options import (
     mapping,
     one_of,
     real,
+    some_of,
     text,
     text_or_texts,
     true_or_false,
@@ -27,6 +28,7 @@ from lmsfe_sam.options import (
     whole_numbers,
 )
 from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.training.modes import VALIDATION_MODES
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ RULES: dict[str, tuple[Test, str]] = {
     "phantoms": whole(8),
     "prompt_kinds": mapping(),
     "prompts_per_image": whole(1),
+    "validation_modes": some_of(VALIDATION_MODES),
+    "demonstration_epochs": whole(1),
+    "full_epochs": whole(1),
     "correction_steps": whole(0),
     "unlearnt_corrections": whole(0),
     "ema_decay": real(0, 1, low_included=True),
