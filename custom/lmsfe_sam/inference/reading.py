@@ -70,7 +70,8 @@ class LoadFileImaged(MapTransform):
 
     Args:
         keys: of the paths.
-        slice_index: which slice or frame of a file that has several, from 0.
+        slice_index: which slice or frame of a file that has several, from 0; a record's own ``slice``
+            comes first.
         allow_missing_keys: as for every MONAI `MapTransform`.
 
     Raises:
@@ -88,7 +89,10 @@ class LoadFileImaged(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             path = result[key]
-            image = read_image(path, self.slice_index)
+            index = result.get(SLICE, self.slice_index)
+            image = read_image(path, index)
+            if SLICE in result and image.index != index:
+                raise InputError(f"'{path}' has one slice alone, and {index} is not it: give slice 0 or none.")
             rows_first = np.eye(4)[[1, 0, 2, 3]]
             rows_first[2, 3] = image.index
             result[key] = MetaTensor(

@@ -1,0 +1,1 @@
+"""MONAI Label: the bundle behind an annotation server."""

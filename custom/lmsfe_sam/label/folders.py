@@ -1,0 +1,55 @@
+"""The app's folder of a MONAI Label server: ``main.py``, and the bundle under each of its names."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lmsfe_sam.checkpoints import sha256
+from lmsfe_sam.errors import InputError
+
+MAIN = '''"""Made by python -m lmsfe_sam.label."""
+
+from lmsfe_sam.label.app import UltrasoundApp  # noqa: F401
+'''
+
+SOURCE = "models/source.sha256"
+"""Says which weights a served bundle was made with."""
+
+
+def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
+    """Write the app's folder; a bundle that is there already keeps the weights trained in it.
+
+    It is made anew once the weights of ``bundle`` have changed.
+
+    Raises:
+        InputError: ``bundle`` is no bundle with weights, or a name is no folder's name.
+    """
+    weights = bundle / "models" / "model.pt"
+    if not weights.is_file():
+        raise InputError(f"bundle '{bundle}' has no models/model.pt: name the bundle's folder with --bundle.")
+    app.mkdir(parents=True, exist_ok=True)
+    (app / "main.py").write_text(MAIN, encoding="utf-8")
+    digest = sha256(weights)
+    for name in names:
+        if not name or Path(name).name != name or name in (".", ".."):
+            raise InputError(
+                f"'{name}' is no folder's name: give names such as lmsfe_sam_deepgrow in --names."
+            )
+        target = app / "model" / name
+        if not _made_of(target, digest):
+            shutil.rmtree(target, ignore_errors=True)
+            write_bundle(bundle, target)
+            (target / SOURCE).write_text(digest + "\n", encoding="utf-8")
+
+
+def write_bundle(bundle: Path, target: Path) -> None:
+    """Copy what a served bundle needs."""
+    for part in ("configs", "models"):
+        shutil.copytree(bundle / part, target / part)
+
+
+def _made_of(target: Path, digest: str) -> bool:
+    source = target / SOURCE
+    return source.is_file() and source.read_text(encoding="utf-8").strip() == digest

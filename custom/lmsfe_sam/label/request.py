@@ -1,0 +1,225 @@
+"""From the parameters of a MONAI Label request to a slice and to prompts.
+
+A request's parameters reach the bundle's preprocessing in its data, beside the image's path:
+
+- ``foreground`` and ``background``: clicks, [x, y] or [x, y, slice];
+- ``roi``: a box, from CVAT [x0, y0, x1, y1], from 3D Slicer [i0, i1, j0, j1, k0, k1] in any order;
+- ``slice``: which slice of a volume; without it the clicks or the box tell.
+
+Records of the command line have no ``image_path`` and pass through both transforms as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.inference.prompting import PROMPTS
+from lmsfe_sam.inference.reading import SLICE
+from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
+from lmsfe_sam.prompts.user import ObjectPrompt
+
+REQUEST = "image_path"
+"""The key that a MONAI Label server adds to every request, and nothing else does."""
+
+EXTENSION = "result_extension"
+EXTENSIONS = (*OUTPUT_SUFFIXES, ".seg.nrrd")
+DTYPE = "result_dtype"
+
+
+class Region(NamedTuple):
+    """A request's ``roi``.
+
+    Attributes:
+        box: x0, y0, x1, y1, sorted.
+        slices: first and last slice, or None where the box is flat.
+    """
+
+    box: tuple[float, float, float, float]
+    slices: tuple[float, float] | None
+
+
+class ChooseSliced(MapTransform):
+    """Put the slice that a request is about into the data, where `LoadFileImaged` looks for it.
+
+    It is the parameter ``slice``, else that of the last foreground click, of the last background
+    click, or the middle one of the box.
+
+    Args:
+        keys: of the image, as for every MONAI `MapTransform`.
+
+    Raises:
+        InputError: when called, on a parameter that is none.
+    """
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        if REQUEST not in result:
+            return result
+        check_result(result)
+        index = chosen_slice(result)
+        if index is None:
+            result.pop(SLICE, None)
+        else:
+            result[SLICE] = index
+        return result
+
+
+class ReadPromptsd(MapTransform):
+    """Turn a request's clicks and box on the image's slice into the prompt of one object.
+
+    A box of four numbers must lie on the image. One of six is an ROI that 3D Slicer lets hang over
+    the image's border, and is cut to the image.
+
+    Args:
+        keys: of the loaded image, (C, H, W), with the metadata of `LoadFileImaged`.
+
+    Raises:
+        InputError: when called, on a parameter that is none, or on prompts of other slices only.
+    """
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        if REQUEST not in result:
+            return result
+        for key in self.key_iterator(result):
+            height, width = result[key].shape[-2:]
+            stacked = np.prod(result[key].meta["spatial_shape"][2:], dtype=int) > 1
+            prompt = read_prompt(result, (height, width), int(result[key].meta[SLICE]) if stacked else None)
+            result[PROMPTS] = [prompt] if prompt else []
+        return result
+
+
+def read_prompt(request: Mapping[Any, Any], size: tuple[int, int], index: int | None) -> ObjectPrompt:
+    """Return what a request says about its object, which may be nothing.
+
+    Args:
+        request: with the parameters named above, all optional.
+        size: height and width of the image.
+        index: of the slice; prompts of others are left out. None where the file has but one.
+
+    Raises:
+        InputError: a parameter that is none, or prompts of other slices only.
+    """
+    inside, outside = read_clicks(request, "foreground"), read_clicks(request, "background")
+    region = read_region(request.get("roi"))
+    if index is not None:
+        given = len(inside) + len(outside) + (region is not None)
+        inside, outside = ([click for click in clicks if _on(click, index)] for clicks in (inside, outside))
+        if region and region.slices and not region.slices[0] <= index <= region.slices[1]:
+            region = None
+        if given and not inside and not outside and not region:
+            raise InputError(
+                f"none of the prompts lies on slice {index}: "
+                f"give clicks [x, y, {index}] or a roi that spans it."
+            )
+    box = None if region is None else region.box
+    if region and region.slices:
+        height, width = size
+        x0, y0, x1, y1 = region.box
+        cut = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+        box = cut if cut[0] < cut[2] and cut[1] < cut[3] else region.box
+    points = tuple((x, y) for x, y, *_ in (*inside, *outside))
+    return ObjectPrompt(box, points, (1,) * len(inside) + (0,) * len(outside))
+
+
+def chosen_slice(request: Mapping[Any, Any]) -> int | None:
+    """Return the slice that a request is about, or None where it says nothing of it.
+
+    Raises:
+        InputError: a parameter that is none.
+    """
+    index = request.get(SLICE)
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
+        raise InputError(f"slice is {index!r}: give a whole number, 0 for the first slice.")
+    if index is not None and index >= 0:  # clients say -1 for none
+        return index
+    for key in ("foreground", "background"):
+        places = [click[2] for click in read_clicks(request, key) if len(click) > 2]
+        if places:
+            return round(places[-1])
+    region = read_region(request.get("roi"))
+    return None if region is None or region.slices is None else round(sum(region.slices)) // 2
+
+
+def read_clicks(request: Mapping[Any, Any], key: str) -> list[tuple[float, ...]]:
+    """Return a request's clicks, (x, y) or (x, y, slice).
+
+    Raises:
+        InputError: not a list of them.
+    """
+    clicks = request.get(key) or []
+    if not isinstance(clicks, Sequence) or isinstance(clicks, str):
+        raise InputError(f"{key} is {_short(clicks)}: give a list of clicks [x, y] or [x, y, slice].")
+    for click in clicks:
+        if not _numbers(click) or len(click) not in (2, 3) or any(place < 0 for place in click[2:]):
+            raise InputError(f"{key} has the click {_short(click)}: give [x, y] or [x, y, slice] in pixels.")
+    return [tuple(click) for click in clicks]
+
+
+def read_region(roi: Any) -> Region | None:
+    """Read a box in CVAT's order or in 3D Slicer's, told apart by their lengths.
+
+    Raises:
+        InputError: neither.
+    """
+    if roi is None or (isinstance(roi, Sequence) and len(roi) == 0):
+        return None
+    if not _numbers(roi) or len(roi) not in (4, 6):
+        raise InputError(
+            f"roi is {_short(roi)}: give [x0, y0, x1, y1] or [i0, i1, j0, j1, k0, k1] in pixels."
+        )
+    if len(roi) == 4:
+        (x0, x1), (y0, y1), slices = sorted(roi[0::2]), sorted(roi[1::2]), None
+    else:
+        (x0, x1), (y0, y1), (k0, k1) = sorted(roi[0:2]), sorted(roi[2:4]), sorted(roi[4:6])
+        slices = (float(k0), float(k1))
+    if x0 == x1 or y0 == y1:
+        raise InputError(f"roi is {_short(roi)}, which has no area: give two different corners.")
+    return Region((float(x0), float(y0), float(x1), float(y1)), slices)
+
+
+def check_result(request: Mapping[Any, Any]) -> None:
+    """Refuse a result's format or type that cannot be written, before anything is computed.
+
+    Raises:
+        InputError: an unknown extension or number type.
+    """
+    extension, dtype = request.get(EXTENSION), request.get(DTYPE)
+    if extension and extension not in EXTENSIONS:
+        raise InputError(
+            f"{EXTENSION} is {_short(extension)}: give one of {', '.join(EXTENSIONS)}, or leave it out."
+        )
+    if dtype and dtype not in ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"):
+        raise InputError(f"{DTYPE} is {_short(dtype)}: give uint8 or uint16, or leave it out.")
+
+
+def _on(click: tuple[float, ...], index: int) -> bool:
+    return len(click) < 3 or round(click[2]) == index
+
+
+def _numbers(values: Any) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, str)
+        and all(
+            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**31
+            for value in values
+        )
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

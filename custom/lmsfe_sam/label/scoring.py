@@ -1,0 +1,120 @@
+"""Active learning for MONAI Label: which image to annotate next.
+
+A scoring method writes a number into every unlabelled image's entry of the datastore; a strategy
+serves the image with the highest one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.utils.others.generic import name_to_device
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.label.uncertainty import disagreement, doubt, score_file
+from lmsfe_sam.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+Measure = Callable[[Predictor], float]
+
+MEASURES: dict[str, tuple[Measure, str]] = {
+    "predicted_iou": (doubt, "1 minus the predicted IoU of the unprompted mask"),
+    "disagreement": (disagreement, "Disagreement of the masks of several prompts"),
+}
+"""Names of the scoring methods; the strategy that goes with one is ``least_sure_by_NAME``."""
+
+SERVED_LATELY = 60 * 60
+"""Seconds for which a served image steps behind the others, so that several annotators get different ones."""
+
+
+class Uncertainty(ScoringMethod):
+    """Scores the unlabelled images that have no score of the current weights.
+
+    Args:
+        name: a key of `MEASURES`, under which the score is stored.
+        task: whose network is asked.
+    """
+
+    def __init__(self, name: str, task: BundleInferTask) -> None:
+        self.measure, description = MEASURES[name]
+        super().__init__(f"{description}: the higher, the more is learnt from a label")
+        self.name = name
+        self.task = task
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Score at most ``max_samples`` images (all by default); return how many were, and the seconds."""
+        start = time.time()
+        images = datastore.get_unlabeled_images()
+        waiting = [image for image in images if self.score(datastore.get_image_info(image)) is None]
+        limit = request.get("max_samples") or len(waiting)
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise InputError(f"max_samples is {limit!r}: give a whole number of images, 0 for all.")
+        unreadable = 0
+        if waiting:
+            network = self.task._get_network(name_to_device(request.get("device")), None)
+            predictor = Predictor(network)
+            for image in waiting[:limit]:
+                unreadable += not self._store(image, predictor, datastore)
+        return {
+            "total": len(images),
+            "skipped": len(images) - len(waiting),
+            "executed": min(limit, len(waiting)) - unreadable,
+            "unreadable": unreadable,
+            "latency": round(time.time() - start, 3),
+        }
+
+    def score(self, info: dict[str, Any]) -> float | None:
+        """Return an image's score, None where it has none of the current weights."""
+        return info.get(self.name) if info.get(f"{self.name}_weights") == self._weights() else None
+
+    def _store(self, image: str, predictor: Predictor, datastore: Datastore) -> bool:
+        try:
+            score = score_file(datastore.get_image_uri(image), predictor, self.measure)
+        except InputError as error:
+            logger.warning("No score for '%s': %s", image, error)
+            return False
+        info = {self.name: round(score, 4), f"{self.name}_weights": self._weights()}
+        datastore.update_image_info(image, info)
+        return True
+
+    def _weights(self) -> int:
+        return Path(self.task.get_path()).stat().st_mtime_ns
+
+
+class LeastSure(Strategy):
+    """Serves the unlabelled image with the highest score.
+
+    Args:
+        method: scores what has no score yet, at most `AT_ONCE` images a request.
+    """
+
+    AT_ONCE = 32
+
+    def __init__(self, method: Uncertainty) -> None:
+        super().__init__(f"Least sure first: {MEASURES[method.name][1]}")
+        self.method = method
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Return the image to label next, None where all have a label."""
+        images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
+        if not images:
+            return None
+        self.method({"max_samples": self.AT_ONCE}, datastore)
+        now = time.time()
+
+        def urgency(image: str) -> tuple[bool, float]:
+            info = datastore.get_image_info(image)
+            served = info.get("strategy", {}).get(request.get("strategy"), {}).get("ts", 0)
+            return now - served > SERVED_LATELY, self.method.score(info) or 0.0
+
+        chosen = max(sorted(images), key=urgency)
+        return {"id": chosen, "score": self.method.score(datastore.get_image_info(chosen))}
