@@ -47,11 +47,14 @@ class BoxNetwork(nn.Module):
         count = boxes.shape[1]
         self.decoded.append(count)
         objects = []
-        for row in range(count):
-            clicks = [] if points is None else list(zip(points[0, row], point_labels[0, row], strict=True))
-            objects.append(self._segment(embedding.features[0], boxes[0, row], clicks))
-        logits = torch.stack([logits for logits, _ in objects])[None]
-        iou = torch.stack([iou for _, iou in objects])[None]
+        for image in range(len(boxes)):
+            for row in range(count):
+                clicks = []
+                if points is not None:
+                    clicks = list(zip(points[image, row], point_labels[image, row], strict=True))
+                objects.append(self._segment(embedding.features[image], boxes[image, row], clicks))
+        logits = torch.stack([logits for logits, _ in objects]).unflatten(0, (-1, count))
+        iou = torch.stack([iou for _, iou in objects]).unflatten(0, (-1, count))
         if masks is not None:
             logits = logits + nn.functional.interpolate(masks, size=logits.shape[-2:], mode="bilinear")
         if multimask_output:

@@ -1,14 +1,42 @@
-"""From the network's logits to masks at an image's own size."""
+"""From the network's logits to masks at an image's own size, and many of them in one label map."""
 
 from __future__ import annotations
 
 import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsfe_sam.preprocessing import Size
+
+BLOCK = 2**21
+"""Pixels of a mask that are real numbers at a time."""
+
+Block = tuple[tuple[slice, slice], NDArray[np.bool_]]
+"""Rows and columns of an image, and which of their pixels are inside the object."""
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask in a few hundred bytes, so that many of them fit into memory."""
+
+    shape: tuple[int, int]
+    data: bytes
+
+    @classmethod
+    def pack(cls, mask: NDArray[np.bool_]) -> PackedMask:
+        """Pack a mask (H,W)."""
+        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1))
+
+    def unpack(self) -> NDArray[np.bool_]:
+        """Return the mask (H,W)."""
+        bits = np.frombuffer(zlib.decompress(self.data), dtype=np.uint8)
+        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(bool)
 
 
 def masks_at(logits: Tensor, size: Size) -> np.ndarray:
@@ -36,8 +64,49 @@ def mask_window(logits: Tensor, size: Size) -> tuple[tuple[slice, slice], np.nda
     positive = logits > 0
     rows = _reach(positive.any(dim=1), size[0])
     columns = _reach(positive.any(dim=0), size[1])
-    resized = _interpolate(_interpolate(logits.float(), 0, size[0], rows), 1, size[1], columns)
-    return (rows, columns), (resized > 0).cpu().numpy()
+    tall = _interpolate(logits.float(), 0, size[0], rows)
+    inside = np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
+    if inside.size:
+        at_once = max(1, BLOCK // inside.shape[1])
+        for start in range(0, len(inside), at_once):
+            part = slice(start, start + at_once)
+            inside[part] = (_interpolate(tall[part], 1, size[1], columns) > 0).cpu().numpy()
+    return (rows, columns), inside
+
+
+def object_blocks(logits: Tensor, corner: tuple[int, int], size: Size) -> Iterator[Block]:
+    """Yield the mask of one object whose logits (S, S) cover a window of an image.
+
+    Args:
+        logits: resized and thresholded when the block is asked for.
+        corner: row and column of the image at which the window begins.
+        size: height and width of the window.
+    """
+    (rows, columns), inside = mask_window(logits, size)
+    top, left = corner
+    yield (
+        (slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)),
+        inside,
+    )
+
+
+def paint_objects(masks: Sequence[Iterable[Block]], iou: Sequence[float], size: Size) -> np.ndarray:
+    """Paint N objects into one label map, the best last, so that it wins where objects overlap.
+
+    Args:
+        masks: the blocks of each object, in pixels of the map; only one object's are asked for at a time.
+        iou: predicted IoU (N,); of equals the first wins.
+        size: height and width of the map.
+
+    Returns:
+        (height, width), 0 outside of all objects and k in the k-th; uint8, or uint16 from 256 objects on.
+    """
+    labels = np.zeros(size, dtype=np.min_scalar_type(len(masks)))
+    order = np.argsort(-np.asarray(iou), kind="stable")[::-1]
+    for row in order.tolist():
+        for window, inside in masks[row]:
+            labels[window][inside] = row + 1
+    return labels
 
 
 def _reach(occupied: Tensor, length: int) -> slice:

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lmsfe_sam.evaluation.asking import Click
 from lmsfe_sam.evaluation.metrics import Scores
-
-
-@dataclass(frozen=True)
-class PackedMask:
-    """A mask in a few hundred bytes, so that every prediction of a run fits into memory."""
-
-    shape: tuple[int, int]
-    data: bytes
-
-    @classmethod
-    def pack(cls, mask: NDArray[np.bool_]) -> PackedMask:
-        """Pack a mask (H,W)."""
-        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes(), 1))
-
-    def unpack(self) -> NDArray[np.bool_]:
-        """Return the mask (H,W)."""
-        bits = np.frombuffer(zlib.decompress(self.data), dtype=np.uint8)
-        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(bool)
+from lmsfe_sam.postprocessing import PackedMask
 
 
 @dataclass(frozen=True)

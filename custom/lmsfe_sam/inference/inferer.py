@@ -39,14 +39,22 @@ class PromptInferer(Inferer):
         Raises:
             ValueError: more than one image; their prompts would not be of one shape.
         """
-        if len(inputs) != 1:
-            raise ValueError(
-                f"PromptInferer takes one image at a time, not {len(inputs)}: set batch_size to 1."
-            )
-        packed = pack_prompts([])
-        if PROMPTS in getattr(inputs, "meta", {}):
-            carried = np.asarray(inputs.meta[PROMPTS])  # type: ignore[attr-defined]
-            packed = carried.reshape(-1, carried.shape[-1])
+        packed = carried_prompts(inputs)
         model: Any = network
-        decoded = decode_packed(model, self.cache.encode(model, inputs.as_subclass(Tensor)), packed)
+        image = inputs.as_subclass(Tensor).to(next(model.parameters()).device)
+        decoded = decode_packed(model, self.cache.encode(model, image), packed)
         return {LOGITS: decoded.logits[None], IOU: decoded.iou[None]}
+
+
+def carried_prompts(inputs: Tensor) -> np.ndarray:
+    """Return the packed prompts (N, 4 + 3 K) in the metadata of one image (1, C, H, W).
+
+    Raises:
+        ValueError: more than one image; their prompts would not be of one shape.
+    """
+    if len(inputs) != 1:
+        raise ValueError(f"The inferer takes one image at a time, not {len(inputs)}: set batch_size to 1.")
+    if PROMPTS not in getattr(inputs, "meta", {}):
+        return pack_prompts([])
+    carried = np.asarray(inputs.meta[PROMPTS])  # type: ignore[attr-defined]
+    return carried.reshape(-1, carried.shape[-1])

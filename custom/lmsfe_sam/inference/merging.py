@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lmsfe_sam.inference.inferer import IOU, LOGITS
 from lmsfe_sam.inference.reading import SPACING
-from lmsfe_sam.postprocessing import mask_window
+from lmsfe_sam.inference.zooming import LABELS
+from lmsfe_sam.postprocessing import object_blocks, paint_objects
 from lmsfe_sam.preprocessing import Size
 
 OBJECTS = "objects"
@@ -23,7 +24,10 @@ OBJECTS = "objects"
 
 
 class MergeObjectsd(MapTransform):
-    """Turn a `PromptInferer`'s answer into a label map (1, H, W) at the image's original size.
+    """Turn an inferer's answer into a label map (1, H, W) at the image's original size.
+
+    The answer of a `PromptInferer` is painted (`merge_objects`); a label map that an inferer has
+    painted itself is taken as it is.
 
     Background is 0 and object k is k. ``predicted_iou`` (N,) is added to the data.
 
@@ -44,10 +48,14 @@ class MergeObjectsd(MapTransform):
         meta = result[self.image_key].meta
         width, height = (int(size) for size in meta[MetaKeys.SPATIAL_SHAPE][:2])
         for key in self.key_iterator(result):
-            logits, iou = result[key][LOGITS], result[key][IOU]
-            labels = merge_objects(logits, iou, (height, width))
-            result[key] = MetaTensor(torch.from_numpy(labels)[None], meta=meta)
-            result[IOU] = iou
+            answer = result[key]
+            labels = (
+                answer[LABELS]
+                if LABELS in answer
+                else torch.from_numpy(merge_objects(answer[LOGITS], answer[IOU], (height, width)))[None]
+            )
+            result[key] = MetaTensor(labels, meta=meta)
+            result[IOU] = answer[IOU]
         return result
 
 
@@ -62,12 +70,8 @@ def merge_objects(logits: Tensor, iou: Tensor, size: Size) -> np.ndarray:
     Returns:
         (height, width), uint8, or uint16 from 256 objects on.
     """
-    labels = np.zeros(size, dtype=np.min_scalar_type(len(logits)))
-    order = np.argsort(-iou.float().cpu().numpy(), kind="stable")[::-1]
-    for row in order.tolist():
-        window, inside = mask_window(logits[row], size)
-        labels[window][inside] = row + 1
-    return labels
+    masks = [object_blocks(one, (0, 0), size) for one in logits]
+    return paint_objects(masks, iou.tolist(), size)
 
 
 class MeasureObjectsd(MapTransform):

@@ -16,7 +16,7 @@ PROMPTS = "prompts"
 
 
 class AttachPromptsd(MapTransform):
-    """Put the prompts into the metadata of the image, in pixels of the network's input.
+    """Put the prompts into the metadata of the image, in pixels of the inferer's input.
 
     A MONAI inferer sees nothing but the image, so they travel with it, as one array
     (`lmsfe_sam.prompts.packing`). The record's ``prompts``, a list of `ObjectPrompt` in pixels of
@@ -24,16 +24,18 @@ class AttachPromptsd(MapTransform):
 
     Args:
         keys: the image, (C, H, W) at its original size.
-        image_size: the side of the network's input.
+        image_size: the side of the square that the image will be resized to, None if it will not be.
         allow_missing_keys: as for every MONAI `MapTransform`.
 
     Raises:
         InputError: when called, on a prompt outside the image.
     """
 
-    def __init__(self, keys: KeysCollection, image_size: int, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, image_size: int | None, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.size = (image_size, image_size)
+        self.size = None if image_size is None else (image_size, image_size)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
@@ -47,6 +49,7 @@ class AttachPromptsd(MapTransform):
                 except InputError as error:
                     name = result[key].meta["filename_or_obj"]
                     raise InputError(f"object {number} of '{name}' in the prompts: {error}") from error
-            result[key].meta[PROMPTS] = scale_prompts(packed, (height, width), self.size)
+            size = (height, width)
+            result[key].meta[PROMPTS] = scale_prompts(packed, size, self.size or size)
         result[PROMPTS] = packed
         return result

@@ -7,7 +7,7 @@ objects would not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -102,3 +102,47 @@ def decode_packed(
         )
     logits, iou, low_res = (torch.cat(part, dim=1)[0] for part in zip(*parts, strict=True))
     return DecodedObjects(logits, iou, low_res)
+
+
+@torch.no_grad()
+def decode_pairs(
+    network: LMSFESAM,
+    embedding: ImageEmbedding,
+    packed: np.ndarray,
+    images: Sequence[int],
+    masks: Tensor | None = None,
+    multimask_output: bool | None = None,
+) -> Iterator[DecodedObjects]:
+    """Decode the packed prompts of several images, `CHUNK` objects at a time.
+
+    Args:
+        network: in evaluation mode.
+        embedding: of B images.
+        packed: (N, 4 + 3 K) in pixels of the network's input.
+        images: for each object the image, 0..B-1, that it is on.
+        masks: logits (N, h, w) of an earlier round, or None.
+        multimask_output: as `LMSFESAM.decode` takes it.
+
+    Yields:
+        The answer for each object in turn; its parts have no axis for the object.
+    """
+    device = embedding.features.device
+    boxes, points, labels = (
+        torch.from_numpy(part).float().to(device)[:, None] for part in unpack_prompts(packed)
+    )
+    for start in range(0, len(packed), CHUNK):
+        rows = slice(start, start + CHUNK)
+        own = torch.tensor(images[rows], device=device)
+        outputs = network.decode(
+            embedding._replace(
+                features=embedding.features[own], skips=[skip[own] for skip in embedding.skips]
+            ),
+            boxes=boxes[rows],
+            points=points[rows] if labels.shape[-1] else None,
+            point_labels=labels[rows] if labels.shape[-1] else None,
+            masks=None if masks is None else masks[rows, None].to(device),
+            multimask_output=multimask_output,
+            return_low_res=True,
+        )
+        for answer in zip(*outputs, strict=True):
+            yield DecodedObjects(*(part[0] for part in answer))

@@ -1,0 +1,177 @@
+"""Asking about objects in windows, and zooming: each window encoded once, answers in the right place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from boxnet import BoxNetwork
+from lmsfe_sam.looking import WindowEncoder, Zoom, ask, extent, sharing
+from lmsfe_sam.network import LMSFESAM
+from lmsfe_sam.postprocessing import paint_objects
+from lmsfe_sam.preprocessing import prepare
+from lmsfe_sam.prompts import packing
+from lmsfe_sam.prompts.packing import decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.windows import View, Window, whole
+from tiny import SIZE, tiny_presets
+
+HEIGHT, WIDTH = 300, 400
+IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def network() -> LMSFESAM:
+    torch.manual_seed(0)
+    with tiny_presets():
+        return LMSFESAM("tiny_t", image_size=SIZE).eval()
+
+
+def zoomed(zoom: Zoom, prompts: list[ObjectPrompt], stand_in: BoxNetwork) -> np.ndarray:
+    encode = WindowEncoder(stand_in, IMAGE)  # type: ignore[arg-type]
+    found = zoom.segment(stand_in, encode, pack_prompts(prompts), (HEIGHT, WIDTH))  # type: ignore[arg-type]
+    return paint_objects([one.blocks() for one in found], [float(one.iou) for one in found], (HEIGHT, WIDTH))
+
+
+class TestAsking:
+    def test_each_object_as_if_it_were_alone(
+        self, network: LMSFESAM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Windows in batches, prompts of all kinds and chunks: no answer depends on its company."""
+        monkeypatch.setattr(packing, "CHUNK", 3)
+        prompts = [
+            ObjectPrompt(box=(10, 20, 90, 80)),
+            ObjectPrompt(points=[(30, 40), (60, 60)], labels=[1, 0]),
+            ObjectPrompt(box=(150, 20, 350, 280), points=[(200, 100)], labels=[1]),
+            ObjectPrompt(),
+        ]
+        packed = pack_prompts(prompts)
+        views = [
+            View(Window(0, 0, 100, 120), [0, 1]),
+            View(Window(10, 100, 290, 300), [2, 3]),
+            View(whole((HEIGHT, WIDTH)), [0, 1, 2, 3]),
+        ]
+        answers = list(ask(network, WindowEncoder(network, IMAGE), views, packed, batch_size=2))
+        assert [(one.row, one.window) for one in answers] == [
+            (row, view.window) for view in views for row in view.objects
+        ]
+        picture = IMAGE.permute(1, 2, 0).numpy()
+        for one in answers:
+            window = one.window
+            prompt = packed[[one.row]].copy()
+            prompt[:, [0, 2]] -= window.left
+            prompt[:, [1, 3]] -= window.top
+            for column in range(4, prompt.shape[1], 3):
+                if prompt[0, column + 2] >= 0:
+                    prompt[:, column] -= window.left
+                    prompt[:, column + 1] -= window.top
+            with torch.no_grad():
+                embedding = network.encode(prepare(picture[window.slices], SIZE)[None])
+            alone = decode_packed(network, embedding, scale_prompts(prompt, window.size, (SIZE, SIZE)))
+            torch.testing.assert_close(one.logits, alone.logits[0], rtol=0, atol=2e-4)
+            torch.testing.assert_close(one.iou, alone.iou[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(one.low_res, alone.low_res[0], rtol=0, atol=2e-4)
+
+    def test_a_window_is_encoded_once_and_its_batch_is_bounded(self) -> None:
+        stand_in = BoxNetwork().eval()
+        batches = []
+
+        def encode(windows: list[Window]) -> object:
+            batches.append(len(windows))
+            return WindowEncoder(stand_in, IMAGE)(windows)  # type: ignore[arg-type]
+
+        packed = pack_prompts([ObjectPrompt(box=(0, 0, 50, 50))] * 40)
+        views = [View(Window(0, 0, 60, 60 + k), list(range(40))) for k in range(5)]
+        assert len(list(ask(stand_in, encode, views, packed, batch_size=2))) == 200  # type: ignore[arg-type]
+        assert batches == [2, 2, 1]
+
+    def test_masks_and_three_answers_pass_through(self, network: LMSFESAM) -> None:
+        packed = pack_prompts([ObjectPrompt(box=(10, 20, 90, 80))] * 2)
+        views = [View(whole((HEIGHT, WIDTH)), [0, 1])]
+        encode = WindowEncoder(network, IMAGE)
+        first = list(ask(network, encode, views, packed, multimask_output=True))
+        assert first[0].logits.shape == (3, SIZE, SIZE) and first[0].iou.shape == (3,)
+        masks = torch.stack([first[0].low_res[1], first[1].low_res[2]])
+        second = list(ask(network, encode, views, packed, masks=masks))
+        assert not torch.equal(second[0].logits, second[1].logits)
+
+
+class TestZoom:
+    @pytest.mark.parametrize(
+        "sides",
+        [
+            (100, 80, 180, 140),
+            (0, 0, 60, 40),
+            (340, 260, 400, 300),
+            (399, 299, 400, 300),  # the last pixel
+            (0, 120, 1, 180),  # one pixel wide at the border
+            (0, 0, 400, 300),
+            (1, 1, 399, 299),
+        ],
+    )
+    @pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
+    def test_what_is_found_is_pasted_where_it_was_looked_for(
+        self, sides: tuple[int, ...], share: float
+    ) -> None:
+        labels = zoomed(Zoom(share, least=1), [ObjectPrompt(box=sides)], BoxNetwork().eval())
+        x0, y0, x1, y1 = sides
+        expected = np.zeros((HEIGHT, WIDTH), bool)
+        expected[y0:y1, x0:x1] = True
+        pixel = max(1, (x1 - x0) / share / 64) + max(1, (y1 - y0) / share / 64)
+        wrong = (labels == 1) ^ expected
+        assert wrong[max(y0 - 3, 0) : y1 + 3, max(x0 - 3, 0) : x1 + 3].sum() == wrong.sum()
+        assert wrong.sum() <= 2 * pixel + 0.1 * expected.sum()
+
+    def test_it_sees_more_detail_than_the_whole_image(self) -> None:
+        stand_in = BoxNetwork().eval()
+        zoomed(Zoom(0.5, least=1), [ObjectPrompt(box=(100, 100, 132, 132))], stand_in)
+        assert stand_in.seen is not None
+        picture = IMAGE.permute(1, 2, 0).numpy()[84:148, 84:148]
+        torch.testing.assert_close(stand_in.seen[0], prepare(picture, 64), rtol=0, atol=1e-5)
+
+    def test_a_click_far_from_its_box_stays_in_view(self) -> None:
+        zoom = Zoom(0.5, least=1)
+        packed = pack_prompts([ObjectPrompt(box=(100, 100, 120, 120), points=[(200, 110)], labels=[1])])
+        (window,) = zoom.windows(None, None, packed, (HEIGHT, WIDTH))  # type: ignore[arg-type]
+        assert window == Window(90, 50, 40, 200)
+
+    def test_a_click_alone_is_looked_for_and_then_looked_at(self) -> None:
+        stand_in = BoxNetwork().eval()
+        labels = zoomed(Zoom(0.5, least=1), [ObjectPrompt(points=[(200, 150)])], stand_in)
+        # The stand-in draws a disc of 6 of the network's 64 pixels, in the whole image and in the window.
+        ys, xs = np.nonzero(labels)
+        assert stand_in.encoded == 2
+        assert abs(xs.mean() - 200) < 3 and abs(ys.mean() - 150) < 3
+        assert np.ptp(xs) < 2 * 6 / 64 * WIDTH / 2
+
+    def test_a_click_that_finds_nothing_and_no_prompt_are_answered_from_the_whole_image(self) -> None:
+        stand_in = BoxNetwork().eval()
+        prompts = [ObjectPrompt(points=[(200, 150)], labels=[0]), ObjectPrompt()]
+        stand_in.radius = 400.0  # a click outside the object, and the whole image is outside
+        found = Zoom().segment(
+            stand_in,  # type: ignore[arg-type]
+            WindowEncoder(stand_in, IMAGE),  # type: ignore[arg-type]
+            pack_prompts(prompts),
+            (HEIGHT, WIDTH),
+        )
+        assert [one.window for one in found] == [whole((HEIGHT, WIDTH))] * 2
+
+    def test_the_answers_are_in_the_order_of_the_objects(self) -> None:
+        boxes = [(300, 200, 340, 240), (10, 10, 50, 50), (300, 200, 340, 240), (200, 100, 240, 140)]
+        labels = zoomed(Zoom(batch_size=3), [ObjectPrompt(box=sides) for sides in boxes], BoxNetwork().eval())
+        assert labels[220, 320] == 1  # of two that are alike the first
+        assert labels[30, 30] == 2
+        assert labels[120, 220] == 4
+
+
+def test_objects_in_one_window_share_it() -> None:
+    one, two = Window(0, 0, 5, 5), Window(0, 1, 5, 5)
+    assert sharing([one, two, one]) == [View(one, [0, 2]), View(two, [1])]
+
+
+def test_extent_of_what_was_found() -> None:
+    logits = torch.full((64, 64), -1.0)
+    assert extent(logits, (300, 400)) is None
+    logits[16:32, 48:64] = 1
+    np.testing.assert_allclose(extent(logits, (128, 256)), [192, 32, 256, 64])
