@@ -183,6 +183,48 @@ class TestPlaces:
         ]  # fmt: skip
 
 
+class TestModes:
+    """Each way to look at an image gives the same files, with every object in its place."""
+
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            {"mode": "resize"},
+            {"mode": "zoom", "zoom_share": 0.5},
+            {"mode": "window"},
+            {"mode": "window", "window_size": 100, "window_overlap": 0.25, "window_batch": 1},
+        ],
+        ids=lambda keys: "-".join(map(str, keys.values())),
+    )
+    def test_objects_are_in_their_places(
+        self, folder: Path, tmp_path: Path, segment: Run, keys: dict[str, Any]
+    ) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        nib.save(nib.Nifti1Image(NOISE.T[..., None], AFFINE), folder / "b.nii")
+        small = [1, 1, 30, 30]
+        prompts = write_prompts(folder, **{"a.png": [{"box": BOX}, {"box": small}]})
+        segment(input=str(folder), prompts=prompts, **keys)
+        out = tmp_path / "out"
+        labels = np.asarray(Image.open(out / "masks" / "a.png"))
+        assert ((labels == 1) != INSIDE).sum() <= 0.02 * INSIDE.sum()
+        assert abs((labels == 2).sum() - 29 * 29) <= 60
+        assert (labels[3:28, 3:28] == 2).all()
+        assert np.asarray(Image.open(out / "masks" / "b.png")).shape == (HEIGHT, WIDTH)
+        rows = table(out)
+        assert [(row["image"], row["object"]) for row in rows] == [
+            ("a.png", "1"), ("a.png", "2"), ("b.nii", "1")
+        ]  # fmt: skip
+        assert all(0 < float(row["predicted_iou"]) <= 1 for row in rows)
+        assert Image.open(out / "overlays" / "a.png").size == (WIDTH, HEIGHT)
+
+    def test_nothing_is_resized_before_the_parts_are_cut(self, folder: Path, workflow: Run) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        stand_in = {"network": "$__import__('boxnet').BoxNetwork()", "image_size": BoxNetwork.image_size}
+        (item,) = workflow(input=str(folder), mode="window", **stand_in).dataset
+        assert item["image"].dtype == torch.uint8
+        np.testing.assert_array_equal(item["image"][0].numpy(), NOISE)
+
+
 class TestAgainstThePredictor:
     @pytest.fixture(scope="class")
     def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -303,6 +345,14 @@ class TestRefusals:
                 r"output_ext is '\.jpg': give one of \.png, \.nii\.gz",
             ),
             ({"input": "@folder", "slice": -2}, "slice is -2"),
+            ({"input": "@folder", "mode": "tiles"}, "mode is 'tiles': give one of resize, zoom, window"),
+            ({"input": "@folder", "zoom_share": 0}, "zoom_share is 0: give a number above 0 up to 1"),
+            ({"input": "@folder", "window_size": 4}, "window_size is 4: give a whole number of at least 16"),
+            (
+                {"input": "@folder", "window_overlap": 1},
+                "window_overlap is 1: give a number from 0 up to 0.9",
+            ),
+            ({"input": "@folder", "window_batch": 0}, "window_batch is 0: give a whole number of at least 1"),
             ({"input": "@folder", "device": "tpu9"}, "device is 'tpu9'"),
             ({"input": "@folder", "output_dir": "@folder/a.png"}, "output_dir .* cannot be written to"),
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,14 @@ class PromptInferer(Inferer):
         image = inputs.as_subclass(Tensor).to(next(model.parameters()).device)
         decoded = decode_packed(model, self.cache.encode(model, image), packed)
         return {LOGITS: decoded.logits[None], IOU: decoded.iou[None]}
+
+
+def image_where_it_is(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    """Prepare a batch of MONAI's evaluator without sending the image to the GPU as a whole.
+
+    The inferers send what the network is to see.
+    """
+    return batch["image"], None
 
 
 def carried_prompts(inputs: Tensor) -> np.ndarray:

@@ -12,7 +12,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.inference.formats import INPUT_SUFFIXES, is_input, stem
 from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
-from lmsfe_sam.options import check_device, check_values, one_of, text, true_or_false, whole
+from lmsfe_sam.options import check_device, check_values, one_of, real, text, true_or_false, whole
 from lmsfe_sam.prompts.user import check_names, read_prompts
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,11 @@ RULES = {
     "input": text(or_none=True),
     "prompts": text(or_none=True),
     "slice": whole(0, or_none=True),
+    "mode": one_of(("resize", "zoom", "window")),
+    "zoom_share": real(0, 1),
+    "window_size": whole(16, or_none=True),
+    "window_overlap": real(0, 0.9, low_included=True),
+    "window_batch": whole(1),
     "preset": text(or_none=True),
     "checkpoint": text(),
     "output_dir": text(),
