@@ -68,7 +68,14 @@ class FewTokenAttention(Attention):
 
 
 class FewTokenBlock(TwoWayAttentionBlock):
-    """SAM's block of four: tokens among themselves, to the image, an MLP, the image to the tokens."""
+    """SAM's block of four: tokens among themselves, to the image, an MLP, the image to the tokens.
+
+    Args:
+        dim: channels C of tokens and image.
+        num_heads: of each attention.
+        mlp_dim: hidden channels of the MLP.
+        first: the tokens' own attention leaves their positions out, as in SAM's first block.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int, first: bool) -> None:
         super().__init__(dim, num_heads, mlp_dim, skip_first_layer_pe=first)
@@ -95,7 +102,13 @@ class FewTokenBlock(TwoWayAttentionBlock):
 
 
 class FewTokenTransformer(TwoWayTransformer):
-    """SAM's two-way transformer, two blocks and a last look of the tokens at the image."""
+    """SAM's two-way transformer, two blocks and a last look of the tokens at the image.
+
+    Args:
+        dim: channels C of tokens and image.
+        num_heads: of each attention.
+        mlp_dim: hidden channels of the blocks' MLPs.
+    """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:
         super().__init__(depth=0, embedding_dim=dim, num_heads=num_heads, mlp_dim=mlp_dim)

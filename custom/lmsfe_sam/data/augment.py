@@ -136,6 +136,9 @@ class RandShadowd(_RandFactord):
         strength: range of what the shadow takes from the grey values, 0 nothing and 1 all.
         width: range of its width, as a share of the picture's.
         allow_missing_keys: as for every MONAI ``MapTransform``.
+
+    Raises:
+        InputError: a range that is upside down, or a strength above 1.
     """
 
     def __init__(

@@ -86,6 +86,12 @@ def ask_clicks(
     The logits of each answer go into the next question. An image whose answer is perfect gets no more
     clicks and keeps that answer.
 
+    Args:
+        network: decodes one object an image.
+        embedding: of the B images.
+        truths: (H,W) bool, one an image, each of a size of its own.
+        count: clicks an image.
+
     Returns:
         For each image the answers after 1..count clicks, and the clicks, of which there may be fewer.
     """

@@ -66,7 +66,11 @@ class NoNetwork(nn.Module):
     image_size = 256
 
     def forward(self, image: Tensor) -> Tensor:
-        """Refuse: there is nothing to run."""
+        """Refuse any ``image``: there is nothing to run.
+
+        Raises:
+            RuntimeError: always.
+        """
         raise RuntimeError("controls ask no network")
 
     def describe(self) -> dict[str, Any]:

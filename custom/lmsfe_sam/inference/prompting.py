@@ -28,7 +28,7 @@ class AttachPromptsd(MapTransform):
         allow_missing_keys: as for every MONAI `MapTransform`.
 
     Raises:
-        InputError: when called, on a prompt outside the image.
+        InputError: when called, on a prompt outside the image; it names the image and the object.
     """
 
     def __init__(

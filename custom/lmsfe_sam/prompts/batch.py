@@ -109,6 +109,14 @@ def flatten_prompts(
 ) -> BatchPrompts:
     """Check padded prompts against each other and flatten images and objects into one axis.
 
+    Args:
+        batch: number of images B.
+        boxes: ``(B, N, 4)`` in pixels of the input; a row of NaN is none.
+        points: ``(B, N, K, 2)`` in pixels of the input, x before y.
+        point_labels: ``(B, N, K)``: 1 inside, 0 outside, -1 padding.
+        masks: logits ``(B, N, h, w)``; a map of NaN is none.
+        device: of the result.
+
     Raises:
         ValueError: shapes that do not fit together.
     """

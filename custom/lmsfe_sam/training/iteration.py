@@ -161,6 +161,9 @@ class ValidationIteration:
     Args:
         modes: some of `VALIDATION_MODES`.
         channels_last: memory format of the images.
+
+    Raises:
+        InputError: no mode, or one that is none of these.
     """
 
     def __init__(self, modes: Sequence[str] = VALIDATION_MODES, channels_last: bool = False) -> None:

@@ -106,7 +106,7 @@ class PromptedLoss(nn.Module):
 
 
 def upsample(masks: Tensor, size: int) -> Tensor:
-    """Bring logits to the target's size."""
+    """Bring logits ``(M, N, h, w)`` to ``(M, N, size, size)``, bilinearly."""
     return F.interpolate(masks, size=[size, size], mode="bilinear", align_corners=False)
 
 

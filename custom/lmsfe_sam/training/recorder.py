@@ -136,7 +136,11 @@ class RunRecorder:
         }
 
     def restore(self, engine: Any) -> None:
-        """Go on from the folder's checkpoint, if it is there to be gone on with."""
+        """Go on from the folder's checkpoint, if it is there to be gone on with.
+
+        Raises:
+            InputError: all of its epochs are done, or they had another number of steps.
+        """
         path = self.folder.last_checkpoint
         if path is None:
             return
