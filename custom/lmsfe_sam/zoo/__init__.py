@@ -1,0 +1,1 @@
+"""The bundle as others take it: one folder with the package inside, checked and published."""

@@ -1,0 +1,390 @@
+"""The checks that the model zoo makes of a bundle, and a few that a bundle with its own package needs.
+
+This file runs by itself, in a process that has MONAI and the bundle but no other copy of the package
+(`lmsfe_sam.zoo.verify` starts it): it imports nothing of the package but through the bundle. The checks
+are those of the zoo's ``ci/verify_bundle.py``, made with the same calls of MONAI and the same arguments.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+NETWORK = "network_def"
+TOLERANCE = 1e-4
+
+LARGEST = 25_000_000
+"""Bytes of the largest file that the model zoo takes."""
+
+METADATA = {
+    "schema": str,
+    "version": str,
+    "changelog": dict,
+    "monai_version": str,
+    "pytorch_version": str,
+    "numpy_version": str,
+    "required_packages_version": dict,
+    "supported_apps": dict,
+    "name": str,
+    "task": str,
+    "description": str,
+    "authors": str,
+    "copyright": str,
+    "data_source": str,
+    "data_type": str,
+    "image_classes": str,
+    "label_classes": str,
+    "pred_classes": str,
+    "eval_metrics": dict,
+    "intended_use": str,
+    "references": list,
+    "network_data_format": dict,
+}
+TENSOR = {
+    "type": str,
+    "format": str,
+    "num_channels": int,
+    "spatial_shape": list,
+    "dtype": str,
+    "value_range": list,
+    "is_patch_data": bool,
+    "channel_def": dict,
+}
+"""The types that MONAI's schema wants of each field; it makes some of them optional, here all are there."""
+
+MODULES = {
+    "PIL": "pillow",
+    "ignite": "pytorch-ignite",
+    "segment_anything": "segment-anything",
+    "skimage": "scikit-image",
+}
+"""Modules whose distribution has another name."""
+
+VERSIONED_APART = {"monai", "torch", "numpy"}
+"""Packages that have a field of their own in the metadata."""
+
+
+class Skipped(Exception):
+    """A check that this environment cannot make; the message says what it lacks."""
+
+
+def main(folder: str, schema: str, report: str) -> None:
+    """Check the bundle in ``folder`` and write ``report``, a JSON list of results.
+
+    Args:
+        folder: the bundle; exports and the schema are written into it, as the zoo does.
+        schema: the file of MONAI's metadata schema, or an empty string.
+        report: the file to write: name, "passed", "failed" or "skipped", detail, seconds.
+    """
+    bundle = Path(folder)
+    sys.path.insert(0, str(bundle))
+    results = []
+    for check in CHECKS:
+        start = time.perf_counter()
+        try:
+            state, detail = "passed", check(bundle, schema)
+        except Skipped as reason:
+            state, detail = "skipped", str(reason)
+        except Exception as error:
+            state, detail = "failed", f"{type(error).__name__}: {error}"
+        name = check.__name__.replace("_", " ")
+        results.append((name, state, detail, time.perf_counter() - start))
+    Path(report).write_text(json.dumps(results))
+
+
+def required_files(bundle: Path, schema: str) -> str:
+    """What the zoo asks for, and the documents that its guide names."""
+    names = (
+        "LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/README.md",
+        "docs/data_license.txt",
+    )  # fmt: skip
+    missing = [name for name in names if not (bundle / name).is_file()]
+    assert not missing, f"missing: {missing}"
+    return ", ".join(names)
+
+
+def file_sizes(bundle: Path, schema: str) -> str:
+    """No file is above 25 MB, and a download is listed only for what is."""
+    sizes = {path: path.stat().st_size for path in bundle.rglob("*") if path.is_file()}
+    assert max(sizes.values()) <= LARGEST, f"{max(sizes, key=lambda path: sizes[path])} is too large"
+    assert not (bundle / "large_files.yml").exists(), "a file is left to be downloaded"
+    return f"{len(sizes)} files, the largest {max(sizes.values()) / 1e6:.1f} MB; no large_files.yml"
+
+
+def nothing_else(bundle: Path, schema: str) -> str:
+    """No caches, results or hidden files."""
+    expected = {"LICENSE", "configs", "docs", "models", "lmsfe_sam"}
+    assert {path.name for path in bundle.iterdir()} == expected, sorted(
+        path.name for path in bundle.iterdir()
+    )
+    assert {path.name for path in (bundle / "models").iterdir()} <= {"model.pt", "model.json"}
+    stray = [path for path in bundle.rglob("*") if path.name.startswith(".") or path.suffix == ".pyc"]
+    assert not stray, f"stray: {stray}"
+    return ", ".join(sorted(expected))
+
+
+def version_and_changelog(bundle: Path, schema: str) -> str:
+    """The version stands in the changelog, and is that of the package inside."""
+    metadata = _metadata(bundle)
+    assert metadata["version"] in metadata["changelog"], "the version is not in the changelog"
+    own = ast.literal_eval((bundle / "lmsfe_sam" / "version.py").read_text().rpartition("=")[2].strip())
+    assert metadata["version"] == own, f"the package inside is of version {own}"
+    return f"{metadata['version']}: {metadata['changelog'][metadata['version']]}"
+
+
+def metadata_fields(bundle: Path, schema: str) -> str:
+    """Every field is there, has its type, and is not empty where it should say something."""
+    metadata = _metadata(bundle)
+    _check_types(metadata, METADATA)
+    empty = [key for key in METADATA if metadata[key] in ("", []) and key != "references"]
+    assert not empty, f"empty: {empty}"
+    assert "optional_packages_version" not in metadata, "it would replace the required packages"
+    data = metadata["network_data_format"]
+    assert next(iter(data["inputs"])) == "image" and next(iter(data["outputs"])) == "pred"
+    for tensor in (*data["inputs"].values(), *data["outputs"].values()):
+        _check_types(tensor, TENSOR)
+        assert all(key.isdigit() for key in tensor["channel_def"]), "channel_def has keys that are no numbers"
+        assert len(tensor["channel_def"]) == tensor["num_channels"]
+    return f"{len(METADATA)} fields, {len(TENSOR)} of each tensor"
+
+
+def metadata_schema(bundle: Path, schema: str) -> str:
+    """MONAI's ``verify_metadata``, with the schema's file in the place that it would be downloaded to."""
+    from monai.bundle import verify_metadata
+
+    if find_spec("jsonschema") is None:
+        raise Skipped("jsonschema is not installed")
+    if not schema:
+        raise Skipped("no schema file was named with --schema")
+    place = bundle / "eval" / "schema.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(Path(schema).read_bytes())
+    verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(place))
+    return f"verify_metadata, {Path(schema).name}"
+
+
+def packages(bundle: Path, schema: str) -> str:
+    """The metadata lists every package that the code imports, in a version that can be had."""
+    metadata = _metadata(bundle)
+    listed = metadata["required_packages_version"]
+    needed = {
+        MODULES.get(name, name)
+        for name in required_modules((bundle / "lmsfe_sam").rglob("*.py")) - VERSIONED_APART
+    }
+    assert needed <= set(listed), f"not listed: {sorted(needed - set(listed))}"
+    versions = {
+        "monai": metadata["monai_version"],
+        "torch": metadata["pytorch_version"],
+        "numpy": metadata["numpy_version"],
+        **listed,
+    }
+    installed = {name: importlib.metadata.version(name).split("+")[0] for name in versions}
+    others = [f"{name} {installed[name]}" for name in versions if installed[name] != versions[name]]
+    note = f"; tried here with {', '.join(others)}" if others else ", the versions tried here"
+    return f"{len(versions)} packages{note}"
+
+
+def package_inside(bundle: Path, schema: str) -> str:
+    """The package that the configs name is the bundle's own."""
+    import lmsfe_sam
+
+    place = Path(str(lmsfe_sam.__file__)).resolve().parent
+    assert place == (bundle / "lmsfe_sam").resolve(), f"the package comes from {place}"
+    return "lmsfe_sam is imported from the bundle"
+
+
+def properties_of_apps(bundle: Path, schema: str) -> str:
+    """The zoo checks the properties of each app that the metadata names."""
+    apps = _metadata(bundle)["supported_apps"]
+    assert not apps, f"no properties are known of {sorted(apps)}"
+    return "supported_apps names none"
+
+
+def data_shape(bundle: Path, schema: str) -> str:
+    """MONAI's ``verify_net_in_out``."""
+    from monai.bundle import verify_net_in_out
+
+    verify_net_in_out(
+        net_id=NETWORK,
+        meta_file=str(bundle / "configs/metadata.json"),
+        config_file=str(bundle / "configs/inference.json"),
+        bundle_root=str(bundle),
+    )
+    return "verify_net_in_out"
+
+
+def torchscript_export(bundle: Path, schema: str) -> str:
+    """MONAI's ``ckpt_export``, by ``torch.jit.script``; the file loads and gives the network's logits."""
+    import torch
+    from monai.bundle import ckpt_export, load
+
+    ckpt_export(
+        net_id=NETWORK,
+        filepath=str(bundle / "models/verify_model.ts"),
+        ckpt_file=str(bundle / "models/model.pt"),
+        meta_file=str(bundle / "configs/metadata.json"),
+        config_file=str(bundle / "configs/inference.json"),
+        bundle_root=str(bundle),
+    )
+    module, metadata, _ = load(
+        bundle.name,
+        bundle_dir=bundle.parent,
+        model_file="models/verify_model.ts",
+        load_ts_module=True,
+        device="cpu",
+    )
+    assert metadata["version"] == _metadata(bundle)["version"]
+    image = _image(bundle)
+    with torch.no_grad():
+        apart = float((module(image) - _network(bundle)(image)).abs().max())
+    assert apart <= TOLERANCE, f"the logits are {apart:.1e} apart"
+    return f"ckpt_export by jit.script; loads; logits {apart:.0e} apart"
+
+
+def onnx_export(bundle: Path, schema: str) -> str:
+    """MONAI's ``onnx_export``; where ONNX Runtime is installed, it gives the network's logits."""
+    for name in ("onnx", "onnxscript"):
+        if find_spec(name) is None:
+            raise Skipped(f"{name} is not installed")
+    import onnx
+    import torch
+    from monai.bundle import onnx_export as export
+
+    path = str(bundle / "models/verify_model.onnx")
+    export(
+        net_id=NETWORK,
+        filepath=path,
+        ckpt_file=str(bundle / "models/model.pt"),
+        meta_file=str(bundle / "configs/metadata.json"),
+        config_file=str(bundle / "configs/inference.json"),
+        bundle_root=str(bundle),
+    )
+    onnx.checker.check_model(path)
+    if find_spec("onnxruntime") is None:
+        return "onnx_export; the file passes onnx.checker"
+    import onnxruntime
+
+    image = _image(bundle)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    with torch.no_grad():
+        apart = float((found - _network(bundle)(image)).abs().max())
+    assert apart <= 10 * TOLERANCE, f"the logits are {apart:.1e} apart"
+    return f"onnx_export; the file passes onnx.checker; ONNX Runtime: logits {apart:.0e} apart"
+
+
+def loading(bundle: Path, schema: str) -> str:
+    """MONAI's ``load`` from a local folder, with each config that holds the network."""
+    import torch
+    from monai.bundle import load
+
+    weights = torch.load(bundle / "models/model.pt", weights_only=True)
+    for kind in ("train", "inference"):
+        network = load(bundle.name, bundle_dir=bundle.parent, workflow_type=kind, device="cpu")
+        assert type(network).__module__.startswith("lmsfe_sam."), type(network)
+        state = network.state_dict()
+        assert state.keys() == weights.keys(), "the tensors have other names"
+        assert all(torch.equal(state[name], weights[name]) for name in weights), "the weights are not loaded"
+    return f"load by train.json and by inference.json: {len(weights)} tensors, as in model.pt"
+
+
+def properties_of_training(bundle: Path, schema: str) -> str:
+    """``check_properties`` of the training workflow."""
+    return _properties(bundle, "train", ["train.json"], phantoms=8, output_dir=str(bundle.parent / "made"))
+
+
+def properties_of_evaluation(bundle: Path, schema: str) -> str:
+    """``check_properties`` of the evaluation workflow."""
+    return _properties(bundle, "evaluation", ["train.json", "evaluate.json"], phantoms=8)
+
+
+def properties_of_inference(bundle: Path, schema: str) -> str:
+    """``check_properties`` of the inference workflow."""
+    return _properties(bundle, "inference", ["inference.json"])
+
+
+CHECKS: tuple[Callable[[Path, str], str], ...] = (
+    required_files,
+    nothing_else,
+    file_sizes,
+    version_and_changelog,
+    metadata_fields,
+    metadata_schema,
+    packages,
+    package_inside,
+    properties_of_apps,
+    properties_of_inference,
+    data_shape,
+    torchscript_export,
+    onnx_export,
+    loading,
+    properties_of_training,
+    properties_of_evaluation,
+)
+
+
+def _metadata(bundle: Path) -> dict[str, Any]:
+    metadata: dict[str, Any] = json.loads((bundle / "configs/metadata.json").read_text())
+    return metadata
+
+
+def _check_types(values: dict[str, Any], types: dict[str, type]) -> None:
+    wrong = [key for key, kind in types.items() if not isinstance(values.get(key), kind)]
+    assert not wrong, f"missing or of the wrong type: {wrong}"
+
+
+def required_modules(files: Iterable[Path]) -> set[str]:
+    """Return the top-level modules that files of the package import, but for Python's own and itself."""
+    names = {name for path in files if path.suffix == ".py" for name in _imports(path)}
+    return names - set(sys.stdlib_module_names) - {"lmsfe_sam"}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.split(".")[0]
+
+
+def _properties(bundle: Path, kind: str, configs: list[str], **keys: Any) -> str:
+    from monai.bundle import create_workflow
+
+    workflow = create_workflow(
+        config_file=[str(bundle / "configs" / name) for name in configs],
+        workflow_type=kind,
+        logging_file=str(bundle / "configs/logging.conf"),
+        meta_file=str(bundle / "configs/metadata.json"),
+        bundle_root=str(bundle),
+        device="cpu",
+        **keys,
+    )
+    wrong = workflow.check_properties()
+    assert wrong == [], f"missing or misnamed: {wrong}"
+    return f"check_properties of {' + '.join(configs)}"
+
+
+def _network(bundle: Path) -> Any:
+    from lmsfe_sam.checkpoints import network_from_checkpoint
+
+    return network_from_checkpoint(bundle / "models/model.pt")
+
+
+def _image(bundle: Path) -> Any:
+    import torch
+
+    image = _metadata(bundle)["network_data_format"]["inputs"]["image"]
+    return torch.randn(
+        1, image["num_channels"], *image["spatial_shape"], generator=torch.Generator().manual_seed(0)
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
