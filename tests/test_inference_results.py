@@ -14,14 +14,16 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor, decollate_batch
 from PIL import Image
+from skimage.segmentation import find_boundaries
 
 from boxnet import BoxNetwork
 from lmsfe_sam.data.loading import ResizeUltrasoundd
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.inference import overlay
 from lmsfe_sam.inference.dataset import SkippingDataset
 from lmsfe_sam.inference.inferer import PromptInferer
 from lmsfe_sam.inference.merging import MeasureObjectsd, MergeObjectsd, measure_objects, merge_objects
-from lmsfe_sam.inference.overlay import INSIDE, OUTSIDE, draw_overlay
+from lmsfe_sam.inference.overlay import COLOURS, INSIDE, OUTSIDE, draw_overlay
 from lmsfe_sam.inference.prompting import AttachPromptsd
 from lmsfe_sam.inference.reading import LoadFileImaged
 from lmsfe_sam.inference.saving import COLUMNS, ObjectsTable
@@ -237,6 +239,18 @@ class TestOverlay:
         assert tuple(drawn[40, 60]) == INSIDE
         assert tuple(drawn[30, 70]) == OUTSIDE
         assert (picture == 100).all()
+
+    def test_strip_by_strip_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rng = np.random.default_rng(0)
+        picture = rng.integers(0, 256, (40, 30, 3), np.uint8)
+        labels = np.kron(rng.integers(0, 12, (8, 6)), np.ones((5, 5), int)).astype(np.uint8)
+        expected = np.asarray(draw_overlay(picture, labels, pack_prompts([])))
+        outline = find_boundaries(labels, mode="inner")
+        np.testing.assert_array_equal(expected[outline], COLOURS[(labels[outline] - 1) % len(COLOURS)])
+        for rows in (1, 3, 5, 39):
+            monkeypatch.setattr(overlay, "BLOCK", rows * 30)
+            drawn = np.asarray(draw_overlay(picture, labels, pack_prompts([])))
+            np.testing.assert_array_equal(drawn, expected)
 
 
 class TestTable:

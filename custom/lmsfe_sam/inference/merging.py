@@ -108,7 +108,7 @@ def measure_objects(
     """
     from scipy.ndimage import find_objects
 
-    areas = np.bincount(labels.ravel(), minlength=len(predicted_iou) + 1)
+    areas = _areas(labels, len(predicted_iou))
     extents = find_objects(labels, max_label=len(predicted_iou))
     pixel_area = spacing[0] * spacing[1]
     rows = []
@@ -128,3 +128,11 @@ def measure_objects(
             }
         )
     return rows
+
+
+def _areas(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return how many pixels have each label 0..count, counted row by row: numpy counts in 64 bits."""
+    areas = np.zeros(count + 1, dtype=np.int64)
+    for row in labels:
+        areas += np.bincount(row, minlength=count + 1)
+    return areas

@@ -22,6 +22,10 @@ COLOURS = np.array(
 """Okabe and Ito's colours, which colour-blind people can tell apart; object k has the k-th, in turns."""
 
 TINT = 0.25
+
+BLOCK = 2**21
+"""Pixels of a picture that are tinted at a time."""
+
 INSIDE, OUTSIDE = (0, 255, 0), (255, 0, 0)
 """Colours of clicks."""
 
@@ -34,19 +38,29 @@ def draw_overlay(picture: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -
         labels: (H, W), object k is k.
         prompts: packed (`lmsfe_sam.prompts.packing`), in pixels of the picture.
     """
-    from skimage.segmentation import find_boundaries
-
     height, width = labels.shape
     line = max(1, round(min(height, width) / 250))
     drawn = picture.copy()
-    objects = labels > 0
-    colours = COLOURS[(labels[objects].astype(np.int64) - 1) % len(COLOURS)]
-    drawn[objects] = np.rint((1 - TINT) * drawn[objects] + TINT * colours).astype(np.uint8)
-    outline = find_boundaries(labels, mode="inner")
-    drawn[outline] = COLOURS[(labels[outline].astype(np.int64) - 1) % len(COLOURS)]
+    at_once = max(1, BLOCK // width)
+    for start in range(0, height, at_once):
+        _tint(drawn, labels, slice(start, min(start + at_once, height)))
     image = Image.fromarray(drawn)
     _draw_prompts(ImageDraw.Draw(image), prompts, line)
     return image
+
+
+def _tint(drawn: np.ndarray, labels: np.ndarray, rows: slice) -> None:
+    """Tint and outline the objects in some rows of a picture, in place."""
+    from skimage.segmentation import find_boundaries
+
+    above = min(rows.start, 1)  # an outline depends on its neighbours
+    outline = find_boundaries(labels[rows.start - above : rows.stop + 1], mode="inner")
+    outline = outline[above : above + rows.stop - rows.start]
+    own, part = labels[rows], drawn[rows]
+    objects = own > 0
+    colours = COLOURS[(own[objects].astype(np.int64) - 1) % len(COLOURS)]
+    tinted = np.rint((1 - TINT) * part[objects] + TINT * colours).astype(np.uint8)
+    part[objects] = np.where(outline[objects][:, None], colours, tinted)
 
 
 def _draw_prompts(canvas: ImageDraw.ImageDraw, prompts: np.ndarray, line: int) -> None:
