@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from evaluation_results import INFO, make_result, make_results
 from lmsfe_sam.errors import InputError
@@ -82,6 +83,21 @@ def test_reliability_of_an_honest_prediction() -> None:
     assert own["spearman"] == pytest.approx(1)
     assert own["calibration_error"] == pytest.approx(0, abs=1e-6)
     assert sum(part["n_images"] for part in own["bins"]) == 12
+
+
+def test_the_overall_reliability_ranks_the_answers_of_all_modes() -> None:
+    results = [
+        dataclasses.replace(
+            result, predicted_iou={mode: 0.9 - 0.1 * (i + 3 * k) % 0.7 for k, mode in enumerate(MODES[:6])}
+        )
+        for i, result in enumerate(make_results())
+    ]
+    content = summary_of(results).as_json()
+    pairs = [(p, r.scores[mode]["iou"]) for r in results for mode, p in r.predicted_iou.items()]
+    own = content["reliability_overall"]
+    assert own["spearman"] == pytest.approx(spearmanr(*zip(*pairs)).statistic, abs=1e-6)
+    assert -0.9 < own["spearman"] < 0.9
+    assert sum(part["n_images"] for part in own["bins"]) == len(pairs)
 
 
 def test_subgroups_by_label_and_by_size() -> None:

@@ -172,6 +172,9 @@ def _reliability(summary: Summary, results: Sequence[ImageResult]) -> str:
         "A point is an image; the line joins the means of tenths of the predicted IoU. A reliable prediction "
         "follows the dashed diagonal, and ranks the images as their actual IoU does."
     )
+    overall = summary.overall_reliability
+    if overall is not None:
+        note += f" All modes in one: Spearman {figure(overall.spearman)}, error {figure(overall.error)}."
     return _section(
         "Can the predicted IoU be trusted?", f'<div class="plots small">{"".join(panels)}</div>', note
     )

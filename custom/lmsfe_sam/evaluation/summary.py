@@ -65,6 +65,21 @@ class Reliability:
     error: float
     bins: list[CalibrationBin]
 
+    def as_json(self) -> dict[str, Any]:
+        """Return one mode's part of ``reliability`` in ``summary.json``."""
+        return {
+            "spearman": None if np.isnan(self.spearman) else round(self.spearman, 6),
+            "calibration_error": round(self.error, 6),
+            "bins": [
+                {
+                    "predicted": round(part.predicted, 6),
+                    "actual": round(part.actual, 6),
+                    "n_images": part.images,
+                }
+                for part in self.bins
+            ],
+        }
+
 
 @dataclass(frozen=True)
 class CurveSummary:
@@ -97,6 +112,7 @@ class Summary:
     prompts: dict[str, dict[str, Estimate]]
     gains: dict[str, dict[str, Difference]]
     reliability: dict[str, Reliability]
+    overall_reliability: Reliability | None
     curves: CurveSummary | None
     subgroups: list[SubgroupRow]
     comparison: Comparison | None
@@ -114,22 +130,10 @@ class Summary:
             "gain_over_control": {
                 mode: {"control": RIVALS[mode], **_as_json(columns)} for mode, columns in self.gains.items()
             },
-            "reliability": {
-                mode: {
-                    "spearman": None if np.isnan(own.spearman) else round(own.spearman, 6),
-                    "calibration_error": round(own.error, 6),
-                    "bins": [
-                        {
-                            "predicted": round(part.predicted, 6),
-                            "actual": round(part.actual, 6),
-                            "n_images": part.images,
-                        }
-                        for part in own.bins
-                    ],
-                }
-                for mode, own in self.reliability.items()
-            },
+            "reliability": {mode: own.as_json() for mode, own in self.reliability.items()},
         }
+        if self.overall_reliability is not None:
+            content["reliability_overall"] = self.overall_reliability.as_json()
         if self.curves is not None:
             content["curves"] = _curves_as_json(self.curves)
         if self.comparison is not None:
@@ -179,6 +183,7 @@ def summarise(
             mode: _reliability([result.predicted_iou[mode] for result in results], column(mode, "iou"))
             for mode in results[0].predicted_iou
         },
+        overall_reliability=_overall_reliability(results),
         curves=_average_curves(results, resampling) if results[0].curves.click_dice else None,
         subgroups=subgroup_rows(results, groups, labels, info.seed, info.bootstrap),
         comparison=compare(results, groups, other, info.seed, info.bootstrap) if other else None,
@@ -193,6 +198,13 @@ def clicks_needed(iou_after_clicks: Sequence[float], target: float) -> int | Non
 def _reliability(predicted: Sequence[float], actual: Sequence[float]) -> Reliability:
     bins = calibration(predicted, actual)
     return Reliability(rank_correlation(predicted, actual), calibration_error(bins), bins)
+
+
+def _overall_reliability(results: Sequence[ImageResult]) -> Reliability | None:
+    """Every answer of every mode in one, so that answers to different prompts are ranked, too."""
+    predicted = [iou for result in results for iou in result.predicted_iou.values()]
+    actual = [result.scores[mode]["iou"] for result in results for mode in result.predicted_iou]
+    return _reliability(predicted, actual) if predicted else None
 
 
 def _average_curves(results: Sequence[ImageResult], resampling: Resampling) -> CurveSummary:
