@@ -29,10 +29,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+PEAK = """
+import resource, runpy, sys
+sys.argv[0] = "-m/monai.bundle"
+try:
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+"""The command line, and then the peak of its resident memory in KiB."""
+
+
 def run(bundle_root: Path, *options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    return run_command(bundle_root, [*command, *options])
+
+
+def run_command(bundle_root: Path, command: list[object]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, *map(str, options)],
+        [str(word) for word in command],
         cwd=bundle_root,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -92,6 +107,32 @@ def test_a_folder_with_prompts_and_one_bad_file(bundle_root: Path, checkpoint: P
     ]  # fmt: skip
     assert rows[0]["area_mm2"] == ""
     assert float(rows[2]["area_mm2"]) == pytest.approx(0.06 * int(rows[2]["area_px"]), rel=1e-4)
+
+
+def test_many_boxes_on_a_large_image_take_little_memory(
+    bundle_root: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """200 boxes on 2048 x 2048 pixels in windows, while their logits at that size would take 3.1 GiB."""
+    side, count = 2048, 200
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (side, side), np.uint8)).save(tmp_path / "large.png")
+    corners = rng.integers(0, side - 100, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(20, 100, (count, 2))], axis=1)
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({"large.png": {"objects": [{"box": box} for box in boxes.tolist()]}}))
+    command = [
+        sys.executable, "-c", PEAK, "run", "--config_file", "configs/inference.json",
+        "--input", tmp_path / "large.png", "--prompts", prompts, "--checkpoint", checkpoint,
+        "--output_dir", tmp_path / "out", "--mode", "window", "--window_size", "1024",
+        "--window_overlap", "0",
+    ]  # fmt: skip
+    process = run_command(bundle_root, command)
+    assert process.returncode == 0, process.stderr
+    labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "large.png"))
+    assert labels.shape == (side, side)
+    with (tmp_path / "out" / "objects.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == count
+    assert int(process.stdout.split()[-1]) < 2 * 2**20  # KiB; 1.4 GiB were measured, most of them torch
 
 
 def test_a_wrong_box_is_one_sentence(bundle_root: Path, checkpoint: Path, tmp_path: Path) -> None:
