@@ -1,29 +1,42 @@
 """The checks that the model zoo makes of a bundle, and a few that a bundle with its own package needs.
 
-This file runs by itself, in a process that has MONAI and the bundle but no other copy of the package
-(`lmsfe_sam.zoo.verify` starts it): it imports nothing of the package but through the bundle. The checks
-are those of the zoo's ``ci/verify_bundle.py``, made with the same calls of MONAI and the same arguments.
+`lmsfe_sam.zoo.verify` runs this file by itself, in a process in which the package can be found in the
+bundle alone (`OneCopy`); it may import nothing of the package but through the bundle. What the zoo's
+``ci/verify_bundle.py`` checks is checked by the same functions of MONAI with the same arguments.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
+import hashlib
+import importlib
 import importlib.metadata
 import json
+import runpy
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+PACKAGE = "lmsfe_sam"
 NETWORK = "network_def"
+
+ONLINE = "online"
+"""Instead of the name of a schema file: MONAI may download it."""
+
 TOLERANCE = 1e-4
 
 LARGEST = 25_000_000
 """Bytes of the largest file that the model zoo takes."""
 
-METADATA = {
+METADATA: dict[str, type] = {
     "schema": str,
     "version": str,
     "changelog": dict,
@@ -47,7 +60,7 @@ METADATA = {
     "references": list,
     "network_data_format": dict,
 }
-TENSOR = {
+TENSOR: dict[str, type] = {
     "type": str,
     "format": str,
     "num_channels": int,
@@ -75,15 +88,41 @@ class Skipped(Exception):
     """A check that this environment cannot make; the message says what it lacks."""
 
 
+class OneCopy(MetaPathFinder):
+    """Finds the package in the bundle, once the bundle is on the module path, and nowhere else."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.bundle = bundle.resolve()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Answer for the package alone; what is inside it is found through it.
+
+        Raises:
+            ModuleNotFoundError: the bundle is not on the module path.
+        """
+        if fullname != PACKAGE:
+            return None
+        places = [entry for entry in sys.path if Path(entry or ".").resolve() == self.bundle]
+        found = PathFinder.find_spec(fullname, places)
+        if found is None:
+            raise ModuleNotFoundError(
+                f"{PACKAGE} is not in the bundle, or that not on the path", name=PACKAGE
+            )
+        return found
+
+
 def main(folder: str, schema: str, report: str) -> None:
     """Check the bundle in ``folder`` and write ``report``, a JSON list of results.
 
     Args:
         folder: the bundle; exports and the schema are written into it, as the zoo does.
-        schema: the file of MONAI's metadata schema, or an empty string.
-        report: the file to write: name, "passed", "failed" or "skipped", detail, seconds.
+        schema: the file of MONAI's metadata schema, `ONLINE`, or an empty string.
+        report: the file to write: name, "passed", "failed" or "skipped", detail.
     """
     bundle = Path(folder)
+    sys.meta_path.insert(0, OneCopy(bundle))
     sys.path.insert(0, str(bundle))
     results = []
     for check in CHECKS:
@@ -92,11 +131,19 @@ def main(folder: str, schema: str, report: str) -> None:
             state, detail = "passed", check(bundle, schema)
         except Skipped as reason:
             state, detail = "skipped", str(reason)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             state, detail = "failed", f"{type(error).__name__}: {error}"
         name = check.__name__.replace("_", " ")
-        results.append((name, state, detail, time.perf_counter() - start))
+        print(f"{name}: {state}, {time.perf_counter() - start:.1f} s", flush=True)
+        results.append((name, state, " ".join(detail.split())))
     Path(report).write_text(json.dumps(results))
+
+
+def run_bundle(folder: str, *arguments: str) -> None:
+    """Be ``python -m monai.bundle ARGUMENTS`` in a process that finds the package in ``folder`` alone."""
+    sys.meta_path.insert(0, OneCopy(Path(folder)))
+    sys.argv[1:] = arguments
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
 def required_files(bundle: Path, schema: str) -> str:
@@ -106,27 +153,34 @@ def required_files(bundle: Path, schema: str) -> str:
         "docs/data_license.txt",
     )  # fmt: skip
     missing = [name for name in names if not (bundle / name).is_file()]
-    assert not missing, f"missing: {missing}"
+    urls = [
+        f"{entry['path']} from {entry['url']}" for entry in _large_files(bundle) if entry["path"] in missing
+    ]
+    assert not missing, f"missing: {missing}" + (f"; download {', '.join(urls)}" if urls else "")
     return ", ".join(names)
 
 
 def file_sizes(bundle: Path, schema: str) -> str:
-    """No file is above 25 MB, and a download is listed only for what is."""
-    sizes = {path: path.stat().st_size for path in bundle.rglob("*") if path.is_file()}
-    assert max(sizes.values()) <= LARGEST, f"{max(sizes, key=lambda path: sizes[path])} is too large"
-    assert not (bundle / "large_files.yml").exists(), "a file is left to be downloaded"
-    return f"{len(sizes)} files, the largest {max(sizes.values()) / 1e6:.1f} MB; no large_files.yml"
+    """No file is above 25 MB but those that are listed as downloads, and those are above it."""
+    listed = _large_files(bundle)
+    for entry in listed:
+        file = bundle / entry["path"]
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == entry["hash_val"], f"{file} is another file"
+    sizes = {path.relative_to(bundle).as_posix(): path.stat().st_size for path in _files(bundle)}
+    large = {name for name, size in sizes.items() if size > LARGEST}
+    downloads = {entry["path"] for entry in listed}
+    assert large == downloads, f"larger than 25 MB: {sorted(large)}; to be downloaded: {sorted(downloads)}"
+    note = f"large_files.yml lists {', '.join(sorted(large))}" if large else "no large_files.yml"
+    return f"{len(sizes)} files, the largest {max(sizes.values()) / 1e6:.1f} MB; {note}"
 
 
 def nothing_else(bundle: Path, schema: str) -> str:
     """No caches, results or hidden files."""
-    expected = {"LICENSE", "configs", "docs", "models", "lmsfe_sam"}
-    assert {path.name for path in bundle.iterdir()} == expected, sorted(
-        path.name for path in bundle.iterdir()
-    )
-    assert {path.name for path in (bundle / "models").iterdir()} <= {"model.pt", "model.json"}
-    stray = [path for path in bundle.rglob("*") if path.name.startswith(".") or path.suffix == ".pyc"]
-    assert not stray, f"stray: {stray}"
+    expected = {"LICENSE", "configs", "docs", "models", PACKAGE}
+    stray = {path.name for path in bundle.iterdir()} - expected - {"large_files.yml"}
+    stray |= {path.name for path in (bundle / "models").iterdir()} - {"model.pt", "model.json"}
+    stray |= {path.name for path in _files(bundle) if path.name.startswith(".") or path.suffix == ".pyc"}
+    assert not stray, f"stray: {sorted(stray)}"
     return ", ".join(sorted(expected))
 
 
@@ -162,12 +216,13 @@ def metadata_schema(bundle: Path, schema: str) -> str:
     if find_spec("jsonschema") is None:
         raise Skipped("jsonschema is not installed")
     if not schema:
-        raise Skipped("no schema file was named with --schema")
+        raise Skipped("give the schema's file with --schema, or let MONAI download it with --online")
     place = bundle / "eval" / "schema.json"
     place.parent.mkdir(exist_ok=True)
-    place.write_bytes(Path(schema).read_bytes())
+    if schema != ONLINE:
+        place.write_bytes(Path(schema).read_bytes())
     verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(place))
-    return f"verify_metadata, {Path(schema).name}"
+    return "verify_metadata"
 
 
 def packages(bundle: Path, schema: str) -> str:
@@ -192,12 +247,14 @@ def packages(bundle: Path, schema: str) -> str:
 
 
 def package_inside(bundle: Path, schema: str) -> str:
-    """The package that the configs name is the bundle's own."""
-    import lmsfe_sam
-
-    place = Path(str(lmsfe_sam.__file__)).resolve().parent
-    assert place == (bundle / "lmsfe_sam").resolve(), f"the package comes from {place}"
-    return "lmsfe_sam is imported from the bundle"
+    """Every module of the bundle's own package can be imported, from the bundle."""
+    place = (bundle / PACKAGE).resolve()
+    files = sorted(place.rglob("*.py"))
+    for file in files:
+        name = ".".join((PACKAGE, *file.relative_to(place).with_suffix("").parts)).removesuffix(".__init__")
+        module = importlib.import_module(name)
+        assert Path(str(module.__file__)).resolve() == file, f"{name} comes from {module.__file__}"
+    return f"{len(files)} modules are imported from the bundle"
 
 
 def properties_of_apps(bundle: Path, schema: str) -> str:
@@ -233,13 +290,14 @@ def torchscript_export(bundle: Path, schema: str) -> str:
         config_file=str(bundle / "configs/inference.json"),
         bundle_root=str(bundle),
     )
-    module, metadata, _ = load(
+    loaded: Any = load(
         bundle.name,
         bundle_dir=bundle.parent,
         model_file="models/verify_model.ts",
         load_ts_module=True,
         device="cpu",
     )
+    module, metadata, _ = loaded
     assert metadata["version"] == _metadata(bundle)["version"]
     image = _image(bundle)
     with torch.no_grad():
@@ -287,7 +345,7 @@ def loading(bundle: Path, schema: str) -> str:
 
     weights = torch.load(bundle / "models/model.pt", weights_only=True)
     for kind in ("train", "inference"):
-        network = load(bundle.name, bundle_dir=bundle.parent, workflow_type=kind, device="cpu")
+        network: Any = load(bundle.name, bundle_dir=bundle.parent, workflow_type=kind, device="cpu")
         assert type(network).__module__.startswith("lmsfe_sam."), type(network)
         state = network.state_dict()
         assert state.keys() == weights.keys(), "the tensors have other names"
@@ -310,6 +368,38 @@ def properties_of_inference(bundle: Path, schema: str) -> str:
     return _properties(bundle, "inference", ["inference.json"])
 
 
+def run_from_elsewhere(bundle: Path, schema: str) -> str:
+    """The command line segments a phantom, in a fresh process and from a folder outside the bundle."""
+    import numpy as np
+    from PIL import Image
+
+    from lmsfe_sam.data.phantoms import render_phantom  # the bundle's own
+
+    folder = bundle.parent / "elsewhere"
+    folder.mkdir()
+    picture, lesion = render_phantom(0)
+    rows, columns = np.nonzero(lesion)
+    box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+    Image.fromarray(picture).save(folder / "phantom.png")
+    (folder / "prompts.json").write_text(json.dumps({"phantom.png": {"objects": [{"box": box}]}}))
+    config = str(bundle / "configs/inference.json")
+    options = ("--input", "phantom.png", "--prompts", "prompts.json", "--output_dir", "out")
+    process = subprocess.run(
+        [sys.executable, "-P", __file__, "run", str(bundle), "run", "--config_file", config, *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-300:]
+    with (folder / "out" / "objects.csv").open(newline="") as file:
+        pixels = int(next(csv.DictReader(file))["area_px"])
+    mask = np.asarray(Image.open(folder / "out" / "masks" / "phantom.png")) > 0
+    assert mask.shape == lesion.shape and mask.sum() == pixels > 0, f"{mask.shape}, {pixels} pixels"
+    dice = 2 * float((mask & (lesion > 0)).sum()) / float(mask.sum() + (lesion > 0).sum())
+    return f"a phantom of {mask.shape[0]} x {mask.shape[1]} pixels, by a box: Dice {dice:.2f}"
+
+
 CHECKS: tuple[Callable[[Path, str], str], ...] = (
     required_files,
     nothing_else,
@@ -327,7 +417,21 @@ CHECKS: tuple[Callable[[Path, str], str], ...] = (
     loading,
     properties_of_training,
     properties_of_evaluation,
+    run_from_elsewhere,
 )
+
+
+def _files(bundle: Path) -> list[Path]:
+    return [path for path in bundle.rglob("*") if path.is_file()]
+
+
+def _large_files(bundle: Path) -> list[dict[str, str]]:
+    if not (bundle / "large_files.yml").is_file():
+        return []
+    import yaml
+
+    listed: list[dict[str, str]] = yaml.safe_load((bundle / "large_files.yml").read_text())["large_files"]
+    return listed
 
 
 def _metadata(bundle: Path) -> dict[str, Any]:
@@ -335,7 +439,7 @@ def _metadata(bundle: Path) -> dict[str, Any]:
     return metadata
 
 
-def _check_types(values: dict[str, Any], types: dict[str, type]) -> None:
+def _check_types(values: Mapping[str, Any], types: Mapping[str, type]) -> None:
     wrong = [key for key, kind in types.items() if not isinstance(values.get(key), kind)]
     assert not wrong, f"missing or of the wrong type: {wrong}"
 
@@ -387,4 +491,7 @@ def _image(bundle: Path) -> Any:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1] == "run":
+        run_bundle(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

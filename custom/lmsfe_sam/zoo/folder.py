@@ -14,14 +14,13 @@ from typing import Any
 from lmsfe_sam.checkpoints import read_description, sha256
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.version import __version__
-from lmsfe_sam.zoo.checks import LARGEST, METADATA, required_modules
+from lmsfe_sam.zoo.checks import LARGEST, METADATA, PACKAGE, required_modules
 from lmsfe_sam.zoo.configs import vendored, with_network
 from lmsfe_sam.zoo.modules import files_needed
 
 NAME = "lmsfe_sam_ultrasound_segmentation"
 """What the bundle is called in the model zoo."""
 
-PACKAGE = "lmsfe_sam"
 METADATA_FILE = "configs/metadata.json"
 MODEL = "models/model.pt"
 DESCRIPTION = "models/model.json"
@@ -186,8 +185,8 @@ def _without_large_files(files: dict[str, Content], options: Options) -> dict[st
         )
     if options.model_url is None:
         raise InputError(
-            f"'{model}' has {model.stat().st_size / 1e6:.1f} MB and the model zoo takes {LARGEST / 1e6:.0f} MB a "
-            "file: name the address that it can be downloaded from with --model_url, or keep it with "
+            f"'{model}' has {model.stat().st_size / 1e6:.1f} MB and the model zoo takes {LARGEST / 1e6:.0f} "
+            "MB a file: name the address that it can be downloaded from with --model_url, or keep it with "
             "--any_size for Hugging Face."
         )
     entry = {"path": MODEL, "url": options.model_url, "hash_val": sha256(model), "hash_type": "sha256"}
