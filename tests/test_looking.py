@@ -34,6 +34,13 @@ def zoomed(zoom: Zoom, prompts: list[ObjectPrompt], stand_in: BoxNetwork) -> np.
     return paint_objects([one.blocks() for one in found], [float(one.iou) for one in found], (HEIGHT, WIDTH))
 
 
+def windows_of(zoom: Zoom, prompts: list[ObjectPrompt], stand_in: BoxNetwork | None = None) -> list[Window]:
+    network = stand_in or BoxNetwork().eval()
+    encode = WindowEncoder(network, IMAGE)  # type: ignore[arg-type]
+    found = zoom.segment(network, encode, pack_prompts(prompts), (HEIGHT, WIDTH))  # type: ignore[arg-type]
+    return [one.window for one in found]
+
+
 class TestAsking:
     def test_each_object_as_if_it_were_alone(
         self, network: LMSFESAM, monkeypatch: pytest.MonkeyPatch
@@ -130,15 +137,17 @@ class TestZoom:
         picture = IMAGE.permute(1, 2, 0).numpy()[84:148, 84:148]
         torch.testing.assert_close(stand_in.seen[0], prepare(picture, 64), rtol=0, atol=1e-5)
 
+    def test_no_window_is_enlarged_unless_asked_for(self) -> None:
+        prompts = [ObjectPrompt(box=(100, 100, 110, 110)), ObjectPrompt(box=(0, 0, 100, 10))]
+        assert windows_of(Zoom(0.5), prompts) == [Window(73, 73, 64, 64), Window(0, 0, 64, 200)]
+
     def test_a_click_far_from_its_box_stays_in_view(self) -> None:
-        zoom = Zoom(0.5, least=1)
-        packed = pack_prompts([ObjectPrompt(box=(100, 100, 120, 120), points=[(200, 110)], labels=[1])])
-        (window,) = zoom.windows(None, None, packed, (HEIGHT, WIDTH))  # type: ignore[arg-type]
-        assert window == Window(90, 50, 40, 200)
+        prompt = ObjectPrompt(box=(100, 100, 120, 120), points=[(200, 110), (5, 5)], labels=[1, 0])
+        assert windows_of(Zoom(0.5, least=1), [prompt]) == [Window(90, 50, 40, 200)]
 
     def test_a_click_alone_is_looked_for_and_then_looked_at(self) -> None:
         stand_in = BoxNetwork().eval()
-        labels = zoomed(Zoom(0.5, least=1), [ObjectPrompt(points=[(200, 150)])], stand_in)
+        labels = zoomed(Zoom(0.5, least=1, wide=100), [ObjectPrompt(points=[(200, 150)])], stand_in)
         # The stand-in draws a disc of 6 of the network's 64 pixels, in the whole image and in the window.
         ys, xs = np.nonzero(labels)
         assert stand_in.encoded == 2
@@ -149,13 +158,26 @@ class TestZoom:
         stand_in = BoxNetwork().eval()
         prompts = [ObjectPrompt(points=[(200, 150)], labels=[0]), ObjectPrompt()]
         stand_in.radius = 400.0  # a click outside the object, and the whole image is outside
-        found = Zoom().segment(
-            stand_in,  # type: ignore[arg-type]
-            WindowEncoder(stand_in, IMAGE),  # type: ignore[arg-type]
-            pack_prompts(prompts),
-            (HEIGHT, WIDTH),
-        )
-        assert [one.window for one in found] == [whole((HEIGHT, WIDTH))] * 2
+        assert windows_of(Zoom(wide=100), prompts, stand_in) == [whole((HEIGHT, WIDTH))] * 2
+
+    def test_in_a_large_image_a_click_is_looked_for_in_its_surroundings(self) -> None:
+        stand_in = BoxNetwork().eval()
+        stand_in.radius = 400.0
+        click = ObjectPrompt(points=[(350, 20)], labels=[0])  # nothing is found, so that is all
+        assert windows_of(Zoom(wide=2), [click], stand_in) == [Window(0, 272, 128, 128)]
+        far = ObjectPrompt(points=[(20, 20), (380, 280)], labels=[0, 0])
+        assert windows_of(Zoom(wide=2), [far], stand_in) == [whole((HEIGHT, WIDTH))]
+
+    def test_large_objects_are_answered_from_the_whole_image(self) -> None:
+        tenth = WIDTH // 10 * HEIGHT // 10 / (WIDTH * HEIGHT)
+        large, small = ObjectPrompt(box=(100, 100, 140, 130)), ObjectPrompt(box=(100, 100, 139, 130))
+        zoom = Zoom(0.5, below=tenth, wide=100)
+        assert windows_of(zoom, [large, small]) == [whole((HEIGHT, WIDTH)), Window(83, 80, 64, 78)]
+        stand_in = BoxNetwork().eval()
+        assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) == [whole((HEIGHT, WIDTH))]
+        assert stand_in.encoded == 1
+        stand_in.radius = 2.0
+        assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) != [whole((HEIGHT, WIDTH))]
 
     def test_the_answers_are_in_the_order_of_the_objects(self) -> None:
         boxes = [(300, 200, 340, 240), (10, 10, 50, 50), (300, 200, 340, 240), (200, 100, 240, 140)]
@@ -167,11 +189,11 @@ class TestZoom:
 
 def test_objects_in_one_window_share_it() -> None:
     one, two = Window(0, 0, 5, 5), Window(0, 1, 5, 5)
-    assert sharing([one, two, one]) == [View(one, [0, 2]), View(two, [1])]
+    assert sharing({0: one, 1: two, 2: one}) == [View(one, [0, 2]), View(two, [1])]
 
 
 def test_extent_of_what_was_found() -> None:
     logits = torch.full((64, 64), -1.0)
-    assert extent(logits, (300, 400)) is None
+    assert extent(logits, whole((300, 400))) is None
     logits[16:32, 48:64] = 1
-    np.testing.assert_allclose(extent(logits, (128, 256)), [192, 32, 256, 64])
+    np.testing.assert_allclose(extent(logits, Window(10, 20, 128, 256)), [212, 42, 276, 74])

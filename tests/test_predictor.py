@@ -13,6 +13,7 @@ from boxnet import BoxNetwork
 from lmsfe_sam import LMSFESAM, Predictor
 from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.looking import Zoom
 from lmsfe_sam.postprocessing import masks_at
 from lmsfe_sam.preprocessing import prepare
 from lmsfe_sam.prompts.packing import CHUNK
@@ -165,6 +166,37 @@ class TestRefusals:
     def test_no_bundle(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"model\.pt"):
             Predictor.from_bundle(tmp_path / "nowhere")
+
+
+class TestLabelMaps:
+    def test_large_objects_are_those_of_predict_objects(
+        self, predictor: Predictor, network: BoxNetwork
+    ) -> None:
+        prompts = [ObjectPrompt(box=(10, 10, 150, 100)), ObjectPrompt(box=(100, 60, 190, 120))]
+        masks, iou, _ = predictor.predict_objects(prompts)
+        labels, same_iou = predictor.segment(prompts, Zoom(below=0.01))
+        expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+        for k in np.argsort(iou):
+            expected[masks[k]] = k + 1
+        np.testing.assert_array_equal(labels, expected)
+        np.testing.assert_allclose(same_iou, iou)
+        assert network.encoded == 1  # set_image's
+
+    def test_small_objects_are_looked_at_up_close(self, predictor: Predictor, network: BoxNetwork) -> None:
+        labels, iou = predictor.segment([ObjectPrompt(box=(100, 50, 110, 58))], Zoom(0.2, least=1))
+        assert network.encoded == 2
+        assert iou.shape == (1,) and labels.dtype == np.uint8
+        expected = np.zeros((HEIGHT, WIDTH), bool)
+        expected[50:58, 100:110] = True
+        np.testing.assert_array_equal(labels == 1, expected)
+
+    def test_no_prompt_and_prompts_outside_are_refused(self, predictor: Predictor) -> None:
+        with pytest.raises(InputError, match="list of prompts is empty"):
+            predictor.segment([])
+        with pytest.raises(InputError, match="lies outside the image"):
+            predictor.segment([ObjectPrompt(points=[(500, 5)])])
+        with pytest.raises(InputError, match="call set_image first"):
+            Predictor(BoxNetwork()).segment([ObjectPrompt(box=(0, 0, 5, 5))])
 
 
 class TestTheNetwork:

@@ -6,7 +6,7 @@ at each object in a window around it. `lmsfe_sam.inference.sliding` looks at a g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from lmsfe_sam.postprocessing import Block, object_blocks
 from lmsfe_sam.preprocessing import Size, scale_boxes
 from lmsfe_sam.prompts.packing import decode_pairs, scale_prompts, unpack_prompts
-from lmsfe_sam.windows import View, Window, clip_prompts, has_prompt, load_windows, whole, window_around
+from lmsfe_sam.windows import View, Window, clip_prompts, load_windows, whole, window_around
 
 if TYPE_CHECKING:
     from lmsfe_sam.network import LMSFESAM, ImageEmbedding
@@ -130,17 +130,23 @@ class Zoom:
     """Looks at each object in a window around it.
 
     An object with a box is looked at once, around its box and the clicks inside of it. One with clicks
-    alone is first looked for in the whole image, and then looked at around what was found there. One
-    without any prompt is looked for in the whole image alone.
+    alone is first looked for in a wide window around them, the whole image unless that is large, and
+    then looked at around what was found there. One without any prompt is looked for in the whole image.
 
     Args:
         share: of each side of the window that is the object's; less shows more of what is around.
-        least: the least side of a window, in pixels of the image.
+        below: objects whose box takes at least this share of the area are not zoomed in on, but answered
+            from the whole image, or the wide window; None for zooming in on all.
+        least: the least side of a window, in pixels of the image; None for the side of the network's
+            input, so that no window is enlarged.
+        wide: sides of the network's input that a wide window has at least.
         batch_size: windows encoded together.
     """
 
     share: float = 0.5
-    least: int = 32
+    below: float | None = None
+    least: int | None = None
+    wide: int = 4
     batch_size: int = 4
 
     @torch.no_grad()
@@ -153,46 +159,71 @@ class Zoom:
             packed: (N, 4 + 3 K) in pixels of the image.
             size: height and width of the image.
         """
-        views = sharing(self.windows(network, encode, packed, size))
-        found = ask(network, encode, views, packed, self.batch_size)
-        return sorted(found, key=lambda answer: answer.row)
-
-    def windows(self, network: LMSFESAM, encode: Encode, packed: np.ndarray, size: Size) -> list[Window]:
-        """Choose the window of each object; see `segment`."""
-        boxes, _, _ = unpack_prompts(packed)
+        boxes, _, labels = unpack_prompts(packed)
         boxed = ~np.isnan(boxes).any(axis=1)
+        clicked = ~boxed & (labels >= 0).any(axis=1)
+        side = network.image_size
         windows = [whole(size)] * len(packed)
+        for row in np.flatnonzero(clicked).tolist():
+            windows[row] = self._wide(packed[row], size, side)
+        found = self._ask(
+            network, encode, packed, {row: windows[row] for row in np.flatnonzero(clicked).tolist()}
+        )
         for row in np.flatnonzero(boxed).tolist():
-            windows[row] = self._around(boxes[row], packed[row], size)
-        clicked = np.flatnonzero(has_prompt(packed) & ~boxed).tolist()
-        if clicked:
-            for found in ask(network, encode, [View(whole(size), clicked)], packed):
-                box = extent(found.logits, size)
-                if box is not None:
-                    windows[found.row] = self._around(box, packed[found.row], size)
-        return windows
+            windows[row] = self._closer(boxes[row], packed[row], windows[row], size, side)
+        for row, answer in found.items():
+            box = extent(answer.logits, answer.window)
+            if box is not None:
+                windows[row] = self._closer(box, packed[row], answer.window, size, side)
+        left = {
+            row: window
+            for row, window in enumerate(windows)
+            if row not in found or found[row].window != window
+        }
+        found |= self._ask(network, encode, packed, left)
+        return [found[row] for row in range(len(packed))]
 
-    def _around(self, box: np.ndarray, prompts: np.ndarray, size: Size) -> Window:
-        """Return the window around a box (4,) and the clicks inside of the object (4 + 3 K,)."""
+    def _ask(
+        self, network: LMSFESAM, encode: Encode, packed: np.ndarray, windows: dict[int, Window]
+    ) -> dict[int, Found]:
+        answers = ask(network, encode, sharing(windows), packed, self.batch_size)
+        return {answer.row: answer for answer in answers}
+
+    def _wide(self, prompts: np.ndarray, size: Size, side: int) -> Window:
+        """Return the window to look for an object in that has nothing but clicks."""
         _, points, labels = unpack_prompts(prompts[None])
-        corners = np.concatenate([box.reshape(2, 2), points[0][labels[0] == 1]])
-        reach = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
-        return window_around(reach, size, self.share, self.least)
+        clicks = points[labels == 1] if (labels == 1).any() else points[labels == 0]
+        return window_around(_reach(clicks), size, self.share, self.wide * side)
+
+    def _closer(self, box: np.ndarray, prompts: np.ndarray, seen: Window, size: Size, side: int) -> Window:
+        """Return the window to look at an object in whose box (4,) is known from the window ``seen``."""
+        width, height = box[2:] - box[:2]
+        if self.below is not None and width * height >= self.below * seen.height * seen.width:
+            return seen
+        _, points, labels = unpack_prompts(prompts[None])
+        corners = np.concatenate([box.reshape(2, 2), points[labels == 1]])
+        return window_around(_reach(corners), size, self.share, self.least or side)
 
 
-def sharing(windows: Sequence[Window]) -> list[View]:
-    """Put objects that are looked at in the very same window into one view."""
+def sharing(windows: Mapping[int, Window]) -> list[View]:
+    """Put objects (rows) that are looked at in the very same window into one view."""
     objects: dict[Window, list[int]] = {}
-    for row, window in enumerate(windows):
+    for row, window in windows.items():
         objects.setdefault(window, []).append(row)
     return [View(window, rows) for window, rows in objects.items()]
 
 
-def extent(logits: Tensor, size: Size) -> np.ndarray | None:
-    """Return the box (4,) around the positive logits (S, S), in pixels of an image of ``size``; or None."""
+def extent(logits: Tensor, window: Window) -> np.ndarray | None:
+    """Return the box (4,) around the positive logits (S, S) of a window, in pixels of the image; or None."""
     positive = logits > 0
     rows, columns = (positive.any(dim=dim).nonzero()[:, 0].tolist() for dim in (1, 0))
     if not rows:
         return None
     corners = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return scale_boxes(corners, (logits.shape[0], logits.shape[1]), size)
+    box = scale_boxes(corners, (logits.shape[0], logits.shape[1]), window.size)
+    return box + np.array([window.left, window.top] * 2)
+
+
+def _reach(points: np.ndarray) -> np.ndarray:
+    """Return the box (4,) around points (K, 2)."""
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from lmsfe_sam.checkpoints import network_from_checkpoint
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.looking import WindowEncoder, Zoom
 from lmsfe_sam.network import LMSFESAM, ImageEmbedding
-from lmsfe_sam.postprocessing import masks_at
-from lmsfe_sam.preprocessing import Size, prepare
+from lmsfe_sam.postprocessing import masks_at, paint_objects
+from lmsfe_sam.preprocessing import Size, to_rgb_uint8
 from lmsfe_sam.prompts.packing import DecodedObjects, decode_packed, pack_prompts, scale_prompts
 from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.windows import Window, whole
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Masks (C, H, W) bool, predicted IoU (C,) and low-res logits (C, h, w), the last two float32."""
@@ -40,6 +42,7 @@ class Predictor:
 
     def __init__(self, model: LMSFESAM) -> None:
         self.model = model.eval()
+        self._image = torch.zeros(3, 0, 0, dtype=torch.uint8)
         self._embedding: ImageEmbedding | None = None
         self._size: Size = (0, 0)
 
@@ -88,9 +91,9 @@ class Predictor:
             InputError: not an image.
         """
         self._embedding = None
-        tensor = prepare(array, self.model.image_size)
-        self._size = (np.shape(array)[0], np.shape(array)[1])
-        self._embedding = self.model.encode(tensor[None].to(self.device))
+        self._image = torch.from_numpy(to_rgb_uint8(array)).permute(2, 0, 1)
+        self._size = (self._image.shape[1], self._image.shape[2])
+        self._embedding = WindowEncoder(self.model, self._image)([whole(self._size)])
 
     def predict(
         self,
@@ -119,6 +122,7 @@ class Predictor:
         """
         self._current_embedding()
         prompt = ObjectPrompt(_as_list(box), _as_list(points) or (), _as_list(labels) or ())
+        self._check([prompt])
         decoded = self._decode([prompt], None if mask is None else _one_mask(mask), multimask_output)
         if decoded.iou.ndim == 2:
             decoded = DecodedObjects(*(part[0] for part in decoded))
@@ -134,9 +138,45 @@ class Predictor:
             InputError: no image yet, no prompt, or one that lies outside the image.
         """
         self._current_embedding()
+        self._check(prompts)
+        return self._to_numpy(self._decode(prompts))
+
+    def segment(
+        self, prompts: Sequence[ObjectPrompt], zoom: Zoom | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Segment many objects into one label map, as the command line does, in an image of any size.
+
+        Objects that are small in the image are looked at up close, each window encoded anew. What is kept
+        of an object is small, so that hundreds of them in a large image take little memory, where
+        `predict_objects` would return as many masks of its size.
+
+        Args:
+            prompts: of the objects.
+            zoom: how they are looked at; by default as `configs/inference.json` has it.
+
+        Returns:
+            Labels (H, W), 0 outside of all objects and k in the k-th, that of the higher predicted IoU
+            where they overlap, and predicted IoU (N,).
+
+        Raises:
+            InputError: no image yet, no prompt, or one that lies outside the image.
+        """
+        embedding = self._current_embedding()
+        self._check(prompts)
+        encode = WindowEncoder(self.model, self._image)
+
+        def encode_new(windows: Sequence[Window]) -> ImageEmbedding:
+            return embedding if list(windows) == [whole(self._size)] else encode(windows)
+
+        found = (zoom or Zoom()).segment(self.model, encode_new, pack_prompts(prompts), self._size)
+        iou = np.array([float(one.iou) for one in found], dtype=np.float32)
+        return paint_objects([one.blocks() for one in found], iou.tolist(), self._size), iou
+
+    def _check(self, prompts: Sequence[ObjectPrompt]) -> None:
         if not prompts:
             raise InputError("The list of prompts is empty: give one ObjectPrompt an object.")
-        return self._to_numpy(self._decode(prompts))
+        for prompt in prompts:
+            prompt.check_inside(*self._size, overhang=True)
 
     def _decode(
         self,
@@ -144,8 +184,6 @@ class Predictor:
         masks: Tensor | None = None,
         multimask_output: bool | None = None,
     ) -> DecodedObjects:
-        for prompt in prompts:
-            prompt.check_inside(*self._size, overhang=True)
         side = self.model.image_size
         packed = scale_prompts(pack_prompts(prompts), self._size, (side, side))
         return decode_packed(self.model, self._current_embedding(), packed, masks, multimask_output)

@@ -147,9 +147,9 @@ def _squash(part: Tensor, side: int, device: torch.device | str) -> Tensor:
     """Resize (3, h, w) to (3, side, side) float32, where it is large one axis after the other."""
     rows = max(1, BLOCK // part.shape[2])
     if part.shape[1] <= rows:
-        return resize_image(_send(part, device).float(), (side, side))
+        return resize_image(_send(part, device).float().contiguous(), (side, side))
     strips = [
-        resize_image(_send(strip, device).float(), (strip.shape[1], side))
+        resize_image(_send(strip, device).float().contiguous(), (strip.shape[1], side))
         for strip in part.split(rows, dim=1)
     ]
     return resize_image(torch.cat(strips, dim=1), (side, side))

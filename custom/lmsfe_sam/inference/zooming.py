@@ -64,7 +64,8 @@ class ZoomInferer(Inferer):
 
     Args:
         share: of each side of the window that the object's box takes.
-        least: the least side of a window, in pixels of the image.
+        below: objects that take at least this share of the image are answered from the whole of it.
+        least: the least side of a window, in pixels of the image; None for the network's.
         batch_size: windows encoded together.
         cached_batches: how many of their embeddings are kept, for the next prompts in the same windows.
     """
@@ -72,12 +73,13 @@ class ZoomInferer(Inferer):
     def __init__(
         self,
         share: float = Zoom.share,
-        least: int = Zoom.least,
+        below: float | None = Zoom.below,
+        least: int | None = Zoom.least,
         batch_size: int = Zoom.batch_size,
         cached_batches: int = 8,
     ) -> None:
         super().__init__()
-        self.zoom = Zoom(share, least, batch_size)
+        self.zoom = Zoom(share, below, least, batch_size=batch_size)
         self.cache = EmbeddingCache(cached_batches)
 
     def __call__(

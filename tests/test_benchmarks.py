@@ -1,0 +1,99 @@
+"""The benchmarks that print tables for the docs run, in a small form, with a small network."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lmsfe_sam import LMSFESAM
+from lmsfe_sam.checkpoints import save_weights
+from lmsfe_sam.data.phantoms import render_phantom
+from lmsfe_sam.errors import InputError
+from tiny import SIZE, tiny_presets
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr("sys.excepthook", lambda *_: None)  # each installs its own
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "model.pt"
+    with tiny_presets():
+        save_weights(LMSFESAM("tiny_t", image_size=SIZE), path)
+    return path
+
+
+class TestGpuChecklist:
+    def test_without_a_gpu_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+        with pytest.raises(InputError, match=r"device is 'cuda', which this machine does not have: give cpu"):
+            benchmark("gpu_checklist", monkeypatch).main([])
+
+    def test_the_small_form(self, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = benchmark("gpu_checklist", monkeypatch)
+        page = tmp_path / "docs" / "gpu.md"
+        with tiny_presets():
+            module.main(["--device", "cpu", "--checkpoint", str(checkpoint), "--output", str(page)])
+        text = page.read_text()
+        assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(module.STEPS)
+        tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+        assert len(tables) == len(module.STEPS)
+        for rows in tables:
+            assert len(rows) > 2 and len({row.count("|") for row in rows}) == 1
+        half = tables[2][2].split(" | ")
+        assert half[0] == "| bfloat16" and float(half[3]) > 0.5
+
+
+class TestWindows:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        for number in range(3):
+            image, mask = render_phantom(number, (90, 120 + 10 * number))
+            for name, pixels in (("images", image), ("masks", 255 * mask)):
+                (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / name / f"{number}.png")
+        return tmp_path / "data"
+
+    @pytest.mark.parametrize("tiles", [1, 2])
+    def test_the_tables(
+        self, checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiles: int
+    ) -> None:
+        module = benchmark("windows", monkeypatch)
+        page = tmp_path / "page.md"
+        threads = str(torch.get_num_threads())
+        with tiny_presets():
+            module.main(
+                ["--dataset_dir", str(folder), "--split", "all", "--checkpoint", str(checkpoint), "--threads",
+                 threads, "--shares", "0.5", "--tiles", str(tiles), "--output", str(page)]
+            )  # fmt: skip
+        rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("|")]
+        ways = {row[1] for row in rows if row[0] == "| box"}
+        assert ways == {module.CONTROL, "resize", "auto 0.01", "zoom 0.5", "window"}
+        ellipse = next(row for row in rows if row[:2] == ["| box", module.CONTROL])
+        assert 0.5 < float(ellipse[2]) < 1
+
+    def test_prompts_are_moved_into_their_tiles(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = benchmark("windows", monkeypatch)
+        records = module.build_datalist(str(folder)).select("all")
+        ((picture, lesions),) = module.pictures(records, tiles=2)
+        assert picture.shape == (180, 280, 3)
+        for lesion in lesions:
+            truth = lesion.in_picture(picture.shape[:2])
+            box, *_, point = module.prompts_of(lesion, seed=0)
+            rows, columns = np.nonzero(truth)
+            assert box.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            (x, y) = point.points[0]
+            assert truth[int(y), int(x)]
