@@ -139,11 +139,17 @@ def main(folder: str, schema: str, report: str) -> None:
     Path(report).write_text(json.dumps(results))
 
 
-def run_bundle(folder: str, *arguments: str) -> None:
-    """Be ``python -m monai.bundle ARGUMENTS`` in a process that finds the package in ``folder`` alone."""
+def run_commands(folder: str, commands: str) -> None:
+    """Be ``python -m monai.bundle`` in a process that finds the package in ``folder`` alone.
+
+    Args:
+        folder: the bundle. It is not on the module path: MONAI has to put it there.
+        commands: a JSON list of lists of arguments, which are run one after the other.
+    """
     sys.meta_path.insert(0, OneCopy(Path(folder)))
-    sys.argv[1:] = arguments
-    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    for arguments in json.loads(commands):
+        sys.argv[1:] = arguments
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
 def required_files(bundle: Path, schema: str) -> str:
@@ -368,8 +374,11 @@ def properties_of_inference(bundle: Path, schema: str) -> str:
     return _properties(bundle, "inference", ["inference.json"])
 
 
-def run_from_elsewhere(bundle: Path, schema: str) -> str:
-    """The command line segments a phantom, in a fresh process and from a folder outside the bundle."""
+def commands_from_elsewhere(bundle: Path, schema: str) -> str:
+    """The command lines work in a fresh process, from a folder outside the bundle: a phantom is segmented.
+
+    One epoch of training and an evaluation on phantoms come after it.
+    """
     import numpy as np
     from PIL import Image
 
@@ -382,10 +391,26 @@ def run_from_elsewhere(bundle: Path, schema: str) -> str:
     box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
     Image.fromarray(picture).save(folder / "phantom.png")
     (folder / "prompts.json").write_text(json.dumps({"phantom.png": {"objects": [{"box": box}]}}))
-    config = str(bundle / "configs/inference.json")
-    options = ("--input", "phantom.png", "--prompts", "prompts.json", "--output_dir", "out")
+    inference, train, evaluate = [
+        str(bundle / f"configs/{name}.json") for name in ("inference", "train", "evaluate")
+    ]
+    small = {"phantoms": 8, "batch_size": 2, "device": "cpu"}
+    commands = [
+        _arguments(
+            "run", config_file=inference, input="phantom.png", prompts="prompts.json", output_dir="out"
+        ),
+        _arguments("run training", config_file=train, epochs=1, image_size=64, output_dir="run", **small),
+        _arguments(
+            "run evaluating",
+            config_file=[train, evaluate],
+            prompt_modes=["box"],
+            bootstrap=10,
+            output_dir="scores",
+            **small,
+        ),
+    ]
     process = subprocess.run(
-        [sys.executable, "-P", __file__, "run", str(bundle), "run", "--config_file", config, *options],
+        [sys.executable, "-P", __file__, "commands", str(bundle), json.dumps(commands)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -396,8 +421,14 @@ def run_from_elsewhere(bundle: Path, schema: str) -> str:
         pixels = int(next(csv.DictReader(file))["area_px"])
     mask = np.asarray(Image.open(folder / "out" / "masks" / "phantom.png")) > 0
     assert mask.shape == lesion.shape and mask.sum() == pixels > 0, f"{mask.shape}, {pixels} pixels"
+    missing = [name for name in ("run/model.pt", "scores/summary.json") if not (folder / name).is_file()]
+    assert not missing, f"not written: {missing}"
     dice = 2 * float((mask & (lesion > 0)).sum()) / float(mask.sum() + (lesion > 0).sum())
-    return f"a phantom of {mask.shape[0]} x {mask.shape[1]} pixels, by a box: Dice {dice:.2f}"
+    return f"a phantom of {mask.shape[0]} x {mask.shape[1]} by a box: Dice {dice:.2f}; training; evaluation"
+
+
+def _arguments(start: str, **options: Any) -> list[str]:
+    return [*start.split(), *(word for key, value in options.items() for word in (f"--{key}", str(value)))]
 
 
 CHECKS: tuple[Callable[[Path, str], str], ...] = (
@@ -417,7 +448,7 @@ CHECKS: tuple[Callable[[Path, str], str], ...] = (
     loading,
     properties_of_training,
     properties_of_evaluation,
-    run_from_elsewhere,
+    commands_from_elsewhere,
 )
 
 
@@ -491,7 +522,7 @@ def _image(bundle: Path) -> Any:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "run":
-        run_bundle(*sys.argv[2:])
+    if sys.argv[1] == "commands":
+        run_commands(*sys.argv[2:])
     else:
         main(*sys.argv[1:])

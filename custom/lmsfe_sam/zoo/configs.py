@@ -35,8 +35,9 @@ def vendored(config: Config, modules: list[str]) -> Config:
     if STEPS in changed:
         changed[STEPS] = [_missing(modules) if "find_spec" in step else step for step in changed[STEPS]]
         changed["run"] = [f"@{STEPS}", *changed["run"]]
-    if "bundle_root" in changed:
+    if "imports" in changed:  # one config's replace the other's: each brings what bundle_root needs
         changed["imports"] = ["$from pathlib import Path", *changed["imports"]]
+    if "bundle_root" in changed:
         changed["bundle_root"] = BUNDLE_ROOT
     return changed
 
