@@ -167,3 +167,11 @@ def test_one_failed_check_ends_the_command_with_1(
     with pytest.raises(SystemExit, match="1"):
         verify.main([str(whole)])
     assert "1 passed, 1 failed, 1 skipped" in capsys.readouterr().out
+
+
+def test_the_documentation_has_the_table_of_these_checks() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "zoo.md").read_text(encoding="utf-8")
+    rows = text.split("| check | result | detail |\n| --- | --- | --- |\n")[1].split("\n\n")[0].splitlines()
+    names = [check.__name__.replace("_", " ") for check in checks.CHECKS]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == names
+    assert "failed" not in "".join(rows)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 if not __package__:  # Run as a file: its own folder is on the module path; the package's parent has to be.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
-    for module, name in {"torch": "torch", "segment_anything": "segment-anything"}.items():
+    for module in ("torch", "torchvision", "segment_anything"):
         if find_spec(module) is None:
-            sys.exit(f"error: this Python has no {name}, which packaging reads the weights with: install it.")
+            sys.exit(
+                f"error: this Python has no module {module}, which the network is made with: install it."
+            )
 
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.zoo.folder import Options, write_bundle
