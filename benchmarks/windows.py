@@ -105,8 +105,8 @@ class Measured:
 
 def ways(below: Iterable[float], shares: Iterable[float], sizes: Iterable[int | None]) -> dict[str, Way]:
     """The ways to look at an image, the base first. A zoom in on nothing is a resize."""
-    looks: dict[str, Way] = {BASE: Zoom(below=0, wide=10**6).segment}
-    looks |= {f"auto {least:g}": Zoom(below=least).segment for least in below}
+    looks: dict[str, Way] = {BASE: Zoom(below=0, large=10**6).segment}
+    looks |= {f"auto {least:g}": Zoom(0.3, least).segment for least in below}
     looks |= {f"zoom {share:g}": Zoom(share).segment for share in shares}
     looks |= {f"window {size or ''}".strip(): PromptedWindowInferer(size).segment for size in sizes}
     return looks

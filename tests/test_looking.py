@@ -147,7 +147,7 @@ class TestZoom:
 
     def test_a_click_alone_is_looked_for_and_then_looked_at(self) -> None:
         stand_in = BoxNetwork().eval()
-        labels = zoomed(Zoom(0.5, least=1, wide=100), [ObjectPrompt(points=[(200, 150)])], stand_in)
+        labels = zoomed(Zoom(0.5, least=1, large=100), [ObjectPrompt(points=[(200, 150)])], stand_in)
         # The stand-in draws a disc of 6 of the network's 64 pixels, in the whole image and in the window.
         ys, xs = np.nonzero(labels)
         assert stand_in.encoded == 2
@@ -158,21 +158,22 @@ class TestZoom:
         stand_in = BoxNetwork().eval()
         prompts = [ObjectPrompt(points=[(200, 150)], labels=[0]), ObjectPrompt()]
         stand_in.radius = 400.0  # a click outside the object, and the whole image is outside
-        assert windows_of(Zoom(wide=100), prompts, stand_in) == [whole((HEIGHT, WIDTH))] * 2
+        assert windows_of(Zoom(large=100), prompts, stand_in) == [whole((HEIGHT, WIDTH))] * 2
 
     def test_in_a_large_image_a_click_is_looked_for_in_its_surroundings(self) -> None:
         stand_in = BoxNetwork().eval()
         stand_in.radius = 400.0
         click = ObjectPrompt(points=[(350, 20)], labels=[0])  # nothing is found, so that is all
-        assert windows_of(Zoom(wide=2), [click], stand_in) == [Window(0, 272, 128, 128)]
+        assert windows_of(Zoom(large=4), [click], stand_in) == [Window(0, 272, 128, 128)]
         far = ObjectPrompt(points=[(20, 20), (380, 280)], labels=[0, 0])
-        assert windows_of(Zoom(wide=2), [far], stand_in) == [whole((HEIGHT, WIDTH))]
+        assert windows_of(Zoom(large=4), [far], stand_in) == [whole((HEIGHT, WIDTH))]
 
     def test_large_objects_are_answered_from_the_whole_image(self) -> None:
         tenth = WIDTH // 10 * HEIGHT // 10 / (WIDTH * HEIGHT)
         large, small = ObjectPrompt(box=(100, 100, 140, 130)), ObjectPrompt(box=(100, 100, 139, 130))
-        zoom = Zoom(0.5, below=tenth, wide=100)
+        zoom = Zoom(0.5, below=tenth, large=100)
         assert windows_of(zoom, [large, small]) == [whole((HEIGHT, WIDTH)), Window(83, 80, 64, 78)]
+        assert windows_of(Zoom(0.5, below=tenth, large=4), [large])[0] == Window(83, 80, 64, 80)
         stand_in = BoxNetwork().eval()
         assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) == [whole((HEIGHT, WIDTH))]
         assert stand_in.encoded == 1

@@ -130,23 +130,24 @@ class Zoom:
     """Looks at each object in a window around it.
 
     An object with a box is looked at once, around its box and the clicks inside of it. One with clicks
-    alone is first looked for in a wide window around them, the whole image unless that is large, and
-    then looked at around what was found there. One without any prompt is looked for in the whole image.
+    alone is first looked for in the whole image, in a large one near its clicks, and then looked at
+    around what was found there. One without any prompt is looked for in the whole image.
 
     Args:
         share: of each side of the window that is the object's; less shows more of what is around.
-        below: objects whose box takes at least this share of the area are not zoomed in on, but answered
-            from the whole image, or the wide window; None for zooming in on all.
+        below: an object whose box takes at least this share of an image is answered from the whole image,
+            unless that is large; None for zooming in on all.
+        large: an image with a side of more than so many sides of the network's input is large; half of
+            them are near.
         least: the least side of a window, in pixels of the image; None for the side of the network's
             input, so that no window is enlarged.
-        wide: sides of the network's input that a wide window has at least.
         batch_size: windows encoded together.
     """
 
     share: float = 0.5
     below: float | None = None
+    large: int = 4
     least: int | None = None
-    wide: int = 4
     batch_size: int = 4
 
     @torch.no_grad()
@@ -165,7 +166,7 @@ class Zoom:
         side = network.image_size
         windows = [whole(size)] * len(packed)
         for row in np.flatnonzero(clicked).tolist():
-            windows[row] = self._wide(packed[row], size, side)
+            windows[row] = self._near(packed[row], size, side)
         found = self._ask(
             network, encode, packed, {row: windows[row] for row in np.flatnonzero(clicked).tolist()}
         )
@@ -189,16 +190,25 @@ class Zoom:
         answers = ask(network, encode, sharing(windows), packed, self.batch_size)
         return {answer.row: answer for answer in answers}
 
-    def _wide(self, prompts: np.ndarray, size: Size, side: int) -> Window:
+    def _near(self, prompts: np.ndarray, size: Size, side: int) -> Window:
         """Return the window to look for an object in that has nothing but clicks."""
+        if not self._is_large(size, side):
+            return whole(size)
         _, points, labels = unpack_prompts(prompts[None])
         clicks = points[labels == 1] if (labels == 1).any() else points[labels == 0]
-        return window_around(_reach(clicks), size, self.share, self.wide * side)
+        return window_around(_reach(clicks), size, self.share, self.large * side // 2)
+
+    def _is_large(self, size: Size, side: int) -> bool:
+        return max(size) > self.large * side
 
     def _closer(self, box: np.ndarray, prompts: np.ndarray, seen: Window, size: Size, side: int) -> Window:
         """Return the window to look at an object in whose box (4,) is known from the window ``seen``."""
         width, height = box[2:] - box[:2]
-        if self.below is not None and width * height >= self.below * seen.height * seen.width:
+        if (
+            self.below is not None
+            and not self._is_large(size, side)
+            and width * height >= self.below * size[0] * size[1]
+        ):
             return seen
         _, points, labels = unpack_prompts(prompts[None])
         corners = np.concatenate([box.reshape(2, 2), points[labels == 1]])

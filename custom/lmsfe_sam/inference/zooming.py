@@ -64,7 +64,8 @@ class ZoomInferer(Inferer):
 
     Args:
         share: of each side of the window that the object's box takes.
-        below: objects that take at least this share of the image are answered from the whole of it.
+        below: objects that take at least this share of an image that is not large are answered from the
+            whole of it, see `Zoom`.
         least: the least side of a window, in pixels of the image; None for the network's.
         batch_size: windows encoded together.
         cached_batches: how many of their embeddings are kept, for the next prompts in the same windows.
@@ -79,7 +80,7 @@ class ZoomInferer(Inferer):
         cached_batches: int = 8,
     ) -> None:
         super().__init__()
-        self.zoom = Zoom(share, below, least, batch_size=batch_size)
+        self.zoom = Zoom(share, below, least=least, batch_size=batch_size)
         self.cache = EmbeddingCache(cached_batches)
 
     def __call__(
