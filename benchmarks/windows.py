@@ -29,7 +29,7 @@ from lmsfe_sam.evaluation.metrics import border_distances, dice
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
-from lmsfe_sam.looking import ObjectMask, WindowEncoder, Zoom
+from lmsfe_sam.looking import AUTO, ObjectMask, WindowEncoder, Zoom
 from lmsfe_sam.network import ImageEmbedding
 from lmsfe_sam.preprocessing import Size
 from lmsfe_sam.prompts.packing import pack_prompts
@@ -106,7 +106,7 @@ class Measured:
 def ways(below: Iterable[float], shares: Iterable[float], sizes: Iterable[int | None]) -> dict[str, Way]:
     """The ways to look at an image, the base first. A zoom in on nothing is a resize."""
     looks: dict[str, Way] = {BASE: Zoom(below=0, large=10**6).segment}
-    looks |= {f"auto {least:g}": Zoom(0.3, least).segment for least in below}
+    looks |= {f"auto {least:g}": Zoom(below=least).segment for least in below}
     looks |= {f"zoom {share:g}": Zoom(share).segment for share in shares}
     looks |= {f"window {size or ''}".strip(): PromptedWindowInferer(size).segment for size in sizes}
     return looks
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layout", default="auto")
     parser.add_argument("--split", default="val", choices=["train", "val", "test", "all"])
     parser.add_argument("--checkpoint", default="bundle/models/model.pt")
-    parser.add_argument("--below", type=float, nargs="*", default=[0.01], help="shares of auto")
+    parser.add_argument("--below", type=float, nargs="*", default=[AUTO.below], help="shares of auto")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.2, 0.3, 0.4, 0.5, 0.7])
     parser.add_argument("--window_sizes", type=int, nargs="*", default=[0], help="0 is the network's own")
     parser.add_argument("--images", type=int, help="measure on so many images alone, evenly spread")

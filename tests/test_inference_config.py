@@ -21,6 +21,7 @@ from lmsfe_sam import LMSFESAM, Predictor
 from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.inference.reading import read_image
+from lmsfe_sam.looking import AUTO
 from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD, prepare
 from lmsfe_sam.prompts.user import read_prompts
 from medical_files import save_dicom, ultrasound_region
@@ -189,6 +190,7 @@ class TestModes:
     @pytest.mark.parametrize(
         "keys",
         [
+            {"mode": "auto"},
             {"mode": "resize"},
             {"mode": "zoom", "zoom_share": 0.5},
             {"mode": "window"},
@@ -217,6 +219,23 @@ class TestModes:
         assert all(0 < float(row["predicted_iou"]) <= 1 for row in rows)
         assert Image.open(out / "overlays" / "a.png").size == (WIDTH, HEIGHT)
 
+    def test_by_default_a_small_object_is_seen_up_close_and_others_are_not(
+        self, folder: Path, tmp_path: Path, segment: Run
+    ) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        tiny = [5, 110, 20, 121]
+        prompts = write_prompts(folder, **{"a.png": [{"box": tiny}, {"box": BOX}]})
+        made = segment(input=str(folder), prompts=prompts)
+        whole, close = (prepare(NOISE[part], 64) for part in (np.s_[:], np.s_[64:128, 0:64]))
+        torch.testing.assert_close(
+            made.evaluator.network.seen, torch.stack([close, whole]), rtol=0, atol=1e-5
+        )
+        labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
+        expected = np.zeros((HEIGHT, WIDTH), bool)
+        expected[110:121, 5:20] = True
+        assert_in_place(labels, 2)
+        np.testing.assert_array_equal(labels == 1, expected)
+
     def test_nothing_is_resized_before_the_parts_are_cut(self, folder: Path, workflow: Run) -> None:
         Image.fromarray(NOISE).save(folder / "a.png")
         stand_in = {"network": "$__import__('boxnet').BoxNetwork()", "image_size": BoxNetwork.image_size}
@@ -239,7 +258,7 @@ class TestAgainstThePredictor:
         Image.fromarray(rng.integers(0, 40000, (300, 280), np.uint16)).save(folder / "b.png")
         nib.save(nib.Nifti1Image(rng.normal(size=(50, 70, 1)), np.eye(4)), folder / "c.nii")
         save_dicom(folder / "d.dcm", rng.integers(0, 256, (256, 256), np.uint8))
-        made = workflow(input=str(folder), checkpoint=str(checkpoint))
+        made = workflow(input=str(folder), checkpoint=str(checkpoint), mode="resize")
         items = list(made.dataset)
         assert len(items) == 4
         for item in items:
@@ -266,6 +285,28 @@ class TestAgainstThePredictor:
         for k in np.argsort(iou):
             expected[masks[k]] = k + 1
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")), expected)
+        for row, value in zip(table(tmp_path / "out"), iou, strict=True):
+            assert float(row["predicted_iou"]) == pytest.approx(value, abs=1e-5)
+
+    def test_the_config_looks_as_the_predictor_does(self, workflow: Run) -> None:
+        assert workflow().inferer.zoom == AUTO
+
+    def test_large_images_as_the_predictor_segments_them(
+        self, folder: Path, tmp_path: Path, workflow: Run, checkpoint: Path
+    ) -> None:
+        image = np.random.default_rng(5).integers(0, 256, (700, 1200), np.uint8)
+        Image.fromarray(image).save(folder / "a.png")
+        objects = [
+            {"box": [10, 12, 100, 80]},
+            {"points": [[900, 400]], "labels": [1]},
+            {"box": [200, 50, 1100, 650]},
+        ]
+        prompts = write_prompts(folder, **{"a.png": objects})
+        finish(workflow(input=str(folder), prompts=prompts, checkpoint=str(checkpoint)))
+        predictor = Predictor.from_checkpoint(checkpoint)
+        predictor.set_image(image)
+        labels, iou = predictor.segment(read_prompts(prompts)["a.png"])
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")), labels)
         for row, value in zip(table(tmp_path / "out"), iou, strict=True):
             assert float(row["predicted_iou"]) == pytest.approx(value, abs=1e-5)
 
@@ -345,8 +386,12 @@ class TestRefusals:
                 r"output_ext is '\.jpg': give one of \.png, \.nii\.gz",
             ),
             ({"input": "@folder", "slice": -2}, "slice is -2"),
-            ({"input": "@folder", "mode": "tiles"}, "mode is 'tiles': give one of resize, zoom, window"),
+            (
+                {"input": "@folder", "mode": "tiles"},
+                "mode is 'tiles': give one of auto, resize, zoom, window",
+            ),
             ({"input": "@folder", "zoom_share": 0}, "zoom_share is 0: give a number above 0 up to 1"),
+            ({"input": "@folder", "zoom_below": 2}, "zoom_below is 2: give a number from 0 up to 1"),
             ({"input": "@folder", "window_size": 4}, "window_size is 4: give a whole number of at least 16"),
             (
                 {"input": "@folder", "window_overlap": 1},

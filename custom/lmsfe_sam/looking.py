@@ -144,7 +144,7 @@ class Zoom:
         batch_size: windows encoded together.
     """
 
-    share: float = 0.5
+    share: float = 0.3
     below: float | None = None
     large: int = 4
     least: int | None = None
@@ -213,6 +213,10 @@ class Zoom:
         _, points, labels = unpack_prompts(prompts[None])
         corners = np.concatenate([box.reshape(2, 2), points[labels == 1]])
         return window_around(_reach(corners), size, self.share, self.least or side)
+
+
+AUTO = Zoom(below=0.02)
+"""The way that measures best; the values of ``configs/inference.json``."""
 
 
 def sharing(windows: Mapping[int, Window]) -> list[View]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmsfe_sam.checkpoints import network_from_checkpoint
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.looking import WindowEncoder, Zoom
+from lmsfe_sam.looking import AUTO, WindowEncoder, Zoom
 from lmsfe_sam.network import LMSFESAM, ImageEmbedding
 from lmsfe_sam.postprocessing import masks_at, paint_objects
 from lmsfe_sam.preprocessing import Size, to_rgb_uint8
@@ -141,9 +141,7 @@ class Predictor:
         self._check(prompts)
         return self._to_numpy(self._decode(prompts))
 
-    def segment(
-        self, prompts: Sequence[ObjectPrompt], zoom: Zoom | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def segment(self, prompts: Sequence[ObjectPrompt], zoom: Zoom = AUTO) -> tuple[np.ndarray, np.ndarray]:
         """Segment many objects into one label map, as the command line does, in an image of any size.
 
         Objects that are small in the image are looked at up close, each window encoded anew. What is kept
@@ -152,7 +150,7 @@ class Predictor:
 
         Args:
             prompts: of the objects.
-            zoom: how they are looked at; by default as `configs/inference.json` has it.
+            zoom: how they are looked at; by default as the command line does it.
 
         Returns:
             Labels (H, W), 0 outside of all objects and k in the k-th, that of the higher predicted IoU
@@ -168,7 +166,7 @@ class Predictor:
         def encode_new(windows: Sequence[Window]) -> ImageEmbedding:
             return embedding if list(windows) == [whole(self._size)] else encode(windows)
 
-        found = (zoom or Zoom()).segment(self.model, encode_new, pack_prompts(prompts), self._size)
+        found = zoom.segment(self.model, encode_new, pack_prompts(prompts), self._size)
         iou = np.array([float(one.iou) for one in found], dtype=np.float32)
         return paint_objects([one.blocks() for one in found], iou.tolist(), self._size), iou
 
