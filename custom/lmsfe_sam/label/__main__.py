@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = [name.strip() for name in options.names.split(",")]
     app = Path(options.app).resolve()
     prepare_app(app, Path(options.bundle), names)
-    _set_environment(options.max_body)
+    _set_environment(app, options.max_body)
     from monailabel.main import Main  # reads the environment
 
     command = ["start_server", "--app", str(app), "--studies", options.studies]
@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _set_environment(max_body: float) -> None:
-    for key, value in ENVIRONMENT.items():
+def _set_environment(app: Path, max_body: float) -> None:
+    for key, value in {**ENVIRONMENT, "MONAI_LABEL_SESSION_PATH": str(app / "sessions")}.items():
         os.environ.setdefault(key, value)
     os.environ["LMSFE_SAM_MAX_BODY"] = str(max_body)
     if find_spec("pydicom_seg") is None:

@@ -20,6 +20,12 @@ from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
 
+LABELS = {"lesion": 1}
+"""Names and pixel values, as clients show them; the metadata's ``channel_def`` counts channels from 0."""
+
+CONFIG = {"slice": -1}
+"""What a client may set in its table of options: the slice of a volume, -1 for that of the prompts."""
+
 
 class UltrasoundApp(MONAILabelApp):
     """MONAI Label's own ``monaibundle`` app, with scoring by prompts, and weights that must fit.
@@ -44,10 +50,12 @@ class UltrasoundApp(MONAILabelApp):
 
     def init_infers(self) -> dict[str, InferTask]:
         """One task a bundle; a folder name with ``deepgrow`` in it makes an interactive one."""
-        return {
-            name: BundleInferTask(path, {**self.conf, "preload": "true"}, load_strict=True)
-            for name, path in self.bundles.items()
-        }
+        tasks: dict[str, InferTask] = {}
+        for name, path in self.bundles.items():
+            conf = {**self.conf, "preload": "true"}
+            tasks[name] = BundleInferTask(path, conf, load_strict=True, config=dict(CONFIG))
+            tasks[name].labels = LABELS
+        return tasks
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One task a bundle."""

@@ -61,16 +61,16 @@ def check_label(image: str | Path, label: str | Path) -> int:
     return sizes[0][2]
 
 
-def largest_slice(image: str | Path, label: str | Path) -> LabelledSlice:
-    """Return the slice with the largest labelled area.
+def check_raw_label(image: str | Path, label: str | Path) -> None:
+    """Hold the size of a label without a header, one byte a pixel as OHIF sends it, against its image's.
 
     Raises:
-        InputError: as `labelled_slices`, or nothing is labelled.
+        InputError: an image that cannot be read, or sizes that differ.
     """
-    slices = list(labelled_slices(image, label))
-    if not slices:
-        raise InputError(f"the label '{label}' is empty: outline the lesion, or remove the label.")
-    return max(slices, key=lambda one: int(one.mask.sum()))
+    pixels = int(np.prod(read_image(image, 0).shape, dtype=int))
+    size = Path(label).stat().st_size
+    if size != pixels:
+        raise InputError(f"the label has {size} bytes and its image {pixels} pixels: send one byte a pixel.")
 
 
 def export_labels(pairs: Sequence[Mapping[str, Any]], folder: Path, validation_share: float) -> Path:

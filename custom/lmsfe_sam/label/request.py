@@ -3,7 +3,8 @@
 A request's parameters reach the bundle's preprocessing in its data, beside the image's path:
 
 - ``foreground`` and ``background``: clicks, [x, y] or [x, y, slice];
-- ``roi``: a box, from CVAT [x0, y0, x1, y1], from 3D Slicer [i0, i1, j0, j1, k0, k1] in any order;
+- ``roi``: a box, from CVAT [x0, y0, x1, y1] or its two corners [[x0, y0], [x1, y1]], from 3D Slicer
+  [i0, i1, j0, j1, k0, k1], in any order;
 - ``slice``: which slice of a volume; without it the clicks or the box tell.
 
 Records of the command line have no ``image_path`` and pass through both transforms as they are.
@@ -176,6 +177,8 @@ def read_region(roi: Any) -> Region | None:
     """
     if roi is None or (isinstance(roi, Sequence) and len(roi) == 0):
         return None
+    if isinstance(roi, list) and len(roi) == 2 and all(_numbers(corner) for corner in roi):
+        roi = [*roi[0], *roi[1]]
     if not _numbers(roi) or len(roi) not in (4, 6):
         raise InputError(
             f"roi is {_short(roi)}: give [x0, y0, x1, y1] or [i0, i1, j0, j1, k0, k1] in pixels."

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, UploadFile
 from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.endpoints import activelearning, datastore, infer, scoring, train
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
@@ -27,7 +28,7 @@ from lmsfe_sam.label.checks import (
     read_parameters,
     uploaded,
 )
-from lmsfe_sam.label.records import check_label
+from lmsfe_sam.label.records import check_label, check_raw_label
 
 router = APIRouter()
 one_at_a_time = Lock()
@@ -57,6 +58,7 @@ def run_inference(
     if output == infer.ResultType.dicom_seg:
         raise InputError("output=dicom_seg is not supported: ask for output=image and convert the NIfTI.")
     if session_id:
+        check_tag(session_id)
         if app.sessions() is None or app.sessions().get_session(session_id) is None:
             raise NotFoundError(
                 f"there is no session '{session_id[:80]}': it may have expired, open a new one."
@@ -89,7 +91,12 @@ def save_label(
     check_tag(tag or "final")
     path = _known_image(image)
     with uploaded(label.file, label.filename) as copy:
-        check_label(path, copy)
+        if not copy.endswith(".bin"):
+            check_label(path, copy)
+        elif isinstance(app_instance().datastore(), DICOMWebDatastore):  # which gives it a header
+            check_raw_label(path, copy)
+        else:
+            raise InputError("a label without a header is for DICOMweb servers: send PNG, NIfTI or NRRD.")
     return datastore.save_label(background_tasks, image, params, tag, label, user.username)
 
 

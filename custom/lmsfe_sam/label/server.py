@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import Any
 
 from fastapi import Request
@@ -31,7 +32,7 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     """Turn what an endpoint raised into a status and a sentence."""
     wrong = find_input_error(error)
     if wrong is not None:
-        return _sentence(404 if isinstance(wrong, NotFoundError) else 400, str(wrong))
+        return _sentence(404 if isinstance(wrong, NotFoundError) else 400, _for_clients(str(wrong)))
     if isinstance(error, MONAILabelException):
         missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
         unknown = missing or error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR)
@@ -40,6 +41,11 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     return _sentence(
         500, f"the server failed with {type(error).__name__}: its log tells more, and it goes on."
     )
+
+
+def _for_clients(sentence: str) -> str:
+    """Leave out the server's folders, and turn the command line's option into the request's parameter."""
+    return re.sub(r"'/[^']*/([^/']+)'", r"'\1'", sentence).replace("--slice ", "slice ")
 
 
 def _sentence(status: int, detail: str) -> JSONResponse:
