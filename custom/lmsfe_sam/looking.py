@@ -144,7 +144,7 @@ class Zoom:
         batch_size: windows encoded together.
     """
 
-    share: float = 0.3
+    share: float = 0.5
     below: float | None = None
     large: int = 4
     least: int | None = None
@@ -215,7 +215,7 @@ class Zoom:
         return window_around(_reach(corners), size, self.share, self.least or side)
 
 
-AUTO = Zoom(below=0.02)
+AUTO = Zoom(below=0.01)
 """The way that measures best; the values of ``configs/inference.json``."""
 
 
