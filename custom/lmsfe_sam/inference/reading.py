@@ -92,7 +92,9 @@ class LoadFileImaged(MapTransform):
             index = result.get(SLICE, self.slice_index)
             image = read_image(path, index)
             if SLICE in result and image.index != index:
-                raise InputError(f"'{path}' has one slice alone, and {index} is not it: give slice 0 or none.")
+                raise InputError(
+                    f"'{path}' has one slice alone, and {index} is not it: give slice 0 or none."
+                )
             rows_first = np.eye(4)[[1, 0, 2, 3]]
             rows_first[2, 3] = image.index
             result[key] = MetaTensor(
