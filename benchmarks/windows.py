@@ -245,6 +245,19 @@ def report(measured: Measured, looks: Sequence[str], seed: int) -> str:
     )
 
 
+def write(path: Path, mark: str, text: str) -> None:
+    """Write the tables to a file, in the place of those between its marks where it has them."""
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
+    first, last = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    if first in page and last in page:
+        before, after = page.split(first)[0], page.split(last)[1]
+        text = f"{before}{first}\n\n{text}\n\n{last}{after}"
+    else:
+        text += "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Resize, zoom and sliding windows at native size.")
     parser.add_argument("--dataset_dir", required=True, help="a data folder or a datalist.json")
@@ -259,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", help="a markdown file for the tables")
+    parser.add_argument("--output", help="a markdown file; see docs/windows.md for its marks")
     options = parser.parse_args(arguments)
     plain_errors()
     torch.set_num_threads(options.threads)
@@ -272,8 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(measured, list(looks), options.seed)
     print(f"\n{text}")
     if options.output:
-        with atomic_write(Path(options.output)) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write(Path(options.output), f"tiles {options.tiles}", text)
 
 
 if __name__ == "__main__":

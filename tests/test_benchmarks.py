@@ -73,12 +73,15 @@ class TestWindows:
     ) -> None:
         module = benchmark("windows", monkeypatch)
         page = tmp_path / "page.md"
+        page.write_text(f"Before.\n<!-- tiles {tiles} -->\nstale\n<!-- end of tiles {tiles} -->\nAfter.\n")
         threads = str(torch.get_num_threads())
         with tiny_presets():
             module.main(
                 ["--dataset_dir", str(folder), "--split", "all", "--checkpoint", str(checkpoint), "--threads",
                  threads, "--shares", "0.5", "--tiles", str(tiles), "--output", str(page)]
             )  # fmt: skip
+        assert page.read_text().startswith("Before.\n") and page.read_text().endswith("-->\nAfter.\n")
+        assert "stale" not in page.read_text()
         rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("|")]
         ways = {row[1] for row in rows if row[0] == "| box"}
         assert ways == {module.CONTROL, "resize", "auto 0.01", "zoom 0.5", "window"}
