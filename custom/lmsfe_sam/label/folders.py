@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from lmsfe_sam.checkpoints import sha256
 from lmsfe_sam.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 MAIN = '''"""Made by python -m lmsfe_sam.label."""
 
@@ -21,7 +25,8 @@ SOURCE = "models/source.sha256"
 def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
     """Write the app's folder; a bundle that is there already keeps the weights trained in it.
 
-    It is made anew once the weights of ``bundle`` have changed.
+    It is made anew once the weights of ``bundle`` have changed; the old one, with what was trained in it,
+    is moved to ``before``.
 
     Raises:
         InputError: ``bundle`` is no bundle with weights, or a name is no folder's name.
@@ -39,7 +44,7 @@ def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
             )
         target = app / "model" / name
         if not _made_of(target, digest):
-            shutil.rmtree(target, ignore_errors=True)
+            _put_aside(target, app / "before")
             write_bundle(bundle, target)
             (target / SOURCE).write_text(digest + "\n", encoding="utf-8")
 
@@ -48,6 +53,16 @@ def write_bundle(bundle: Path, target: Path) -> None:
     """Copy what a served bundle needs."""
     for part in ("configs", "models"):
         shutil.copytree(bundle / part, target / part)
+
+
+def _put_aside(target: Path, before: Path) -> None:
+    if target.exists():
+        before.mkdir(exist_ok=True)
+        place = before / f"{target.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        target.rename(place)
+        logger.warning(
+            "The bundle has other weights now: '%s' and what was trained in it is in '%s'.", target, place
+        )
 
 
 def _made_of(target: Path, digest: str) -> bool:
