@@ -53,8 +53,10 @@ class UltrasoundApp(MONAILabelApp):
         tasks: dict[str, InferTask] = {}
         for name, path in self.bundles.items():
             conf = {**self.conf, "preload": "true"}
-            tasks[name] = BundleInferTask(path, conf, load_strict=True, config=dict(CONFIG))
-            tasks[name].labels = LABELS
+            task = BundleInferTask(path, conf, load_strict=True, config=dict(CONFIG))
+            task.labels = LABELS
+            task.bundle_config["mode"] = "resize"  # one embedding an image; windows move with the prompts
+            tasks[name] = task
         return tasks
 
     def init_trainers(self) -> dict[str, TrainTask]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, File, Form, UploadFile
 from monailabel.config import settings
@@ -33,7 +33,8 @@ from lmsfe_sam.label.records import check_label, check_raw_label
 router = APIRouter()
 one_at_a_time = Lock()
 
-NO_FILE, A_FILE = File(None), File(...)
+AFile = Annotated[UploadFile, File()]
+MaybeFile = Annotated[UploadFile | None, File()]
 USER = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 ANNOTATOR = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 ADMIN = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
@@ -46,8 +47,8 @@ def run_inference(
     image: str = "",
     session_id: str = "",
     params: str = Form("{}"),
-    file: UploadFile = NO_FILE,
-    label: UploadFile = NO_FILE,
+    file: MaybeFile = None,
+    label: MaybeFile = None,
     output: infer.ResultType | None = None,
     user: User = USER,
 ) -> Any:
@@ -81,9 +82,9 @@ def run_inference(
 def save_label(
     background_tasks: BackgroundTasks,
     image: str,
+    label: AFile,
     params: str = Form("{}"),
     tag: str = "final",
-    label: UploadFile = A_FILE,
     user: User = ANNOTATOR,
 ) -> Any:
     """Save a label that is an image of the right size; ``final`` ones are trained on."""
@@ -104,9 +105,9 @@ def save_label(
 @router.put("/datastore/image", tags=["Datastore"])
 def add_image(
     background_tasks: BackgroundTasks,
+    file: AFile,
     image: str | None = None,
     params: str = Form("{}"),
-    file: UploadFile = A_FILE,
     user: User = ANNOTATOR,
 ) -> Any:
     """Add an image to the datastore."""
