@@ -1,7 +1,12 @@
-"""Requests to a MONAI Label server: images of several formats and prompts, with what they should give."""
+"""Requests to a MONAI Label server: images of several formats and prompts, with what they should give.
+
+``python tests/label_cases.py`` starts a server, makes them all and prints the tables of
+``docs/monai-label.md``.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from label_server import INTERACTIVE, Answer
+from label_server import INTERACTIVE, ROOT, Answer, running
 from lmsfe_sam import Predictor
 from lmsfe_sam.data.phantoms import render_phantom
 from lmsfe_sam.prompts.simulate import first_click, tight_box
@@ -224,3 +229,26 @@ def bad_cases() -> list[Bad]:
         Bad("DICOM-SEG", 400, "dicom_seg", query={"output": "dicom_seg"}),
         Bad("an unknown output", 422, "output", query={"output": "pdf"}),
     ]
+
+
+def main() -> None:
+    """Print all requests, what came back, and how far that is from what `Predictor` makes of them."""
+    predictor = Predictor.from_bundle(ROOT / "bundle")
+    with tempfile.TemporaryDirectory() as name:
+        studies = write_studies(Path(name) / "studies")
+        with running(studies, Path(name) / "app") as server:
+            print("| request | pixels | other than Predictor's |\n|---|---|---|")
+            for case in good_cases():
+                labels = placed(case, server.infer(case.image, case.params))
+                wrong = int(((labels == 1) != expected(case, predictor)).sum())
+                print(f"| {case.name} | {int(labels.sum())} | {wrong} |")
+            print("\n| bad request | status | answer |\n|---|---|---|")
+            for bad in bad_cases():
+                response = server.post_infer(bad.image, bad.params, model=bad.model, **bad.query)
+                detail = response.json()["detail"]
+                words = detail if isinstance(detail, str) else detail[0]["msg"]
+                print(f"| {bad.name} | {response.status_code} | {words} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -44,8 +44,8 @@ def answer(request: Request, error: Exception) -> JSONResponse:
 
 
 def _for_clients(sentence: str) -> str:
-    """Leave out the server's folders, and turn the command line's option into the request's parameter."""
-    return re.sub(r"'/[^']*/([^/']+)'", r"'\1'", sentence).replace("--slice ", "slice ")
+    """Leave out the server's folders, and turn the command line's options into the request's parameters."""
+    return re.sub(r"--(slice|device)\b", r"\1", re.sub(r"'/[^']*/([^/']+)'", r"'\1'", sentence))
 
 
 def _sentence(status: int, detail: str) -> JSONResponse:
