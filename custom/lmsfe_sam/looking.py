@@ -144,7 +144,7 @@ class Zoom:
         batch_size: windows encoded together.
     """
 
-    share: float = 0.5
+    share: float = 0.7
     below: float | None = None
     large: int = 4
     least: int | None = None
