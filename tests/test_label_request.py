@@ -108,10 +108,10 @@ class TestRequests:
 
     def test_an_upload_is_named_as_the_client_named_it(self) -> None:
         file = io.BytesIO(b"1234")
-        with pytest.raises(InputError, match="^'scan.nii.gz' is bad"):
-            with uploaded(file, "folder/scan.nii.gz") as path:
-                assert Path(path).read_bytes() == b"1234" and path.endswith(".nii.gz")
-                raise InputError(f"'{path}' is bad")
+        named = pytest.raises(InputError, match=r"^'scan\.nii\.gz' is bad")
+        with named, uploaded(file, "folder/scan.nii.gz") as path:
+            assert Path(path).read_bytes() == b"1234" and path.endswith(".nii.gz")
+            raise InputError(f"'{path}' is bad")
         assert file.tell() == 0 and not Path(path).exists()
 
 
