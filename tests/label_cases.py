@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from label_server import INTERACTIVE, ROOT, Answer, running
+from label_server import INTERACTIVE, ROOT, Answer, read_answer, running
 from lmsfe_sam import Predictor
 from lmsfe_sam.data.phantoms import render_phantom
 from lmsfe_sam.prompts.simulate import first_click, tight_box
@@ -237,11 +237,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         studies = write_studies(Path(name) / "studies")
         with running(studies, Path(name) / "app") as server:
-            print("| request | pixels | other than Predictor's |\n|---|---|---|")
+            print("| request | status | pixels other than Predictor's |\n|---|---|---|")
             for case in good_cases():
-                labels = placed(case, server.infer(case.image, case.params))
+                response = server.post_infer(case.image, case.params)
+                labels = placed(case, read_answer(response))
                 wrong = int(((labels == 1) != expected(case, predictor)).sum())
-                print(f"| {case.name} | {int(labels.sum())} | {wrong} |")
+                print(f"| {case.name} | {response.status_code} | {wrong} |")
             print("\n| bad request | status | answer |\n|---|---|---|")
             for bad in bad_cases():
                 response = server.post_infer(bad.image, bad.params, model=bad.model, **bad.query)

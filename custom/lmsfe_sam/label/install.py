@@ -1,7 +1,7 @@
 """Install MONAI Label beside this package: ``python -m lmsfe_sam.label.install``.
 
 Plain ``pip install monailabel`` fails, as MONAI Label 0.8.5 pins NumPy below 2 through pydicom-seg. So
-it is installed without its dependencies, then those that it needs here. ``pip check`` names three that
+it is installed without its dependencies, then those that it needs here. ``pip check`` names four that
 are left out; nothing of what this bundle does needs them.
 """
 
@@ -22,6 +22,10 @@ def main() -> int:
         if code:
             print(f"error: pip could not install {what[-1]}: see its message above.", file=sys.stderr)
             return code
+    print(
+        f"{MONAI_LABEL} is installed. Where pip says that it lacks pydicom-seg, sam2, numpymaxflow and ninja: "
+        "this bundle does without them. Start it with python -m lmsfe_sam.label --studies FOLDER."
+    )
     return 0
 
 
