@@ -26,6 +26,8 @@ from lmsfe_sam.label.uncertainty import disagreement, doubt
 
 GOOD, BAD = good_cases(), cases.bad_cases()
 MAX_BODY = 130
+TOTAL = 8
+"""Images among the studies."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def test_info(server: Server) -> None:
     assert list(info["trainers"]) == [AUTOMATIC, INTERACTIVE]
     assert list(info["scoring"]) == ["predicted_iou", "disagreement"]
     assert {"least_sure_by_predicted_iou", "least_sure_by_disagreement"} < set(info["strategies"])
-    assert info["datastore"]["total"] == 8
+    assert info["datastore"]["total"] == TOTAL
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
@@ -160,13 +162,21 @@ def put_label(server: Server, image: str, path: Path, tag: str = "final") -> dic
 def drop_labels(server: Server, *images: str) -> None:
     for image in images:
         assert server.call("DELETE", "/datastore/label", params={"id": image, "tag": "final"}).ok
+    settle(server)
+
+
+def settle(server: Server) -> None:
+    """Wait until the server has seen that its folder is as in the beginning: a watcher tells it."""
     end = time.monotonic() + 20
-    while completed(server) and time.monotonic() < end:  # a watcher of the folder takes its time
+    while counts(server) != (TOTAL, 0) and time.monotonic() < end:
         time.sleep(0.2)
+    assert counts(server) == (TOTAL, 0)
 
 
-def completed(server: Server) -> int:
-    return server.call("GET", "/info/").json()["datastore"]["completed"]
+def counts(server: Server) -> tuple[int, int]:
+    """How many images there are, and how many have a label."""
+    datastore = server.call("GET", "/info/").json()["datastore"]
+    return datastore["total"], datastore["completed"]
 
 
 def mask_file(folder: Path, image: str) -> Path:
@@ -187,7 +197,7 @@ def test_a_label_is_saved_and_comes_back(server: Server, tmp_path: Path) -> None
         assert put_label(server, image, path)["label"] == image
         back = server.call("GET", "/datastore/label", params={"label": image, "tag": "final"})
         assert back.content == path.read_bytes()
-    assert completed(server) == 3
+    assert counts(server) == (TOTAL, 3)
     drop_labels(server, PICTURE, PLANE, SCAN)
 
 
@@ -215,7 +225,7 @@ def test_a_label_that_is_none(
         )
     assert response.status_code == status
     assert words in response.json()["detail"]
-    assert completed(server) == 0
+    assert counts(server) == (TOTAL, 0)
 
 
 def test_an_image_is_added(server: Server, predictor: Predictor, tmp_path: Path) -> None:
@@ -228,14 +238,14 @@ def test_an_image_is_added(server: Server, predictor: Predictor, tmp_path: Path)
     predictor.set_image(PHANTOMS[3][0])
     assert_alike(server.infer("added").labels, predictor.predict()[0][0])
     assert server.call("DELETE", "/datastore/", params={"id": "added"}).ok
+    settle(server)
 
 
 @pytest.mark.parametrize(("method", "measure"), [("predicted_iou", doubt), ("disagreement", disagreement)])
 def test_the_least_sure_image_comes_first(server: Server, predictor: Predictor, method: str, measure) -> None:
     result = server.call("POST", f"/scoring/{method}?run_sync=true", json={})
     assert result.status_code == 200, result.text
-    total = server.call("GET", "/info/").json()["datastore"]["total"]
-    assert result.json()["executed"] == result.json()["total"] == total
+    assert result.json()["executed"] == result.json()["total"] == TOTAL
     scores = []
     for image, _ in PHANTOMS:
         predictor.set_image(image)
