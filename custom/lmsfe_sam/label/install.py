@@ -23,7 +23,7 @@ def main() -> int:
             print(f"error: pip could not install {what[-1]}: see its message above.", file=sys.stderr)
             return code
     print(
-        f"{MONAI_LABEL} is installed. Where pip says that it lacks pydicom-seg, sam2, numpymaxflow and ninja: "
+        f"{MONAI_LABEL} is installed. pip says that it lacks pydicom-seg, sam2, numpymaxflow and ninja: "
         "this bundle does without them. Start it with python -m lmsfe_sam.label --studies FOLDER."
     )
     return 0
