@@ -333,6 +333,18 @@ def memory(server: Server) -> float:
     raise AssertionError("no VmHWM")
 
 
+def test_all_images_in_one_batch(server: Server) -> None:
+    response = server.call("POST", f"/batch/infer/{AUTOMATIC}?run_sync=true", json={})
+    assert response.status_code == 200, response.text
+    answers = response.json()
+    for image in (PICTURE, PLANE, SCAN):
+        assert answers[image]["params"]["area_px"] > 0
+        saved = server.call("GET", "/datastore/label", params={"label": image, "tag": "original"})
+        assert saved.status_code == 200, saved.text
+    for image in (VOLUME, cases.FILM):  # nobody said which slice
+        assert "choose one with slice" in answers[image]["error"]
+
+
 def test_a_damaged_file_among_the_studies(server: Server, predictor: Predictor) -> None:
     path = server.studies / f"{PICTURE}.png"
     kept = path.read_bytes()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import torch
 from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -14,6 +17,8 @@ from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 
+from lmsfe_sam.errors import find_input_error
+from lmsfe_sam.label.checks import for_clients
 from lmsfe_sam.label.scoring import MEASURES, LeastSure, Uncertainty
 from lmsfe_sam.label.training import LabelTrainTask
 from lmsfe_sam.version import __version__
@@ -73,3 +78,22 @@ class UltrasoundApp(MONAILabelApp):
         task = next(iter(self._infers.values()))
         least_sure = {f"least_sure_by_{name}": LeastSure(Uncertainty(name, task)) for name in MEASURES}
         return {**least_sure, "first": First(), "random": Random()}
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        """Segment many images; one that cannot be gets a sentence under ``error``, and the rest is done.
+
+        MONAI Label's own defaults share the images out among GPUs, also where there is none.
+        """
+        if not torch.cuda.is_available():
+            request = {**request, "multi_gpu": False}
+        return self._batch_infer(request, datastore or self.datastore(), self._infer_or_say_why_not)
+
+    def _infer_or_say_why_not(self, request: dict[str, Any], datastore: Datastore) -> Any:
+        try:
+            return self.infer(request, datastore)
+        except Exception as error:
+            wrong = find_input_error(error)
+            if wrong is None:
+                raise
+            logger.warning("Left out of the batch: %s", wrong)
+            return {"error": for_clients(str(wrong))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ INTERNAL = ("skip_writer", "result_write_to_file", "image", "model", "image_path
 """Parameters of MONAI Label's own pipeline, which no client needs and which break or bend its answer."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def for_clients(sentence: str) -> str:
+    """Leave out the server's folders, and turn the command line's options into the request's parameters."""
+    return re.sub(r"--(slice|device)\b", r"\1", re.sub(r"'/[^']*/([^/']+)'", r"'\1'", sentence))
 
 
 class NotFoundError(InputError):

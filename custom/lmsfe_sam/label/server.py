@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from typing import Any
 
 from fastapi import Request
@@ -18,7 +17,7 @@ from monailabel.interfaces.exception import (
 )
 
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.label.checks import NotFoundError
+from lmsfe_sam.label.checks import NotFoundError, for_clients
 from lmsfe_sam.label.limits import LimitBody
 from lmsfe_sam.label.routes import router
 
@@ -32,7 +31,7 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     """Turn what an endpoint raised into a status and a sentence."""
     wrong = find_input_error(error)
     if wrong is not None:
-        return _sentence(404 if isinstance(wrong, NotFoundError) else 400, _for_clients(str(wrong)))
+        return _sentence(404 if isinstance(wrong, NotFoundError) else 400, for_clients(str(wrong)))
     if isinstance(error, MONAILabelException):
         missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
         unknown = missing or error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR)
@@ -41,11 +40,6 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     return _sentence(
         500, f"the server failed with {type(error).__name__}: its log tells more, and it goes on."
     )
-
-
-def _for_clients(sentence: str) -> str:
-    """Leave out the server's folders, and turn the command line's options into the request's parameters."""
-    return re.sub(r"--(slice|device)\b", r"\1", re.sub(r"'/[^']*/([^/']+)'", r"'\1'", sentence))
 
 
 def _sentence(status: int, detail: str) -> JSONResponse:
