@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class KeptInEvaluation(nn.Module):
+class KeptInEvaluation(nn.Module, ABC):
     """Base of modules that do not see the image: a subclass defines ``_compute(size)``.
 
     In evaluation, without gradients, the result for a size is kept until a parameter changes. That
@@ -18,8 +20,8 @@ class KeptInEvaluation(nn.Module):
         super().__init__()
         self._kept: tuple[tuple[object, ...], list[Tensor], Tensor] | None = None
 
-    def _compute(self, size: list[int]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _compute(self, size: list[int]) -> Tensor: ...
 
     def _result(self, size: list[int]) -> Tensor:
         if torch.jit.is_scripting():

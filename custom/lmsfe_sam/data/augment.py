@@ -7,6 +7,7 @@ values only, so masks stay as they are; flips, rotations and zooms are MONAI's `
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -47,13 +48,13 @@ class _RandPictured(RandomizableTransform, MapTransform):
                 result[key] = self.apply(result[key]).clip(0, 255)
         return result
 
+    @abstractmethod
     def draw(self, data: Mapping[Hashable, Any], shape: tuple[int, int]) -> None:
         """Draw from ``self.R`` what `apply` does to pictures of ``shape (H,W)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, picture: NdarrayOrTensor) -> NdarrayOrTensor:
         """Return ``picture (C,H,W)`` changed as drawn, not yet clipped."""
-        raise NotImplementedError
 
 
 class _RandFactord(_RandPictured):
