@@ -23,6 +23,7 @@ from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.duplicates import find_pairs
 from lmsfe_sam.data.loading import load_image_and_mask
 from lmsfe_sam.data.masks import resize_mask
+from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.evaluation.statistics import Resampling
 from lmsfe_sam.preprocessing import prepare
 from lmsfe_sam.prompts.simulate import inscribed_ellipse, tight_box
@@ -86,10 +87,6 @@ def stretch(mask: np.ndarray, box: np.ndarray) -> np.ndarray:
     scale = (own[2:] - own[:2]) / (box[2:] - box[:2])
     back = AffineTransform(scale=scale, translation=own[:2] - 0.5 - scale * (box[:2] - 0.5))
     return warp(mask.astype(float), back) > 0.5
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
 def line(name: str, values: list[float]) -> None:

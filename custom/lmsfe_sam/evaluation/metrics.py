@@ -79,9 +79,10 @@ def border(mask: Mask) -> Mask:
 
 
 def dice(prediction: Mask, truth: Mask) -> float:
-    """Return the Dice coefficient of two masks (H,W); ``truth`` is not empty."""
+    """Return the Dice coefficient of two masks (H,W), 1 where both are empty."""
     both = np.count_nonzero(prediction & truth)
-    return 2 * both / (np.count_nonzero(prediction) + np.count_nonzero(truth))
+    total = np.count_nonzero(prediction) + np.count_nonzero(truth)
+    return 2 * both / total if total else 1.0
 
 
 def iou(prediction: Mask, truth: Mask) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.inference.reading import read_image
 from lmsfe_sam.predictor import Predictor
 from lmsfe_sam.prompts.simulate import first_click, tight_box
@@ -46,12 +47,6 @@ def disagreement(predictor: Predictor) -> float:
     prompts = [*(ObjectPrompt(box) for box in boxes), ObjectPrompt(points=((x, y),))]
     masks = [guess, *predictor.predict_objects(prompts)[0]]
     return 1 - float(np.mean([dice(one, other) for one, other in itertools.combinations(masks, 2)]))
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the Dice coefficient of two masks, 1 where both are empty."""
-    total = one.sum() + other.sum()
-    return float(2 * (one & other).sum() / total) if total else 1.0
 
 
 def score_file(path: str | Path, predictor: Predictor, measure: Callable[[Predictor], float]) -> float:
