@@ -12,6 +12,7 @@ Records of the command line have no ``image_path`` and pass through both transfo
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +46,25 @@ class Region(NamedTuple):
     slices: tuple[float, float] | None
 
 
-class ChooseSliced(MapTransform):
+class _OfRequestsd(MapTransform):
+    """A transform of a server's requests; records of the command line pass through as they are."""
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data, changed by `read` if it is a request's."""
+        result = dict(data)
+        if REQUEST in result:
+            self.read(result)
+        return result
+
+    @abstractmethod
+    def read(self, request: dict[Hashable, Any]) -> None:
+        """Change a request's data."""
+
+
+class ChooseSliced(_OfRequestsd):
     """Put the slice that a request is about into the data, where `LoadFileImaged` looks for it.
 
     It is the parameter ``slice``, else that of the last foreground click, of the last background
@@ -58,23 +77,16 @@ class ChooseSliced(MapTransform):
         InputError: when called, on a parameter that is none.
     """
 
-    def __init__(self, keys: KeysCollection = "image") -> None:
-        super().__init__(keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
-        result = dict(data)
-        if REQUEST not in result:
-            return result
-        check_result(result)
-        index = chosen_slice(result)
+    def read(self, request: dict[Hashable, Any]) -> None:  # noqa: D102
+        check_result(request)
+        index = chosen_slice(request)
         if index is None:
-            result.pop(SLICE, None)
+            request.pop(SLICE, None)
         else:
-            result[SLICE] = index
-        return result
+            request[SLICE] = index
 
 
-class ReadPromptsd(MapTransform):
+class ReadPromptsd(_OfRequestsd):
     """Turn a request's clicks and box on the image's slice into the prompt of one object.
 
     A box of four numbers must lie on the image. One of six is an ROI that 3D Slicer lets hang over
@@ -87,19 +99,13 @@ class ReadPromptsd(MapTransform):
         InputError: when called, on a parameter that is none, or on prompts of other slices only.
     """
 
-    def __init__(self, keys: KeysCollection = "image") -> None:
-        super().__init__(keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
-        result = dict(data)
-        if REQUEST not in result:
-            return result
-        for key in self.key_iterator(result):
-            height, width = result[key].shape[-2:]
-            stacked = np.prod(result[key].meta["spatial_shape"][2:], dtype=int) > 1
-            prompt = read_prompt(result, (height, width), int(result[key].meta[SLICE]) if stacked else None)
-            result[PROMPTS] = [prompt] if prompt else []
-        return result
+    def read(self, request: dict[Hashable, Any]) -> None:  # noqa: D102
+        for key in self.key_iterator(request):
+            height, width = request[key].shape[-2:]
+            stacked = np.prod(request[key].meta["spatial_shape"][2:], dtype=int) > 1
+            index = int(request[key].meta[SLICE]) if stacked else None
+            prompt = read_prompt(request, (height, width), index)
+            request[PROMPTS] = [prompt] if prompt else []
 
 
 def read_prompt(request: Mapping[Any, Any], size: tuple[int, int], index: int | None) -> ObjectPrompt:
