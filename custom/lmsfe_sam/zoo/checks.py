@@ -274,12 +274,7 @@ def data_shape(bundle: Path, schema: str) -> str:
     """MONAI's ``verify_net_in_out``."""
     from monai.bundle import verify_net_in_out
 
-    verify_net_in_out(
-        net_id=NETWORK,
-        meta_file=str(bundle / "configs/metadata.json"),
-        config_file=str(bundle / "configs/inference.json"),
-        bundle_root=str(bundle),
-    )
+    verify_net_in_out(**_network_arguments(bundle))
     return "verify_net_in_out"
 
 
@@ -289,12 +284,9 @@ def torchscript_export(bundle: Path, schema: str) -> str:
     from monai.bundle import ckpt_export, load
 
     ckpt_export(
-        net_id=NETWORK,
         filepath=str(bundle / "models/verify_model.ts"),
         ckpt_file=str(bundle / "models/model.pt"),
-        meta_file=str(bundle / "configs/metadata.json"),
-        config_file=str(bundle / "configs/inference.json"),
-        bundle_root=str(bundle),
+        **_network_arguments(bundle),
     )
     loaded: Any = load(
         bundle.name,
@@ -322,14 +314,7 @@ def onnx_export(bundle: Path, schema: str) -> str:
     from monai.bundle import onnx_export as export
 
     path = str(bundle / "models/verify_model.onnx")
-    export(
-        net_id=NETWORK,
-        filepath=path,
-        ckpt_file=str(bundle / "models/model.pt"),
-        meta_file=str(bundle / "configs/metadata.json"),
-        config_file=str(bundle / "configs/inference.json"),
-        bundle_root=str(bundle),
-    )
+    export(filepath=path, ckpt_file=str(bundle / "models/model.pt"), **_network_arguments(bundle))
     onnx.checker.check_model(path)
     if find_spec("onnxruntime") is None:
         return "onnx_export; the file passes onnx.checker"
@@ -463,6 +448,16 @@ def _large_files(bundle: Path) -> list[dict[str, str]]:
 
     listed: list[dict[str, str]] = yaml.safe_load((bundle / "large_files.yml").read_text())["large_files"]
     return listed
+
+
+def _network_arguments(bundle: Path) -> dict[str, Any]:
+    """What MONAI's checks and exports are told of the network, as the zoo tells it."""
+    return {
+        "net_id": NETWORK,
+        "meta_file": str(bundle / "configs/metadata.json"),
+        "config_file": str(bundle / "configs/inference.json"),
+        "bundle_root": str(bundle),
+    }
 
 
 def _metadata(bundle: Path) -> dict[str, Any]:
