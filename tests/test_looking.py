@@ -15,7 +15,7 @@ from lmsfe_sam.prompts import packing
 from lmsfe_sam.prompts.packing import decode_packed, pack_prompts, scale_prompts
 from lmsfe_sam.prompts.user import ObjectPrompt
 from lmsfe_sam.windows import View, Window, whole
-from tiny import SIZE, tiny_presets
+from tiny import SIZE, seeded_network
 
 HEIGHT, WIDTH = 300, 400
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH), np.uint8))
@@ -23,9 +23,7 @@ IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, HEIGHT, W
 
 @pytest.fixture(scope="module")
 def network() -> LMSFESAM:
-    torch.manual_seed(0)
-    with tiny_presets():
-        return LMSFESAM("tiny_t", image_size=SIZE).eval()
+    return seeded_network()
 
 
 def zoomed(zoom: Zoom, prompts: list[ObjectPrompt], stand_in: BoxNetwork) -> np.ndarray:

@@ -22,7 +22,7 @@ from lmsfe_sam.preprocessing import normalise
 from lmsfe_sam.prompts.packing import pack_prompts
 from lmsfe_sam.prompts.user import ObjectPrompt
 from lmsfe_sam.windows import Window, clip_prompts
-from tiny import SIZE, tiny_presets
+from tiny import SIZE, seeded_network
 
 HEIGHT, WIDTH = 150, 210
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH), np.uint8))
@@ -30,9 +30,7 @@ IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, HEIGHT, W
 
 @pytest.fixture(scope="module")
 def network() -> LMSFESAM:
-    torch.manual_seed(0)
-    with tiny_presets():
-        return LMSFESAM("tiny_t", image_size=SIZE).eval()
+    return seeded_network()
 
 
 def with_prompts(prompts: list[ObjectPrompt], image: torch.Tensor = IMAGE) -> MetaTensor:

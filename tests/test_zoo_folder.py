@@ -18,6 +18,7 @@ from lmsfe_sam.zoo.checks import LARGEST, METADATA, required_modules
 from lmsfe_sam.zoo.configs import BUNDLE_ROOT, vendored
 from lmsfe_sam.zoo.folder import Options, write_bundle
 from lmsfe_sam.zoo.modules import files_needed
+from text_files import write_texts
 
 PACKAGE = Path(package.__file__).parent
 
@@ -108,8 +109,7 @@ def test_every_module_that_a_config_names_is_inside(written: Path) -> None:
 
 
 def test_imports_are_followed_wherever_they_stand(tmp_path: Path) -> None:
-    place = tmp_path / "lmsfe_sam"
-    for name, text in {
+    texts = {
         "__init__.py": "import lmsfe_sam.version",
         "version.py": "",
         "used.py": "def f():\n    from lmsfe_sam.part import inner",
@@ -118,9 +118,8 @@ def test_imports_are_followed_wherever_they_stand(tmp_path: Path) -> None:
         "part/inner.css": "",
         "part/other.css": "",
         "server.py": "import flask",
-    }.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(text)
+    }
+    place = write_texts(tmp_path / "lmsfe_sam", texts)
     found = files_needed(place, ['{"a": "$lmsfe_sam.used.f()", "b": "lmsfe_same.server"}'])
     expected = "__init__.py part/__init__.py part/inner.css part/inner.py used.py version.py"
     assert " ".join(path.relative_to(place).as_posix() for path in found) == expected

@@ -18,6 +18,7 @@ from lmsfe_sam.zoo import publish
 from lmsfe_sam.zoo.checks import LARGEST
 from lmsfe_sam.zoo.folder import NAME
 from lmsfe_sam.zoo.publish import to_hub, to_zoo
+from text_files import write_texts
 
 BRANCH = f"{NAME}-0.1.0"
 
@@ -34,17 +35,14 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def packaged(tmp_path: Path) -> Path:
     """What matters here of a packaged folder."""
-    folder = tmp_path / "packaged"
-    for name, text in {
+    texts = {
         "configs/metadata.json": json.dumps({"version": "0.1.0"}),
         "lmsfe_sam/__init__.py": "",
         "docs/README.md": "# A model",
         "models/model.pt": "weights",
         "LICENSE": "Apache License\nVersion 2.0",
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
+    }
+    return write_texts(tmp_path / "packaged", texts)
 
 
 @pytest.fixture

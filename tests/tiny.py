@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 
+from lmsfe_sam.network import LMSFESAM
 from lmsfe_sam.presets import PRESETS
 
 SMALL = {
@@ -39,3 +41,10 @@ def tiny_presets() -> Iterator[None]:
         for name, preset in TINY.items():
             patch.setitem(PRESETS, name, preset)
         yield
+
+
+def seeded_network() -> LMSFESAM:
+    """The small default network in evaluation mode, with the same random weights every time."""
+    torch.manual_seed(0)
+    with tiny_presets():
+        return LMSFESAM("tiny_t", image_size=SIZE).eval()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from child_processes import run_command
 
 PACKAGE = Path(__file__).resolve().parents[2] / "custom" / "lmsfe_sam"
 TIME_LIMIT = 400
@@ -23,15 +23,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT,
-        check=False,
-    )
+    return run_command(folder, sys.executable, *command, limit=TIME_LIMIT)
 
 
 def test_the_bundle_is_packaged_and_passes_every_check(elsewhere: Path, tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from training_command import BUNDLE, SMALL, TIME_LIMIT, command, environment, history, run
+from child_processes import run_command
+from training_command import BUNDLE, SMALL, TIME_LIMIT, command, history, run
 
 CONFIGS = ("train.json", "multi_gpu_train.json")
 
@@ -15,15 +15,8 @@ CONFIGS = ("train.json", "multi_gpu_train.json")
 def test_two_processes_train_together(tmp_path: Path) -> None:
     options = (*SMALL, "--phantoms", "20", "--epochs", "2", "--output_dir", tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    process = subprocess.run(
-        [*launcher, *command(*options, configs=CONFIGS)],
-        cwd=BUNDLE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=TIME_LIMIT,
-        check=False,
-    )
+    words = command(*options, configs=CONFIGS)
+    process = run_command(BUNDLE, *launcher, *words, limit=TIME_LIMIT)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("DEMONSTRATION") == 1
     assert [row["epoch"] for row in history(tmp_path)] == ["1", "2"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import monai
 import numpy as np
 import pytest
 import torch
+from child_processes import run_command
 from monai.bundle import run as run_bundle
 from PIL import Image
 
@@ -47,15 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(bundle_root: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *map(str, words)],
-        cwd=bundle_root,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_SECONDS,
-        check=False,
-    )
+    return run_command(bundle_root, sys.executable, "-m", *words, limit=LONGEST_SECONDS)
 
 
 @pytest.fixture(scope="module")

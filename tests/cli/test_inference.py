@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from child_processes import run_command
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM, Predictor
@@ -42,19 +42,7 @@ finally:
 
 def run(bundle_root: Path, *options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    return run_command(bundle_root, [*command, *options])
-
-
-def run_command(bundle_root: Path, command: list[object]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=bundle_root,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=EXPECTED_SECONDS,
-        check=False,
-    )
+    return run_command(bundle_root, *command, *options, limit=EXPECTED_SECONDS)
 
 
 def last_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
@@ -126,7 +114,7 @@ def test_many_boxes_on_a_large_image_take_little_memory(
         "--output_dir", tmp_path / "out", "--mode", "window", "--window_size", "1024",
         "--window_overlap", "0",
     ]  # fmt: skip
-    process = run_command(bundle_root, command)
+    process = run_command(bundle_root, *command, limit=EXPECTED_SECONDS)
     assert process.returncode == 0, process.stderr
     labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "large.png"))
     assert labels.shape == (side, side)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from child_processes import environment
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 SMALL = ("--image_size", "64", "--batch_size", "2", "--prompts_per_image", "2", "--device", "cpu")
@@ -18,10 +19,6 @@ def command(*options: object, configs: Sequence[str] = ("train.json",)) -> list[
     files = str([f"configs/{name}" for name in configs])
     start = ["-m", "monai.bundle", "run", "training", "--config_file", files]
     return [*start, *map(str, options)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def start(*options: object, configs: Sequence[str] = ("train.json",)) -> subprocess.Popen[str]:
