@@ -89,7 +89,8 @@ def compare(pictures: np.ndarray) -> list[Pair]:
         alike = (likeness > MIN_FINE) & (centre[rows] @ centre.T > MIN_CENTRE) & (bits <= MAX_BITS)
         for row, second in zip(*np.nonzero(alike), strict=True):
             if start + row < second:
-                pairs.append(Pair(int(start + row), int(second), float(likeness[row, second])))
+                # Rounded, since the last digits of equals depend on the processor and would order them.
+                pairs.append(Pair(int(start + row), int(second), round(float(likeness[row, second]), 5)))
     return sorted(pairs, key=lambda pair: (-pair.likeness, pair.first, pair.second))
 
 
