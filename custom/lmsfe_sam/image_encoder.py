@@ -90,11 +90,20 @@ class Attention(nn.Module):
         q = asking.reshape(shape)[:, :, 0].transpose(1, 2)
         k, v = asked.reshape(shape)[:, :, 1:].permute(2, 0, 3, 1, 4).unbind(0)
         grid = q.reshape(b, self.num_heads, h, w, -1)
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, _relative(self.rel_pos_h, h))
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, _relative(self.rel_pos_w, w))
-        bias = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(b, self.num_heads, h * w, -1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return y.transpose(1, 2).reshape(b, h, w, c3 // 3)
+        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, _relative(self.rel_pos_h, h)).flatten(2, 3)
+        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, _relative(self.rel_pos_w, w)).flatten(2, 3)
+        places = _places(asked.shape[1], asked.shape[2], k).expand(b, self.num_heads, -1, -1)
+        q = torch.cat([q * q.shape[-1] ** -0.5, rel_h.to(q.dtype), rel_w.to(q.dtype)], dim=-1)
+        k = torch.cat([k, places], dim=-1)
+        y = F.scaled_dot_product_attention(q, k, F.pad(v, (0, places.shape[-1])), scale=1.0)
+        return y[..., : v.shape[-1]].transpose(1, 2).reshape(b, h, w, c3 // 3)
+
+
+def _places(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Row and column of each token of a grid, one-hot: ``(rows * columns, rows + columns)``."""
+    row = torch.eye(rows, dtype=like.dtype, device=like.device)[:, None].expand(-1, columns, -1)
+    column = torch.eye(columns, dtype=like.dtype, device=like.device)[None].expand(rows, -1, -1)
+    return torch.cat([row, column], dim=-1).flatten(0, 1)
 
 
 def _relative(table: Tensor, queries: int) -> Tensor:
