@@ -45,6 +45,15 @@ def test_training_images_alone_are_shown_as_often_as_asked(folders: list[str]) -
     assert len(more.select("all")) == len(once.select("all"))
 
 
+def test_without_a_test_part_the_validation_part_stays_and_the_rest_is_trained_on(folders: list[str]) -> None:
+    usual = _found(folders)
+    whole = find_records(folders, "auto", "group", 0, 120, test_fraction=0.0)
+    names = {part: {r["name"] for r in usual.records[part]} for part in PARTS}
+    assert names["test"] and not whole.records["test"]
+    assert {r["name"] for r in whole.records["val"]} == names["val"]
+    assert {r["name"] for r in whole.records["train"]} == names["train"] | names["test"]
+
+
 def test_the_list_is_written_and_read_back(folders: list[str], tmp_path: Path) -> None:
     together = _found(folders, [2, 1])
     path = together.write(tmp_path / "run" / "datalist.json")

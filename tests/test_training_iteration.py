@@ -123,6 +123,24 @@ def test_corrections_that_nothing_is_learnt_from_come_before_those_that_are() ->
     assert lengths == {2, 3, 4}
 
 
+def test_a_share_of_the_batches_is_corrected_and_all_processes_agree_which() -> None:
+    batch, rounds = squares(), []
+    for iteration in range(40):
+        lengths = set()
+        for rank in range(2):
+            steps = PromptedSteps(TinyNetwork(), 1, unlearnt_corrections=2, corrected_share=0.25)
+            rng = np.random.default_rng([iteration, rank])
+            prompts = MixedPrompts({"point": 1}, per_image=2)(batch["mask"], rng)
+            shared = np.random.default_rng(iteration)
+            tokens = steps(batch["image"], prompts, batch["mask"], rng, shared)
+            lengths.add((len(tokens), len(steps.network.calls)))
+        assert len(lengths) == 1
+        rounds.append(lengths.pop())
+    corrected = [calls for learnt, calls in rounds if learnt == 2]
+    assert 4 <= len(corrected) <= 16 and set(corrected) == {2, 3, 4}
+    assert all(calls == 1 for learnt, calls in rounds if learnt == 1)
+
+
 def test_the_loss_is_taken_in_single_precision() -> None:
     seen: list[torch.dtype] = []
 

@@ -37,16 +37,30 @@ class PromptedSteps(nn.Module):
         unlearnt_corrections: before the first of these, each batch makes 0 to so many corrections more
             that nothing is learnt from: they cost a third of one that is, and the network meets
             objects of many clicks (the way of RITM, Sofiiuk 2022).
+        corrected_share: share, 0 to 1, of the batches that are corrected at all; the others cost half as
+            much, and boxes, first clicks and no prompt learn from them all the same.
     """
 
-    def __init__(self, network: nn.Module, correction_steps: int = 1, unlearnt_corrections: int = 0) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        correction_steps: int = 1,
+        unlearnt_corrections: int = 0,
+        corrected_share: float = 1.0,
+    ) -> None:
         super().__init__()
         self.network = network
         self.correction_steps = correction_steps
         self.unlearnt_corrections = unlearnt_corrections
+        self.corrected_share = corrected_share
 
     def forward(
-        self, image: Tensor, prompts: Prompts, target: Tensor, rng: np.random.Generator
+        self,
+        image: Tensor,
+        prompts: Prompts,
+        target: Tensor,
+        rng: np.random.Generator,
+        shared_rng: np.random.Generator | None = None,
     ) -> list[DecodedTokens]:
         """Return all mask tokens of each step.
 
@@ -55,16 +69,19 @@ class PromptedSteps(nn.Module):
             prompts: N objects an image.
             target: (B,1,H,W), not zero inside the object.
             rng: draws the corrective clicks.
+            shared_rng: draws how many corrections there are. Where several processes train together, it is
+                the same in all, so that none waits for another's longer step. Default ``rng``.
         """
         network: Any = self.network
+        shared_rng = shared_rng or rng
         embedding = network.encode(image)
         steps = [network.decode_tokens(embedding, **vars(prompts))]
-        if self.correction_steps == 0:
+        if self.correction_steps == 0 or shared_rng.random() >= self.corrected_share:
             return steps
         prompts = self._corrected(prompts, steps[0], target, rng)
         if self.unlearnt_corrections:
             with torch.no_grad():
-                for _ in range(rng.integers(self.unlearnt_corrections + 1)):
+                for _ in range(shared_rng.integers(self.unlearnt_corrections + 1)):
                     tokens = network.decode_tokens(embedding, **vars(prompts))
                     prompts = self._corrected(prompts, tokens, target, rng)
         while True:
@@ -113,13 +130,14 @@ class PromptedIteration:
         """
         image, target = to_device(engine, batch, self.memory_format)
         state = engine.state
+        shared_rng = np.random.default_rng([self.seed, state.epoch, state.iteration])
         rng = np.random.default_rng([self.seed, state.epoch, state.iteration, state.rank])
         prompts = self.sampler(target, rng)
 
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs):
-            steps = engine.inferer(image, engine.network, prompts, target, rng)
+            steps = engine.inferer(image, engine.network, prompts, target, rng, shared_rng)
         # Outside of autocast: Dice sums 65,536 pixels, which half precision does not carry.
         losses = [engine.loss_function(in_single_precision(tokens), target) for tokens in steps]
         loss = torch.stack(losses).mean()

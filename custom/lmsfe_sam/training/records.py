@@ -18,9 +18,12 @@ def find_records(
     seed: int,
     phantoms: int,
     repeats: Sequence[int] | None = None,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
 ) -> DataList:
     """Return the records of a dataset or of several, split, or those of ``phantoms`` made-up images.
 
+    The validation part of a dataset is the same whatever ``test_fraction`` is.
     Of the phantoms 70 % are for training, 15 % (one at least) each for validation and test.
 
     Raises:
@@ -28,7 +31,7 @@ def find_records(
     """
     if dataset_dir is not None:
         found = [
-            build_datalist(folder, layout=layout, split_rule=split_rule, seed=seed)
+            build_datalist(folder, layout, split_rule, seed, validation_fraction, test_fraction)
             for folder in folders_of(dataset_dir)
         ]
         return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
