@@ -29,6 +29,7 @@ INGREDIENTS: dict[str, dict[str, object]] = {
     "ViT adapters": {"adapters": False},
     "dense prompts": {"preset_fields": {"dense_prompts": False}},
     "fine mask head": {"preset_fields": {"fine_head": False}},
+    "surroundings at 1/8": {"preset_fields": {"context_width": 0}},
     "corrective clicks": {"correction_steps": 0},
     "clicks nothing is learnt from": {"unlearnt_corrections": 0},
     "augmentation": {"train#random_crops": [], "train#random_transforms": []},

@@ -7,7 +7,7 @@ import torch
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
 from lmsfe_sam.dense_prompts import CHANNELS
-from lmsfe_sam.mask_decoder import FineMaskHead, ObjectMaskDecoder, PointPositions
+from lmsfe_sam.mask_decoder import FineMaskHead, ObjectMaskDecoder, PointPositions, PromptedContext
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY
 
@@ -34,7 +34,7 @@ def test_each_object_has_its_own_image() -> None:
     positions = sam.prompt_encoder.get_dense_pe()
     with torch.no_grad():
         found, vectors, iou = ours(features, positions, sparse)
-        fine = ours.upscale(found, [])
+        fine = ours.upscale_again(ours.upscale_once(found))
         masks = torch.einsum("mkc,mchw->mkhw", vectors, fine)
         for i in range(3):
             one = slice(i, i + 1)
@@ -56,14 +56,41 @@ def test_fine_head(widths: tuple[int, int, int] | None, prompts: bool) -> None:
         [] if widths is None else [(2, 4, 32, 32), (2, 8, 16, 16), (2, 8, 8, 8)]
     )
     maps = torch.rand(2, CHANNELS, 32, 32) if prompts else None
-    upscaled = torch.randn(2, 4, 16, 16)
-    out = head(upscaled, projected, maps)
-    assert out.shape == (2, 4, 32, 32)
-    inputs = [upscaled, *skips, *([maps] if prompts else [])]
-    for tensor in inputs:  # each input has its say, but for the skip at 1/8, which joins before
+    features, upscaled = torch.randn(2, 8, 8, 8), torch.randn(2, 4, 16, 16)
+    assert head.join(features, projected, maps).shape == (2, 8, 8, 8)
+    assert head(upscaled, projected, maps).shape == (2, 4, 32, 32)
+    randomise(head, 0)
+    inputs = [features, upscaled, *skips, *([maps] if prompts else [])]
+    for tensor in inputs:  # each input has its say
         tensor.requires_grad_(True)
-    gradients = torch.autograd.grad(
-        head(upscaled, head.project(skips), maps).square().sum(), inputs, allow_unused=True
-    )
-    unused = [i for i, gradient in enumerate(gradients) if gradient is None]
-    assert unused == ([] if widths is None else [3])
+    projected = head.project(skips)
+    joined, out = head.join(features, projected, maps), head(upscaled, projected, maps)
+    of_join = _used(joined, inputs)
+    of_head = _used(out, inputs)
+    drawn = [len(inputs) - 1] if prompts else []
+    assert of_join == [0, *([] if widths is None else [4]), *drawn]
+    assert of_head == [1, *([] if widths is None else [2, 3]), *drawn]
+
+
+def _used(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[int]:
+    gradients = torch.autograd.grad(output.square().sum(), inputs, allow_unused=True)
+    return [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.any()]
+
+
+def test_without_a_context_only_the_skip_joins() -> None:
+    head = FineMaskHead(32, (8, 12, 16), True, context_width=0)
+    features, skip = torch.randn(1, 8, 8, 8), torch.randn(1, 8, 8, 8)
+    assert torch.equal(head.join(features, [skip, skip, skip], None), features + skip)
+
+
+def test_context_starts_as_nothing_and_sees_far() -> None:
+    context = PromptedContext(8, CHANNELS, 16)
+    features, maps = torch.randn(1, 8, 32, 32), torch.rand(1, CHANNELS, 128, 128)
+    assert torch.equal(context(features, maps), features)
+    randomise(context, 0)
+    for norm in (m for m in context.modules() if isinstance(m, torch.nn.GroupNorm)):
+        norm.forward = lambda x: x  # a norm over the whole map sees everything
+    maps.requires_grad_(True)
+    seen = torch.autograd.grad(context(features, maps)[0, :, 16, 16].sum(), maps)[0].abs().sum((0, 1))
+    rows = seen.any(dim=1).nonzero()[:, 0]
+    assert (rows[0], rows[-1]) == (4 * (16 - 7), 4 * (16 + 8) - 1)

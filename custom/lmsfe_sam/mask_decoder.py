@@ -104,32 +104,73 @@ class ObjectMaskDecoder(MaskDecoder):
         iou = self.iou_prediction_head(hs[:, 0])
         return src.transpose(1, 2).reshape(m, c, h, w), torch.stack(vectors, dim=1), iou
 
-    def upscale(self, features: Tensor, skips: list[Tensor]) -> Tensor:
-        """SAM's own upscaling, ``(M, C, g, g)`` to ``(M, C/8, 4g, 4g)``.
+    def upscale_once(self, features: Tensor) -> Tensor:
+        """SAM's first transposed convolution, ``(M, C, g, g)`` to ``(M, C/4, 2g, 2g)``."""
+        for i, layer in enumerate(self.output_upscaling):
+            if i == 0:
+                features = layer(features)
+        return features
 
-        The skip at 1/8, if there are skips, joins behind the first transposed convolution, as in
-        SAM 2's decoder.
+    def upscale_again(self, features: Tensor) -> Tensor:
+        """The rest of SAM's upscaling, ``(M, C/4, 2g, 2g)`` to ``(M, C/8, 4g, 4g)``."""
+        for i, layer in enumerate(self.output_upscaling):
+            if i > 0:
+                features = layer(features)
+        return features
+
+
+class PromptedContext(nn.Module):
+    """Convolutions over an object's surroundings at 1/8 of the input, which see its drawn prompts.
+
+    SAM's decoder knows a prompt and the image's content together at 1/16 alone. Here, with a field of
+    view of some 120 of 256 pixels, a border can be sought in the light of the whole box. The last
+    convolution starts at zero, so that a network without this part goes on from where it was.
+
+    Args:
+        channels: of the features, which come back with the same shape.
+        extra: channels of the drawn prompts.
+        width: channels within.
+    """
+
+    def __init__(self, channels: int, extra: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_convolution(channels + extra, width),
+            *_convolution(width, width, dilation=2),
+            *_convolution(width, width, dilation=4),
+        )
+        self.out = nn.Conv2d(width, channels, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor, maps: Tensor | None) -> Tensor:
+        """Add what the surroundings tell to ``features (M, channels, H, W)``.
+
+        Args:
+            features: at 1/8 of the input.
+            maps: drawn prompts ``(M, extra, 4H, 4W)``; None where the network draws none.
         """
         x = features
-        for i, layer in enumerate(self.output_upscaling):
-            x = layer(x)
-            if i == 0 and len(skips) > 0:
-                x = x + skips[2]
-        return x
+        if maps is not None:
+            x = torch.cat([x, F.avg_pool2d(maps.to(x.dtype), 4)], dim=1)
+        return features + self.out(self.layers(x))
 
 
 class FineMaskHead(nn.Module):
-    """Goes on from SAM's upscaling to half the input's size, with skips from the local encoder.
+    """Joins SAM's upscaling and goes on from it to half the input's size, with skips from the local encoder.
 
-    Convolutions at 1/4 and 1/2 of the input see the skips and, once more, the drawn prompts.
+    Convolutions at 1/8, 1/4 and 1/2 of the input see the skips and, once more, the drawn prompts.
 
     Args:
         dim: channels of the decoder; the head returns ``dim / 8``.
         skip_widths: channels of the skips at 1/2, 1/4 and 1/8; None without a local encoder.
         prompts: drawn prompts will be given.
+        context_width: channels of the convolutions at 1/8; 0 for none.
     """
 
-    def __init__(self, dim: int, skip_widths: tuple[int, int, int] | None, prompts: bool) -> None:
+    def __init__(
+        self, dim: int, skip_widths: tuple[int, int, int] | None, prompts: bool, context_width: int = 64
+    ) -> None:
         super().__init__()
         fine_width, quarter_width = dim // 8, dim // 4
         outputs = (fine_width, quarter_width, quarter_width)
@@ -140,6 +181,7 @@ class FineMaskHead(nn.Module):
         )
         extra = CHANNELS if prompts else 0
         joined = 0 if skip_widths is None else quarter_width
+        self.context = PromptedContext(quarter_width, extra, context_width) if context_width else None
         self.refine_quarter = _refinement(fine_width + joined + extra, quarter_width)
         self.to_half = nn.Conv2d(quarter_width, fine_width, 1)
         self.refine_half = _refinement(fine_width + extra, fine_width)
@@ -161,14 +203,30 @@ class FineMaskHead(nn.Module):
                 projected.append(projection(skips[i]))
         return projected
 
+    def join(self, features: Tensor, skips: list[Tensor], maps: Tensor | None) -> Tensor:
+        """Bring the skip at 1/8 and the surroundings into SAM's upscaling, as SAM 2's decoder does.
+
+        Args:
+            features: ``(M, dim / 4, 2g, 2g)``, of `ObjectMaskDecoder.upscale_once`.
+            skips: projected skips at 1/2, 1/4 and 1/8, ``(M, ...)`` each, or none.
+            maps: drawn prompts ``(M, CHANNELS, 8g, 8g)``; None where the network draws none.
+        """
+        if len(skips) > 0:
+            features = features + skips[2]
+        if self.context is not None:
+            features = self.context(features, maps)
+        return features
+
     def forward(self, upscaled: Tensor, skips: list[Tensor], maps: Tensor | None) -> Tensor:
         """Return mask features ``(M, dim / 8, 8g, 8g)``.
 
         Args:
-            upscaled: ``(M, dim / 8, 4g, 4g)``, of `ObjectMaskDecoder.upscale`.
-            skips: projected skips at 1/2, 1/4 and 1/8, ``(M, ...)`` each, or none.
-            maps: drawn prompts ``(M, CHANNELS, 8g, 8g)``; None where the network draws none.
+            upscaled: ``(M, dim / 8, 4g, 4g)``, of `ObjectMaskDecoder.upscale_again`.
+            skips: as for `join`.
+            maps: as for `join`.
         """
+        if maps is not None:  # single precision in one part would spread to all of them under autocast
+            maps = maps.to(upscaled.dtype)
         parts = [upscaled]
         if len(skips) > 0:
             parts.append(skips[1])
@@ -183,12 +241,13 @@ class FineMaskHead(nn.Module):
         return self.out(self.refine_half(half))
 
 
+def _convolution(inputs: int, outputs: int, dilation: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation, bias=False),
+        nn.GroupNorm(4, outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
 def _refinement(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-        nn.GroupNorm(4, outputs),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
-        nn.GroupNorm(4, outputs),
-        nn.ReLU(inplace=True),
-    )
+    return nn.Sequential(*_convolution(inputs, outputs), *_convolution(outputs, outputs))

@@ -117,7 +117,12 @@ class LMSFESAM(nn.Module):
         self.mask_decoder = ObjectMaskDecoder(dim, sizes.decoder_mlp_dim)
         self.dense_prompt_encoder = DensePromptEncoder(dim) if sizes.dense_prompts else None
         self.fine_head = (
-            FineMaskHead(dim, sizes.local_widths[:3] if local_encoder else None, sizes.dense_prompts)
+            FineMaskHead(
+                dim,
+                sizes.local_widths[:3] if local_encoder else None,
+                sizes.dense_prompts,
+                sizes.context_width,
+            )
             if sizes.fine_head
             else None
         )
@@ -197,7 +202,10 @@ class LMSFESAM(nn.Module):
         """All four masks ``(M, 4, s, s)`` and predicted IoU ``(M, 4)`` of M objects."""
         positions = self.prompt_encoder.get_dense_pe()
         features, vectors, iou = self.mask_decoder(features + dense, positions, sparse)
-        fine = self.mask_decoder.upscale(features, skips)
+        fine = self.mask_decoder.upscale_once(features)
+        if self.fine_head is not None:
+            fine = self.fine_head.join(fine, skips, maps)
+        fine = self.mask_decoder.upscale_again(fine)
         if self.fine_head is not None:
             fine = self.fine_head(fine, skips, maps)
         m, c, h, w = fine.shape

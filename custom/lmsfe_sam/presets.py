@@ -29,6 +29,7 @@ class Preset:
         local_to_neck: F_l also enters before the neck when the balancing adapters are on.
         dense_prompts: boxes, their inscribed ellipse and clicks are drawn as maps, too.
         fine_head: masks go on to half the input's size, with skips from the local encoder.
+        context_width: channels of the fine head's convolutions at 1/8 of the input; 0 for none.
         frozen: names of the modules and parameters of the image encoder that do not train.
     """
 
@@ -49,6 +50,7 @@ class Preset:
     local_to_neck: bool = False
     dense_prompts: bool = False
     fine_head: bool = False
+    context_width: int = 64
     frozen: tuple[str, ...] = ()
 
 
