@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lmsfe_sam import LMSFESAM, ImageEmbedding
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.network import DecodedTokens, choose_masks
+from lmsfe_sam.network import DecodedTokens, choose_masks, expected_iou
 from lmsfe_sam.presets import PRESETS
 from sam_med2d import randomise
 from tiny import SIZE, tiny_presets
@@ -227,8 +227,18 @@ class TestPrompts:
         best = three_scores[:, 1].argmax(dim=-1)
         assert torch.equal(advised[:, 1], three[torch.arange(3), 1, best])
         assert torch.equal(scores[:, 1], three_scores[torch.arange(3), 1, best])
-        assert torch.equal(tokens.iou[:, :, 0], single_scores)
-        assert torch.equal(tokens.iou[:, :, 1:], three_scores)
+        expected = tokens.iou
+        if model.iou_from_mask:
+            expected = 0.5 * (expected + expected_iou(tokens.masks))
+        assert torch.equal(expected[:, :, 0], single_scores)
+        assert torch.equal(expected[:, :, 1:], three_scores)
+
+    def test_expected_iou(self) -> None:
+        sure, none = torch.full((2, 4), 30.0), torch.full((2, 4), -30.0)
+        level = torch.logit(torch.tensor([[0.8, 0.6, 0.2, 0.4]]))
+        assert expected_iou(torch.stack([sure, none])).tolist() == pytest.approx([1, 0], abs=1e-6)
+        assert expected_iou(level).item() == pytest.approx((0.8 + 0.6) / (2 + 0.2 + 0.4))
+        assert not build("tiny_b").iou_from_mask and build("tiny_t").iou_from_mask
 
     def test_choice_among_the_tokens(self) -> None:
         """The single-mask token is never the best of three, however sure it is."""

@@ -103,6 +103,7 @@ class LMSFESAM(nn.Module):
         grid = image_size // PATCH_SIZE
         dim = sizes.decoder_dim
         self.low_res_size = 4 * grid
+        self.iou_from_mask = sizes.iou_from_mask
         self.image_encoder = ImageEncoder(
             sizes,
             image_size,
@@ -247,6 +248,8 @@ class LMSFESAM(nn.Module):
         """
         prompts, counts = pad_prompts(boxes, points, point_labels, masks)
         tokens = self.decode_tokens(embedding, *prompts)
+        if self.iou_from_mask:
+            tokens = tokens._replace(iou=0.5 * (tokens.iou + expected_iou(tokens.masks)))
         chosen, iou = choose_masks(tokens, multimask_output)
         outputs = [self._resize(chosen, self.image_size), iou]
         if return_low_res:
@@ -338,3 +341,14 @@ def choose_masks(tokens: DecodedTokens, multimask_output: bool | None) -> tuple[
     side = tokens.masks.shape[-1]
     masks = tokens.masks.gather(2, choice[:, :, None, None, None].expand(-1, -1, 1, side, side))
     return masks[:, :, 0], tokens.iou.gather(2, choice[:, :, None])[:, :, 0]
+
+
+def expected_iou(logits: Tensor) -> Tensor:
+    """The IoU that a mask has with the truth, on average, as far as its own probabilities are right.
+
+    Probability inside the mask over its area and the probability outside: ``(..., H, W)`` to ``(...)``.
+    """
+    probability, inside = logits.float().sigmoid(), logits > 0
+    shared = (probability * inside).sum(dim=(-2, -1))
+    union = inside.sum(dim=(-2, -1)) + probability.sum(dim=(-2, -1)) - shared
+    return shared / union.clamp(min=1e-6)
