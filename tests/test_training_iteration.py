@@ -10,7 +10,13 @@ import torch
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.prompts.sampling import MixedPrompts, Prompts
-from lmsfe_sam.training.iteration import PromptedIteration, PromptedSteps, ValidationIteration, mode_prompts
+from lmsfe_sam.training.iteration import (
+    PromptedIteration,
+    PromptedSteps,
+    ValidationIteration,
+    mode_prompts,
+    step_generators,
+)
 from lmsfe_sam.training.losses import PromptedLoss
 from training_parts import TinyNetwork, engine, squares
 
@@ -139,6 +145,12 @@ def test_a_share_of_the_batches_is_corrected_and_all_processes_agree_which() -> 
     corrected = [calls for learnt, calls in rounds if learnt == 2]
     assert 4 <= len(corrected) <= 16 and set(corrected) == {2, 3, 4}
     assert all(calls == 1 for learnt, calls in rounds if learnt == 1)
+
+
+def test_the_shared_draws_are_alike_in_all_processes_and_none_of_their_own() -> None:
+    pairs = [step_generators(0, 2, 3, rank) for rank in range(3)]
+    own, shared = ([generator.random() for generator in column] for column in zip(*pairs, strict=True))
+    assert len(set(shared)) == 1 and len({*own, *shared}) == 4
 
 
 def test_the_loss_is_taken_in_single_precision() -> None:

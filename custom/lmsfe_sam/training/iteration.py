@@ -23,6 +23,9 @@ from lmsfe_sam.prompts.simulate import first_click, tight_box
 from lmsfe_sam.training.losses import upsample
 from lmsfe_sam.training.modes import VALIDATION_MODES
 
+NO_RANK = 2**32 - 1
+"""Stands for a process's rank in the seed of what all processes draw alike."""
+
 
 class PromptedSteps(nn.Module):
     """Encode once, decode the prompts, then decode again after each corrective click.
@@ -130,8 +133,7 @@ class PromptedIteration:
         """
         image, target = to_device(engine, batch, self.memory_format)
         state = engine.state
-        shared_rng = np.random.default_rng([self.seed, state.epoch, state.iteration])
-        rng = np.random.default_rng([self.seed, state.epoch, state.iteration, state.rank])
+        rng, shared_rng = step_generators(self.seed, state.epoch, state.iteration, state.rank)
         prompts = self.sampler(target, rng)
 
         engine.network.train()
@@ -219,6 +221,15 @@ class ValidationIteration:
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+
+def step_generators(
+    seed: int, epoch: int, iteration: int, rank: int
+) -> tuple[np.random.Generator, np.random.Generator]:
+    """Return a step's two sources of chance: this process's own, and one that is alike in all processes."""
+    # numpy fills short seeds up with zeros: without a word of its own, the shared one would be rank 0's.
+    own, shared = ([seed, epoch, iteration, word] for word in (rank, NO_RANK))
+    return np.random.default_rng(own), np.random.default_rng(shared)
 
 
 def in_single_precision(tokens: DecodedTokens) -> DecodedTokens:
