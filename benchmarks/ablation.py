@@ -1,11 +1,12 @@
 """What each ingredient of the small network and its training brings: short runs with one of them taken away.
 
-Each run is the real command line, from random weights; what is compared is the best checkpoint on the
-validation part of the data. Runs that are finished are not run again, so that the command can be stopped
-and repeated, and seeds added. The table goes to the terminal and to ``ablation.md`` in the output folder.
+Each run is the real command line, from random weights (but for the one row that is about phantoms first);
+what is compared is the best checkpoint on the validation part of the data. Runs that are finished are not
+run again, so that the command can be stopped and repeated, and seeds added. The table goes to the terminal
+and to ``ablation.md`` in the output folder.
 
 Run from the root of the repository:
-``python benchmarks/ablation.py --dataset_dir DIR --output_dir DIR --epochs 8 --seeds 0 1 2``.
+``python benchmarks/ablation.py --dataset_dir DIR --output_dir DIR --epochs 8 --seeds 0 1 2 --jobs 2``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
@@ -32,8 +34,20 @@ INGREDIENTS: dict[str, dict[str, object]] = {
     "surroundings at 1/8": {"preset_fields": {"context_width": 0}},
     "corrective clicks": {"correction_steps": 0},
     "clicks nothing is learnt from": {"unlearnt_corrections": 0},
-    "augmentation": {"train#random_crops": [], "train#random_transforms": []},
+    "all augmentation": {
+        "train#random_unmarking": [],
+        "train#random_crops": [],
+        "train#random_transforms": [],
+    },
     "lesion zoom": {"train#random_crops": []},
+    "elastic deformation": {"train#random_transforms#2#_disabled_": True},
+    "depth gain, speckle and shadows": {
+        f"train#random_transforms#{index}#_disabled_": True for index in (5, 6, 7)
+    },
+    "markings painted in and out": {
+        "train#random_unmarking": [],
+        "train#random_transforms#8#_disabled_": True,
+    },
     "average of the weights": {"ema_decay": 0.0},
     "boundary term": {"train#loss#boundary_weight": 0.0},
     "cross-entropy (paper's focal loss instead)": {
@@ -42,8 +56,12 @@ INGREDIENTS: dict[str, dict[str, object]] = {
     "jittered boxes (all tight instead)": {
         "prompt_kinds": {"box": 0.38, "point": 0.22, "clicks": 0.07, "box_point": 0.05, "none": 0.28}
     },
+    "random weights (as many epochs of phantoms first instead)": {"phantoms_first": 400},
 }
 """What is taken away, and the options that do so; ``preset_fields`` are of the preset's row."""
+
+COMMON = {"corrected_share": 1 / 3, "val_interval": 2}
+"""Options of all runs that only save time."""
 
 CHILD = """
 import dataclasses, json, sys
@@ -64,15 +82,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--only", nargs="+", choices=INGREDIENTS, default=list(INGREDIENTS))
     parser.add_argument("--amp", action="store_true", help="bfloat16")
     options = parser.parse_args()
     folder = Path(options.output_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     data = str(Path(options.dataset_dir).resolve())
-    for seed in options.seeds:
-        for name in options.only:
-            run_once(name, seed, data, folder, options)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [
+            pool.submit(run_once, name, seed, data, folder, options)
+            for seed in options.seeds
+            for name in options.only
+        ]
+        for run in runs:
+            run.result()
             write_table(folder)
 
 
@@ -83,18 +107,18 @@ def run_once(name: str, seed: int, data: str, folder: Path, options: argparse.Na
         return
     overrides = dict(INGREDIENTS[name])
     fields = overrides.pop("preset_fields", {})
-    training = {"seed": seed, "epochs": options.epochs, "threads": options.threads, "amp": options.amp}
-    if (run / "checkpoint_last.pt").is_file():
-        training["resume"] = str(run)
-    call(
-        fields,
-        run_id="training",
-        config_file="configs/train.json",
-        dataset_dir=data,
-        output_dir=str(run),
-        **training,
-        **overrides,
-    )
+    training = {
+        "seed": seed,
+        "epochs": options.epochs,
+        "threads": options.threads,
+        "amp": options.amp,
+        **COMMON,
+    }
+    if phantoms := overrides.pop("phantoms_first", None):
+        first = run / "phantoms"
+        train(fields, first, phantoms=phantoms, **training)
+        training["pretrained"] = str(first / "model.pt")
+    train(fields, run, dataset_dir=data, **training, **overrides)
     call(
         fields,
         run_id="evaluating",
@@ -109,6 +133,13 @@ def run_once(name: str, seed: int, data: str, folder: Path, options: argparse.Na
         save_masks=False,
         bootstrap=100,
     )
+
+
+def train(fields: object, run: Path, **options: object) -> None:
+    """Train into the folder ``run``, from its last checkpoint if there is one."""
+    if (run / "checkpoint_last.pt").is_file():
+        options["resume"] = str(run)
+    call(fields, run_id="training", config_file="configs/train.json", output_dir=str(run), **options)
 
 
 def call(fields: object, **options: object) -> None:

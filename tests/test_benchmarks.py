@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.data.phantoms import render_phantom
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.presets import PRESETS
 from tiny import SIZE, tiny_presets
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -100,3 +103,58 @@ class TestWindows:
             assert box.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
             (x, y) = point.points[0]
             assert truth[int(y), int(x)]
+
+
+class TestAblation:
+    def config(self, overrides: dict[str, object]) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config(BENCHMARKS.parent / "bundle" / "configs" / "train.json")
+        for key, value in overrides.items():
+            assert key.removesuffix("#_disabled_") in parser, key
+            parser[key] = value
+        return parser
+
+    def test_what_is_taken_away_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = benchmark("ablation", monkeypatch)
+        whole = self.config({}).get()
+        for name, options in module.INGREDIENTS.items():
+            options = dict(options)
+            fields = options.pop("preset_fields", {})
+            options.pop("phantoms_first", None)
+            preset = PRESETS["vit_t"]
+            assert all(getattr(preset, field) != value for field, value in fields.items()), name
+            assert (self.config(options).get() != whole) == bool(options), name
+        assert all(key in whole for key in module.COMMON)
+
+    @pytest.mark.parametrize(
+        ("name", "gone"),
+        [
+            ("lesion zoom", {"RandLesionZoomd"}),
+            ("elastic deformation", {"Rand2DElasticd"}),
+            ("depth gain, speckle and shadows", {"RandDepthGaind", "RandSpeckled", "RandShadowd"}),
+            ("markings painted in and out", {"OneOf", "RandMarkersd"}),
+        ],
+    )
+    def test_augmentations_taken_away(
+        self, name: str, gone: set[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = benchmark("ablation", monkeypatch)
+
+        def steps(overrides: dict[str, object]) -> set[str]:
+            transforms = self.config(overrides).get_parsed_content("train#preprocessing").transforms
+            return {type(transform).__name__ for transform in transforms}
+
+        assert steps({}) - steps(module.INGREDIENTS[name]) == gone
+
+    def test_the_table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = benchmark("ablation", monkeypatch)
+        for run, dice in (("00_0", 0.80), ("00_1", 0.90), ("02_1", 0.85)):
+            means = {"dice": {"mean": dice}, "hd": {"mean": 10.0}}
+            summary = tmp_path / run / "evaluation" / "summary.json"
+            summary.parent.mkdir(parents=True)
+            summary.write_text(json.dumps({"prompts": dict.fromkeys(module.MODES, means)}))
+        module.write_table(tmp_path)
+        rows = [line.split(" | ") for line in (tmp_path / "ablation.md").read_text().splitlines()]
+        assert [row[0] for row in rows[2:]] == ["| nothing", "| MHPM"]
+        assert rows[2][1:3] == ["2", "0.850 (0.800..0.900)"] and rows[2][-1] == "- |"
+        assert rows[3][1:3] == ["1", "0.850"] and rows[3][-1] == "-0.050 |"

@@ -66,6 +66,12 @@ def test_the_transform_paints_the_same_each_time_and_leaves_clean_pictures_alone
     assert torch.equal(run(clean), torch.from_numpy(clean.transpose(2, 0, 1)).float())
 
 
+def test_without_a_lesion_nothing_is_painted_out(clean, mask):
+    marked = torch.from_numpy(with_calipers(clean).transpose(2, 0, 1)).float()
+    data = {"image": marked, "mask": np.zeros_like(mask)[None], "name": "a.png"}
+    assert torch.equal(PaintOutMarkingsd()(data)["image"], marked)
+
+
 def test_records_are_noted_only_if_wanted(clean, mask, tmp_path):
     from PIL import Image
 

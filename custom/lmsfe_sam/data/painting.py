@@ -78,6 +78,8 @@ def paint_out(
 class PaintOutMarkingsd(MapTransform):
     """Paint out what is drawn near the lesion; the same image always becomes the same.
 
+    Without a lesion nothing is painted out.
+
     Args:
         keys: pictures (3,H,W) float with values 0..255.
         mask_key: the lesion's mask (1,H,W).
@@ -102,6 +104,6 @@ class PaintOutMarkingsd(MapTransform):
         for key in self.key_iterator(result):
             image = np.asarray(result[key]).transpose(1, 2, 0).astype(np.uint8)
             rng = np.random.default_rng(zlib.crc32(str(result[self.name_key]).encode()))
-            clean = paint_out(image, find_markings(image, mask), rng)
+            clean = paint_out(image, find_markings(image, mask) if mask.any() else [], rng)
             result[key] = torch.from_numpy(clean.transpose(2, 0, 1).copy()).to(torch.float32)
         return result
