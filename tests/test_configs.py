@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
+from monai.transforms import Randomizable
 
 from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.presets import PRESETS
@@ -115,6 +116,8 @@ def test_the_papers_protocol(configs: Path) -> None:
     assert PRESETS["vit_b"].frozen
     for key in set(json.loads((configs / "paper.json").read_text())) & set(RULES):
         assert RULES[key][0](parser[key]), key
+    steps = parser.get_parsed_content("train#preprocessing").transforms
+    assert not any(isinstance(step, Randomizable) for step in steps)
 
 
 def test_the_prompt_kinds_are_the_samplers(configs: Path) -> None:
