@@ -20,7 +20,14 @@ from lmsfe_sam.prompts.sampling import KINDS
 from lmsfe_sam.training.settings import RULES
 from lmsfe_sam.version import __version__
 
-CONFIGS = ("train.json", "multi_gpu_train.json", "paper.json", "evaluate.json", "inference.json")
+CONFIGS = (
+    "train.json",
+    "multi_gpu_train.json",
+    "paper.json",
+    "weights.json",
+    "evaluate.json",
+    "inference.json",
+)
 INTERFACE = (
     "dataset_dir layout split_rule preset local_encoder mhpm adapters balancing_adapter pretrained resume "
     "output_dir device seed epochs batch_size learning_rate num_workers amp"
@@ -120,8 +127,17 @@ def test_the_papers_protocol(configs: Path) -> None:
     assert not any(isinstance(step, Randomizable) for step in steps)
 
 
-def test_the_prompt_kinds_are_the_samplers(configs: Path) -> None:
-    kinds = json.loads((configs / "train.json").read_text())["prompt_kinds"]
+def test_the_options_of_the_shipped_weights_are_options_of_training(configs: Path) -> None:
+    options = json.loads((configs / "weights.json").read_text())
+    remembered = json.loads((configs / "train.json").read_text())["folder"]["settings"]
+    assert set(options) <= set(remembered) & set(RULES)
+    for key, value in options.items():
+        assert RULES[key][0](value), key
+
+
+@pytest.mark.parametrize("name", ["train.json", "weights.json"])
+def test_the_prompt_kinds_are_the_samplers(configs: Path, name: str) -> None:
+    kinds = json.loads((configs / name).read_text())["prompt_kinds"]
     assert set(kinds) == set(KINDS)
     assert sum(kinds.values()) == pytest.approx(1)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsfe_sam import LMSFESAM, ImageEmbedding
+from lmsfe_sam.clicked_regions import drop_unclicked
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.network import DecodedTokens, choose_masks, expected_iou
 from lmsfe_sam.presets import PRESETS
@@ -229,7 +230,8 @@ class TestPrompts:
         assert torch.equal(scores[:, 1], three_scores[torch.arange(3), 1, best])
         expected = tokens.iou
         if model.iou_from_mask:
-            expected = 0.5 * (expected + expected_iou(tokens.masks))
+            masks = drop_unclicked(tokens.masks, SIZE, **every_kind(3))
+            expected = 0.5 * (expected + expected_iou(masks))
         assert torch.equal(expected[:, :, 0], single_scores)
         assert torch.equal(expected[:, :, 1:], three_scores)
 
@@ -239,6 +241,19 @@ class TestPrompts:
         assert expected_iou(torch.stack([sure, none])).tolist() == pytest.approx([1, 0], abs=1e-6)
         assert expected_iou(level).item() == pytest.approx((0.8 + 0.6) / (2 + 0.2 + 0.4))
         assert not build("tiny_b").iou_from_mask and build("tiny_t").iou_from_mask
+
+    def test_regions_without_a_click_go_where_the_preset_says_so(self, encoded) -> None:
+        model, embedding = encoded
+        prompts = every_kind(3)
+        tokens = model.decode_tokens(embedding, **prompts)
+        found, _ = model.decode(embedding, **prompts, multimask_output=True)
+        expected = tokens.masks[:, :, 1:]
+        if model.clicked_regions:
+            expected = drop_unclicked(expected, SIZE, **prompts)
+        for (b, n), one in zip(itertools.product(range(3), range(6)), expected.flatten(0, 1), strict=True):
+            torch.testing.assert_close(found[b, n], model._resize(one, SIZE), **TOLERANCE)
+        assert PRESETS["vit_t"].clicked_regions
+        assert not any(PRESETS[name].clicked_regions for name in ("vit_b", "vit_l", "vit_h"))
 
     def test_choice_among_the_tokens(self) -> None:
         """The single-mask token is never the best of three, however sure it is."""

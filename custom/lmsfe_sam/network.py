@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.checkpoints import LoadReport, load_pretrained
+from lmsfe_sam.clicked_regions import drop_unclicked
 from lmsfe_sam.dense_prompts import DensePromptEncoder, draw_prompts
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.image_encoder import PATCH_SIZE, ImageEncoder
@@ -104,6 +105,7 @@ class LMSFESAM(nn.Module):
         dim = sizes.decoder_dim
         self.low_res_size = 4 * grid
         self.iou_from_mask = sizes.iou_from_mask
+        self.clicked_regions = sizes.clicked_regions
         self.image_encoder = ImageEncoder(
             sizes,
             image_size,
@@ -236,7 +238,8 @@ class LMSFESAM(nn.Module):
                 for everything else.
             return_low_res: add the logits at 4 x the grid.
 
-        Instead of padded tensors, lists of B tensors with their own N may be given.
+        Instead of padded tensors, lists of B tensors with their own N may be given. `vit_t` drops
+        regions that no click inside touches where clicks are all there is (`drop_unclicked`).
 
         Returns:
             Logits ``(B, N, S, S)``, predicted IoU ``(B, N)`` and, on demand, low-res logits
@@ -248,6 +251,8 @@ class LMSFESAM(nn.Module):
         """
         prompts, counts = pad_prompts(boxes, points, point_labels, masks)
         tokens = self.decode_tokens(embedding, *prompts)
+        if self.clicked_regions:
+            tokens = tokens._replace(masks=drop_unclicked(tokens.masks, self.image_size, *prompts))
         if self.iou_from_mask:
             tokens = tokens._replace(iou=0.5 * (tokens.iou + expected_iou(tokens.masks)))
         chosen, iou = choose_masks(tokens, multimask_output)

@@ -31,6 +31,7 @@ class Preset:
         fine_head: masks go on to half the input's size, with skips from the local encoder.
         context_width: channels of the fine head's convolutions at 1/8 of the input; 0 for none.
         iou_from_mask: the predicted IoU is the mean of SAM's and of what the mask's probabilities say.
+        clicked_regions: an object of clicks alone keeps only the regions that a click inside is in.
         frozen: names of the modules and parameters of the image encoder that do not train.
     """
 
@@ -53,6 +54,7 @@ class Preset:
     fine_head: bool = False
     context_width: int = 64
     iou_from_mask: bool = False
+    clicked_regions: bool = False
     frozen: tuple[str, ...] = ()
 
 
@@ -85,6 +87,7 @@ PRESETS: dict[str, Preset] = {
         dense_prompts=True,
         fine_head=True,
         iou_from_mask=True,
+        clicked_regions=True,
     ),
     "vit_b": Preset(768, 12, 12, (2, 5, 8, 11), frozen=SAM_FROZEN),
     "vit_l": Preset(1024, 24, 16, (5, 11, 17, 23), frozen=SAM_FROZEN),
