@@ -181,3 +181,29 @@ def test_the_logging_config_is_read_by_monai(configs: Path) -> None:
     _apply_logging_file(str(configs / "logging.conf"))
     assert logging.getLogger("lmsfe_sam.training").isEnabledFor(logging.INFO)
     assert not logging.getLogger("ignite.engine").isEnabledFor(logging.ERROR)
+
+
+def test_the_metadata_has_the_figures_of_the_model_card(configs: Path) -> None:
+    card = (configs.parent / "docs" / "README.md").read_text()
+    counts = re.search(r"\((\d+), (\d+)\s+and\s+(\d+) images\)", card)
+    assert counts is not None
+    images = dict(zip(("BUSI", "BUS-BRA", "DDTI"), map(int, counts.groups()), strict=True))
+    rows = re.findall(
+        r"^\| (\S+) \| ([^|]+) \| \*\*(\.\d+)\*\* (?:\|[^|]*){3}\| (\S+) \|", card, re.MULTILINE
+    )
+
+    def mean(mode: str, column: int) -> float:
+        found = {row[0]: float(row[column]) for row in rows if row[1] == mode}
+        return sum(count * found[name] for name, count in images.items()) / sum(images.values())
+
+    metrics = json.loads((configs / "metadata.json").read_text())["eval_metrics"]
+    modes = {
+        "tight_box": "tight box",
+        "box_jitter_20": "box, jitter 20 %",
+        "one_click": "one click",
+        "five_clicks": "5 clicks",
+        "no_prompt": "none",
+    }
+    expected = {f"validation_dice_{key}": mean(mode, 2) for key, mode in modes.items()}
+    expected["validation_dice_ellipse_in_the_tight_box_without_a_network"] = mean("tight box", 3)
+    assert metrics == pytest.approx(expected, abs=0.0011)
