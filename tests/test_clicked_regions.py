@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lmsfe_sam.clicked_regions import drop_unclicked
+from lmsfe_sam.prompts.batch import flatten_prompts
 
 SIDE = 8
 LEFT, RIGHT = (slice(1, 4), slice(1, 3)), (slice(2, 7), slice(5, 8))
@@ -14,10 +15,10 @@ NAN = float("nan")
 
 
 def two_regions() -> Tensor:
-    """Logits (1,1,1,8,8) of the square of 16 pixels: two regions of 3 in a field of -2."""
-    logits = torch.full((1, 1, 1, SIDE, SIDE), -2.0)
+    """Logits (1,1,8,8) of the square of 16 pixels: two regions of 3 in a field of -2."""
+    logits = torch.full((1, 1, SIDE, SIDE), -2.0)
     for region in (LEFT, RIGHT):
-        logits[(0, 0, 0, *region)] = 3.0
+        logits[(0, 0, *region)] = 3.0
     return logits
 
 
@@ -27,14 +28,13 @@ def asked(
     box: list[float] | None = None,
     earlier: Tensor | None = None,
 ) -> Tensor:
-    return drop_unclicked(
-        two_regions(),
-        2 * SIDE,
-        None if box is None else torch.tensor([[box]]),
-        torch.tensor(clicks)[None, None],
-        torch.tensor(labels)[None, None],
-        earlier,
-    )[0, 0, 0]
+    boxes = None if box is None else torch.tensor([[box]])
+    return dropped(boxes, torch.tensor(clicks)[None, None], torch.tensor(labels)[None, None], earlier)[0, 0]
+
+
+def dropped(*prompts: Tensor | None) -> Tensor:
+    (group,) = flatten_prompts(1, *prompts, torch.device("cpu")).groups()
+    return drop_unclicked(two_regions(), group, 2 * SIDE)
 
 
 def kept(logits: Tensor) -> tuple[bool, bool]:
@@ -65,7 +65,7 @@ def test_regions_without_a_click_inside_go(
 
 
 def test_dropped_logits_are_as_far_from_the_threshold_as_before() -> None:
-    assert torch.equal(asked([(2.5, 2.5)], [1]).abs(), two_regions()[0, 0, 0].abs())
+    assert torch.equal(asked([(2.5, 2.5)], [1]).abs(), two_regions()[0, 0].abs())
 
 
 def test_a_box_keeps_everything_and_none_does_not() -> None:
@@ -80,6 +80,14 @@ def test_what_the_mask_before_touches_stays() -> None:
     assert kept(asked([(2.5, 2.5)], [1], earlier=torch.full((1, 1, 4, 4), NAN))) == (True, False)
 
 
+def test_what_a_smaller_mask_is_padded_with_counts_for_nothing() -> None:
+    earlier = torch.full((1, 1, 8, 8), NAN)
+    earlier[0, 0, :4, :4] = -1.0
+    earlier[0, 0, 2, 3] = 1.0  # inside the right region, as the padding is no part of the square
+    assert kept(asked([(2.5, 2.5)], [1], earlier=earlier)) == (True, True)
+
+
 def test_without_clicks_the_logits_pass() -> None:
     logits = two_regions()
-    assert drop_unclicked(logits, 2 * SIDE, None, None, None, None) is logits
+    (group,) = flatten_prompts(1, None, None, None, None, torch.device("cpu")).groups()
+    assert drop_unclicked(logits, group, 2 * SIDE) is logits

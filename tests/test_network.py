@@ -17,6 +17,7 @@ from lmsfe_sam.clicked_regions import drop_unclicked
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.network import DecodedTokens, choose_masks, expected_iou
 from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.prompts.batch import flatten_prompts
 from sam_med2d import randomise
 from tiny import SIZE, tiny_presets
 
@@ -86,6 +87,16 @@ EACH_KIND = [
     {"boxes": BOX[None, None], "masks": MASK[None, None]},
     {},
 ]
+
+
+def without_unclicked(tokens: DecodedTokens) -> Tensor:
+    """The masks of `every_kind` of three images, each object's unclicked regions dropped."""
+    prompts = every_kind(3)
+    named = (prompts.get(key) for key in ("boxes", "points", "point_labels", "masks"))
+    masks = tokens.masks.flatten(0, 1).clone()
+    for group in flatten_prompts(3, *named, masks.device).groups():
+        masks[group.index] = drop_unclicked(masks[group.index], group, SIZE)
+    return masks.reshape(tokens.masks.shape)
 
 
 class TestPrompts:
@@ -230,8 +241,7 @@ class TestPrompts:
         assert torch.equal(scores[:, 1], three_scores[torch.arange(3), 1, best])
         expected = tokens.iou
         if model.iou_from_mask:
-            masks = drop_unclicked(tokens.masks, SIZE, **every_kind(3))
-            expected = 0.5 * (expected + expected_iou(masks))
+            expected = 0.5 * (expected + expected_iou(without_unclicked(tokens)))
         assert torch.equal(expected[:, :, 0], single_scores)
         assert torch.equal(expected[:, :, 1:], three_scores)
 
@@ -247,9 +257,7 @@ class TestPrompts:
         prompts = every_kind(3)
         tokens = model.decode_tokens(embedding, **prompts)
         found, _ = model.decode(embedding, **prompts, multimask_output=True)
-        expected = tokens.masks[:, :, 1:]
-        if model.clicked_regions:
-            expected = drop_unclicked(expected, SIZE, **prompts)
+        expected = (without_unclicked(tokens) if model.clicked_regions else tokens.masks)[:, :, 1:]
         for (b, n), one in zip(itertools.product(range(3), range(6)), expected.flatten(0, 1), strict=True):
             torch.testing.assert_close(found[b, n], model._resize(one, SIZE), **TOLERANCE)
         assert PRESETS["vit_t"].clicked_regions

@@ -12,51 +12,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from lmsfe_sam.prompts.batch import ObjectPrompts
+
 __all__ = ["drop_unclicked"]
 
 _NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
-def drop_unclicked(
-    logits: Tensor,
-    image_size: int,
-    boxes: Tensor | None,
-    points: Tensor | None,
-    point_labels: Tensor | None,
-    masks: Tensor | None,
-) -> Tensor:
+def drop_unclicked(logits: Tensor, prompts: ObjectPrompts, image_size: int) -> Tensor:
     """Make the regions negative that neither a click inside nor the mask before touches.
 
     Objects with a box, without a click inside, or whose clicks inside are all outside of the mask
     stay as they are.
 
     Args:
-        logits: ``(B, N, T, h, w)`` of T mask tokens, of the square that the prompts lie in.
+        logits: ``(M, T, h, w)`` of T mask tokens of M objects, of the square that the prompts lie in.
+        prompts: of the M objects.
         image_size: the side of that square in pixels.
-        boxes: ``(B, N, 4)``; NaN for none.
-        points: ``(B, N, K, 2)``: x, y in pixels.
-        point_labels: ``(B, N, K)``: 1 inside, 0 outside, -1 padding.
-        masks: ``(B, N, s, s)``: logits of an earlier round, of any size; NaN for none.
 
     Returns:
         The logits; those of what was dropped are negative and as far from 0 as before.
     """
-    if points is None or point_labels is None:
+    if prompts.boxes is not None or prompts.points is None or prompts.labels is None:
         return logits
-    alone = (point_labels == 1).any(dim=-1).cpu()
-    if boxes is not None:
-        alone &= boxes.isnan().any(dim=-1).cpu()
     drop = torch.zeros(logits.shape, dtype=torch.bool)
-    for b, n in alone.nonzero().tolist():
-        inside = points[b, n][point_labels[b, n] == 1].float().cpu().numpy()
-        earlier = None if masks is None else _resized(masks[b, n], logits.shape[-2:])
-        for t, token in enumerate((logits[b, n] > 0).cpu().numpy()):
-            drop[b, n, t] = torch.from_numpy(_untouched(token, inside / image_size, earlier))
+    for m, object_labels in enumerate(prompts.labels):
+        inside = (prompts.points[m][object_labels == 1] / image_size).cpu().numpy()
+        earlier = None if prompts.masks is None else _resized(prompts.masks[m], logits.shape[-2:])
+        for t, token in enumerate((logits[m] > 0).cpu().numpy()):
+            drop[m, t] = torch.from_numpy(_untouched(token, inside, earlier))
     return torch.where(drop.to(logits.device), -logits.abs(), logits)
 
 
 def _resized(mask: Tensor, size: torch.Size) -> NDArray[np.bool_]:
-    grown = functional.interpolate(mask[None, None].float(), size=list(size), mode="nearest-exact")
+    grown = functional.interpolate(mask[None], size=list(size), mode="nearest-exact")
     return (grown[0, 0] > 0).cpu().numpy()
 
 

@@ -250,9 +250,7 @@ class LMSFESAM(nn.Module):
             ValueError: shapes that do not fit together.
         """
         prompts, counts = pad_prompts(boxes, points, point_labels, masks)
-        tokens = self.decode_tokens(embedding, *prompts)
-        if self.clicked_regions:
-            tokens = tokens._replace(masks=drop_unclicked(tokens.masks, self.image_size, *prompts))
+        tokens = self.decode_tokens(embedding, *prompts, clicked_regions=self.clicked_regions)
         if self.iou_from_mask:
             tokens = tokens._replace(iou=0.5 * (tokens.iou + expected_iou(tokens.masks)))
         chosen, iou = choose_masks(tokens, multimask_output)
@@ -271,19 +269,25 @@ class LMSFESAM(nn.Module):
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         masks: Tensor | None = None,
+        *,
+        clicked_regions: bool = False,
     ) -> DecodedTokens:
         """Decode prompts as `decode` does, and return all four mask tokens of every object.
 
         The prompts are padded tensors with the shapes that `decode` names, on any device.
         SAM's attention sees padding tokens, so objects are grouped by how many tokens they have,
-        and each group is one pass.
+        and each group is one pass. With ``clicked_regions`` what `drop_unclicked` drops is gone.
         """
         batch = embedding.features.shape[0]
         prompts = flatten_prompts(batch, boxes, points, point_labels, masks, embedding.features.device)
         groups = prompts.groups()
         parts = [self._decode_group(embedding, group) for group in groups]
+        masks_of_groups = [part[0] for part in parts]
+        if clicked_regions:
+            pairs = zip(masks_of_groups, groups, strict=True)
+            masks_of_groups = [drop_unclicked(part, group, self.image_size) for part, group in pairs]
         order = torch.argsort(torch.cat([group.index for group in groups]))
-        logits = torch.cat([part[0] for part in parts])[order]
+        logits = torch.cat(masks_of_groups)[order]
         iou = torch.cat([part[1] for part in parts])[order]
         n = prompts.per_image
         return DecodedTokens(

@@ -43,13 +43,15 @@ def find_markings(image: np.ndarray, mask: np.ndarray) -> list[Marking]:
 
     Args:
         image: (H, W, 3) uint8.
-        mask: (H, W) bool with at least one pixel set.
+        mask: (H, W) bool.
 
     Returns:
-        The markings, in the order of their upper edges.
+        The markings, in the order of their upper edges; none where there is no lesion.
     """
     from scipy import ndimage
 
+    if not mask.any():
+        return []
     lesion = ndimage.find_objects(mask.astype(np.uint8))[0]
     reach = max(_LEAST_REACH, _REACH * float(np.hypot(*(side.stop - side.start for side in lesion))))
     longest = _LONGEST * max(mask.shape)

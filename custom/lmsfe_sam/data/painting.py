@@ -104,6 +104,6 @@ class PaintOutMarkingsd(MapTransform):
         for key in self.key_iterator(result):
             image = np.asarray(result[key]).transpose(1, 2, 0).astype(np.uint8)
             rng = np.random.default_rng(zlib.crc32(str(result[self.name_key]).encode()))
-            clean = paint_out(image, find_markings(image, mask) if mask.any() else [], rng)
+            clean = paint_out(image, find_markings(image, mask), rng)
             result[key] = torch.from_numpy(clean.transpose(2, 0, 1).copy()).to(torch.float32)
         return result
