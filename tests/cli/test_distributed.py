@@ -25,6 +25,28 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     assert len(list((tmp_path / "tensorboard").glob("events.*"))) <= 2  # of the first process alone
 
 
+LEAVING = """
+import sys, time
+from pathlib import Path
+from lmsfe_sam.evaluation.processes import is_first, join_processes, leave_processes
+join_processes("cpu")
+results = Path(sys.argv[1])
+if is_first():
+    time.sleep(1)
+    results.touch()
+leave_processes()
+assert results.is_file()
+"""
+
+
+def test_no_process_leaves_while_the_first_still_writes(tmp_path: Path) -> None:
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    process = run_command(tmp_path, *launcher, script, tmp_path / "results", limit=TIME_LIMIT)
+    assert process.returncode == 0, process.stderr
+
+
 def test_without_torchrun_it_says_how(tmp_path: Path) -> None:
     code, _, err = run(*SMALL, "--output_dir", tmp_path, configs=CONFIGS)
     assert code == 1 and "torchrun --nproc_per_node=N" in err and "Traceback" not in err

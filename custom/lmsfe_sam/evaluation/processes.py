@@ -28,8 +28,12 @@ def join_processes(device: torch.device | str) -> None:
 
 
 def leave_processes() -> None:
-    """Leave the process group, if there is one."""
+    """Leave the process group, if there is one, as soon as all processes have come this far.
+
+    A process that ends first can end badly, and torchrun then stops the one that still writes results.
+    """
     if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
         distributed.destroy_process_group()
 
 

@@ -1,0 +1,66 @@
+"""Average the weights of several runs that started from the same network, a "model soup".
+
+``python -m lmsfe_sam.training.soup A/model.pt B/model.pt --output model.pt`` writes the mean of two runs'
+weights. Runs that went different ways from the same start often lie in one basin, and the mean is then
+better than each of them at the cost of one (Wortsman et al., "Model soups", ICML 2022). Whether it is has
+to be measured: evaluate what comes out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from torch.optim.swa_utils import AveragedModel
+
+from lmsfe_sam.checkpoints import network_from_checkpoint, save_weights
+from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.network import LMSFESAM
+
+
+def average_checkpoints(paths: Sequence[str | os.PathLike[str]]) -> LMSFESAM:
+    """Return the network whose weights and running statistics are the mean of those in the files.
+
+    Args:
+        paths: ``NAME.pt`` of training runs, with ``NAME.json`` beside each if there is one.
+
+    Raises:
+        InputError: fewer than two files, a file that cannot be loaded, or networks that are built
+            differently.
+    """
+    if len(paths) < 2:
+        raise InputError(f"{len(paths)} checkpoint is nothing to average: name two or more.")
+    first = network_from_checkpoint(paths[0])
+    average = AveragedModel(first, use_buffers=True)
+    average.update_parameters(first)
+    for path in paths[1:]:
+        network = network_from_checkpoint(path)
+        if network.describe() != first.describe():
+            raise InputError(
+                f"checkpoint '{path}' is of another network than '{paths[0]}' ({network.describe()} and "
+                f"{first.describe()}): average runs of one network."
+            )
+        average.update_parameters(network)
+    return cast(LMSFESAM, average.module)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Average the files of the command line."""
+    plain_errors()
+    parser = argparse.ArgumentParser(
+        prog="python -m lmsfe_sam.training.soup", description=str(__doc__).split("\n")[0]
+    )
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="model.pt of two or more runs")
+    parser.add_argument("--output", required=True, type=Path, help="the file to write, NAME.pt")
+    options = parser.parse_args(arguments)
+    if options.output.suffix != ".pt":
+        parser.error(f"--output {options.output} has to end in .pt")
+    save_weights(average_checkpoints(options.checkpoints), options.output)
+    print(f"{options.output}: the mean of {len(options.checkpoints)} checkpoints.")
+
+
+if __name__ == "__main__":
+    main()
