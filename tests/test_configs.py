@@ -24,7 +24,7 @@ CONFIGS = (
     "train.json",
     "multi_gpu_train.json",
     "paper.json",
-    "weights.json",
+    *("weights.json", "weights_boxes.json", "weights_clicks.json"),
     "evaluate.json",
     "inference.json",
 )
@@ -127,15 +127,19 @@ def test_the_papers_protocol(configs: Path) -> None:
     assert not any(isinstance(step, Randomizable) for step in steps)
 
 
-def test_the_options_of_the_shipped_weights_are_options_of_training(configs: Path) -> None:
-    options = json.loads((configs / "weights.json").read_text())
+@pytest.mark.parametrize("name", ["weights.json", "weights_boxes.json", "weights_clicks.json"])
+def test_the_options_of_the_shipped_weights_are_options_of_training(configs: Path, name: str) -> None:
+    before = read(configs, "train.json")
     remembered = json.loads((configs / "train.json").read_text())["folder"]["settings"]
-    assert set(options) <= set(remembered) & set(RULES)
+    options = json.loads((configs / name).read_text())
     for key, value in options.items():
-        assert RULES[key][0](value), key
+        if "#" in key:  # within a component, which has to be there
+            assert before[key] is not None and value != before[key], key
+        else:
+            assert key in remembered and RULES[key][0](value), key
 
 
-@pytest.mark.parametrize("name", ["train.json", "weights.json"])
+@pytest.mark.parametrize("name", ["train.json", "weights.json", "weights_boxes.json"])
 def test_the_prompt_kinds_are_the_samplers(configs: Path, name: str) -> None:
     kinds = json.loads((configs / name).read_text())["prompt_kinds"]
     assert set(kinds) == set(KINDS)
