@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SIZE, tiny_presets
 
 from lmsfe_sam.checkpoints import network_from_checkpoint, read_state, save_weights
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.network import LMSFESAM
 from lmsfe_sam.training.soup import average_checkpoints, main
+from tiny import SIZE, tiny_presets
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def runs(tmp_path: Path) -> Iterator[list[Path]]:
         yield files
 
 
-def test_every_tensor_is_the_mean(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_tensor_is_the_mean(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main([*map(str, runs), "--output", str(tmp_path / "mean.pt")])
     assert "mean of 3" in capsys.readouterr().out
     states = [read_state(run) for run in runs]
