@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lmsfe_sam.backbone import PLAIN
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
@@ -47,6 +48,10 @@ OUR_PARTS = (
 )
 """Modules that a file of SAM, MedSAM or SAM-Med2D may lack."""
 
+BACKBONE = "image_encoder.local_encoder.stages."
+BACKBONE_SHAPED = (BACKBONE, "image_encoder.local_encoder.project.", "fine_head.skip_projections.")
+"""Parts of another shape with another backbone."""
+
 SAM_MED2D_ADAPTER = ".Adapter."
 
 POSITION_TABLE = "image_encoder.pos_embed"
@@ -65,6 +70,7 @@ class LoadReport:
         loaded: copied as they are.
         resized: position tables brought to this network's grid.
         new: parts of this network that the file does not hold; they keep their start values.
+        replaced: tensors of the file that belong to another backbone, and were left out.
         unused: tensors of the file that this network has no place for; always empty on return,
             as a leftover is an error.
     """
@@ -74,13 +80,14 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        titles = ("loaded", "resized", "new", "unused")
+        titles = ("loaded", "resized", "new", "replaced", "unused")
         counts = ", ".join(f"{len(getattr(self, title))} {title}" for title in titles)
         lines = [f"{self.path} ({self.format}): {counts}"]
-        for title in ("resized", "new", "unused"):
+        for title in titles[1:]:
             names = getattr(self, title)
             if names:
                 lines.append(f"  {title}: {', '.join(names)}")
@@ -100,6 +107,9 @@ def load_pretrained(model: LMSFESAM, path: str | os.PathLike[str]) -> LoadReport
     if form != "lmsfe_sam" and POSITION_SOURCE in target and POSITION_TABLE in state:
         state[POSITION_SOURCE] = state[POSITION_TABLE]
     report = LoadReport(file, form)
+    if form == "lmsfe_sam" and _backbone_names(state) and _backbone_names(state) != _backbone_names(target):
+        report.replaced = [name for name in state if name.startswith(BACKBONE_SHAPED)]
+        state = {name: tensor for name, tensor in state.items() if name not in report.replaced}
     fitted: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name not in target:
@@ -123,6 +133,10 @@ def load_pretrained(model: LMSFESAM, path: str | os.PathLike[str]) -> LoadReport
     return report
 
 
+def _backbone_names(state: dict[str, Tensor]) -> set[str]:
+    return {name for name in state if name.startswith(BACKBONE)}
+
+
 def _refuse_misfits(report: LoadReport, model: LMSFESAM) -> None:
     if report.unused:
         raise InputError(
@@ -132,6 +146,8 @@ def _refuse_misfits(report: LoadReport, model: LMSFESAM) -> None:
         )
     allowed = () if report.format == "lmsfe_sam" else OUR_PARTS
     missing = [name for name in report.new if not any(part in name.split(".") for part in allowed)]
+    if report.replaced:
+        missing = [name for name in missing if not name.startswith(BACKBONE_SHAPED)]
     if missing:
         raise InputError(
             f"checkpoint '{report.path}' lacks {len(missing)} tensors of preset '{model.preset}' "
@@ -326,6 +342,7 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
     else:
         description = _describe_state(read_state(file), file)
     arguments = {name: description[name] for name in CONSTRUCTOR_ARGUMENTS if name in description}
+    arguments.setdefault("backbone", PLAIN)  # files older than the option
     if preset is not None and preset != arguments.get("preset"):
         raise InputError(
             f"preset '{preset}' contradicts checkpoint '{file}', which holds '{arguments.get('preset')}': "
@@ -343,6 +360,7 @@ CONSTRUCTOR_ARGUMENTS = (
     "balancing_adapter",
     "position_norm",
     "position_mode",
+    "backbone",
 )
 
 
@@ -350,6 +368,11 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> dict[str, Any]:
     names = {part for name in state for part in name.split(".")}
     table = state.get(POSITION_TABLE)
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
+    if any(name.startswith(f"{BACKBONE}net.") for name in state):
+        raise InputError(
+            f"checkpoint '{file}' has a backbone of timm, whose name only '{file.with_suffix('.json').name}' "
+            "tells: put that file beside it."
+        )
     for preset, sizes in PRESETS.items():
         if table is not None and (sizes.embed_dim, sizes.depth) == (table.shape[-1], depth):
             return {
@@ -386,7 +409,7 @@ def load_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> LMSFESAM:
         InputError: it does not.
     """
     report = load_pretrained(model, path)
-    if report.resized or report.new:
+    if report.resized or report.new or report.replaced:
         raise InputError(
             f"checkpoint '{path}' does not fit preset '{model.preset}' at {model.image_size} pixels with "
             f"{model.toggles} ({_some(report.resized + report.new)}): name what it was trained with, "

@@ -21,6 +21,7 @@ from lmsfe_sam.adapters import (
     LightChannelSpatialAdapter,
     PositionAdapter,
 )
+from lmsfe_sam.backbone import PLAIN
 from lmsfe_sam.local_encoder import LocalMultiScaleEncoder
 from lmsfe_sam.presets import Preset
 
@@ -177,6 +178,7 @@ class ImageEncoder(nn.Module):
         image_size: side of the input in pixels, a multiple of 16.
         local_encoder, mhpm, adapters, balancing_adapter: the columns of table 5.
         position_norm, position_mode: see `PositionAdapter`.
+        backbone: of the local encoder, see `LocalMultiScaleEncoder`.
 
     What ``preset.frozen`` names is built with ``requires_grad`` off.
     """
@@ -191,6 +193,7 @@ class ImageEncoder(nn.Module):
         balancing_adapter: bool = True,
         position_norm: str = "layer",
         position_mode: str = "add",
+        backbone: str = PLAIN,
     ) -> None:
         super().__init__()
         dim = preset.embed_dim
@@ -212,7 +215,9 @@ class ImageEncoder(nn.Module):
         )
         self.feature_adapter = FeatureAdapter(dim, hidden, skip=True) if adapters else None
         self.local_encoder = (
-            LocalMultiScaleEncoder(preset.local_widths, preset.local_blocks, preset.local_hidden, dim, mhpm)
+            LocalMultiScaleEncoder(
+                preset.local_widths, preset.local_blocks, preset.local_hidden, dim, mhpm, backbone
+            )
             if local_encoder
             else None
         )
@@ -246,6 +251,10 @@ class ImageEncoder(nn.Module):
         for name, parameter in self.named_parameters():
             if any(fnmatch(name, n) or fnmatch(name, f"{n}.*") for n in names):
                 parameter.requires_grad_(False)
+
+    def skip_widths(self) -> tuple[int, int, int] | None:
+        """Channels of the local features at 1/2, 1/4 and 1/8; None without a local encoder."""
+        return None if self.local_encoder is None else self.local_encoder.stages.widths[:3]
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Encode ``image (B, 3, S, S)``.

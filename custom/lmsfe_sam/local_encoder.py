@@ -10,6 +10,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmsfe_sam.backbone import PLAIN, ConvNormAct, build_backbone
 from lmsfe_sam.kept import KeptInEvaluation
 
 TABLE_SIZE = 8
@@ -90,16 +91,17 @@ class MultiAxialHadamardProductModule(nn.Module):
 class LocalMultiScaleEncoder(nn.Module):
     """The local multi-scale feature encoder of section 1.1, eqs (1)-(3).
 
-    A stem and three stages, each halving the size, give features at 1/2, 1/4, 1/8 and 1/16 of the
-    input. The last three are projected, pooled to the token grid and concatenated; a pyramid of
-    max pools, each with an MHPM behind it, makes F_l of them. The pyramid is YOLOv7's SPPCSPC.
+    A backbone gives features at 1/2, 1/4, 1/8 and 1/16 of the input. The last three are projected,
+    pooled to the token grid and concatenated; a pyramid of max pools, each with an MHPM behind it,
+    makes F_l of them. The pyramid is YOLOv7's SPPCSPC.
 
     Args:
-        widths: channels of the stem and the three stages.
+        widths: channels of the plain backbone's stem and three stages.
         blocks: residual blocks behind each of the four.
         hidden: hidden channels of the pyramid.
         out_dim: channels of F_l.
         mhpm: put an MHPM behind each pool (a column of table 5).
+        backbone: ``plain``, or the name of a network in timm, which has its own widths.
     """
 
     POOLS = (5, 9, 13)
@@ -111,14 +113,11 @@ class LocalMultiScaleEncoder(nn.Module):
         hidden: int,
         out_dim: int,
         mhpm: bool = True,
+        backbone: str = PLAIN,
     ) -> None:
         super().__init__()
-        inputs = (3, *widths[:-1])
-        self.stages = nn.ModuleList(
-            nn.Sequential(ConvNormAct(i, o, 3, stride=2), *[ResidualBlock(o) for _ in range(n)])
-            for i, o, n in zip(inputs, widths, blocks, strict=True)
-        )
-        self.project = nn.ModuleList(ConvNormAct(width, hidden, 1) for width in widths[1:])
+        self.stages = build_backbone(backbone, widths, blocks)
+        self.project = nn.ModuleList(ConvNormAct(width, hidden, 1) for width in self.stages.widths[1:])
         self.fuse = nn.Sequential(
             ConvNormAct(3 * hidden, hidden, 1),
             ConvNormAct(hidden, hidden, 3),
@@ -141,11 +140,7 @@ class LocalMultiScaleEncoder(nn.Module):
         Returns:
             F_l, ``(B, out_dim, *grid)``, and the features at 1/2, 1/4, 1/8 and 1/16.
         """
-        features: list[Tensor] = []
-        x = image
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
+        features = self.stages(image)
         scales: list[Tensor] = []
         for i, project in enumerate(self.project):
             scales.append(F.adaptive_avg_pool2d(project(features[i + 1]), (grid[0], grid[1])))
@@ -156,34 +151,3 @@ class LocalMultiScaleEncoder(nn.Module):
             pyramid.append(pool(fused))
         refined = self.refine(torch.cat(pyramid, dim=1))
         return self.out(torch.cat([refined, self.shortcut(x)], dim=1)), features
-
-
-class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch norm, ReLU, on ``(B, inputs, H, W)``.
-
-    Args:
-        inputs, outputs: channels.
-        kernel: side of the kernel, odd; padded by half of it.
-        stride: of the convolution.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        )
-
-
-class ResidualBlock(nn.Module):
-    """ResNet's basic block: two 3 x 3 convolutions and a skip; ``(B, channels, H, W)`` to the same."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = ConvNormAct(channels, channels, 3)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block; the shape stays."""
-        return F.relu(x + self.norm2(self.conv2(self.conv1(x))))

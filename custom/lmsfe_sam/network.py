@@ -62,6 +62,8 @@ class LMSFESAM(nn.Module):
             ``local_encoder``. Without it F_l enters once, before the neck.
         position_norm: ``layer`` or ``instance``, see `lmsfe_sam.adapters.PositionAdapter`.
         position_mode: ``add`` or ``replace``, see the same.
+        backbone: CNN of the local encoder: ``plain``, or the name of a network in timm; None for the
+            preset's.
 
     With the four toggles off, ``vit_b``, ``vit_l`` and ``vit_h`` are segment_anything's networks.
 
@@ -85,6 +87,7 @@ class LMSFESAM(nn.Module):
         balancing_adapter: bool = True,
         position_norm: str = "layer",
         position_mode: str = "add",
+        backbone: str | None = None,
     ) -> None:
         super().__init__()
         sizes = get_preset(preset)
@@ -101,6 +104,7 @@ class LMSFESAM(nn.Module):
             "balancing_adapter": balancing_adapter,
         }
         self.position_options = {"position_norm": position_norm, "position_mode": position_mode}
+        self.backbone = backbone or sizes.backbone
         grid = image_size // PATCH_SIZE
         dim = sizes.decoder_dim
         self.low_res_size = 4 * grid
@@ -115,6 +119,7 @@ class LMSFESAM(nn.Module):
             balancing_adapter,
             position_norm,
             position_mode,
+            self.backbone,
         )
         self.prompt_encoder = ObjectPromptEncoder(dim, grid, image_size)
         self.mask_decoder = ObjectMaskDecoder(dim, sizes.decoder_mlp_dim)
@@ -122,7 +127,7 @@ class LMSFESAM(nn.Module):
         self.fine_head = (
             FineMaskHead(
                 dim,
-                sizes.local_widths[:3] if local_encoder else None,
+                self.image_encoder.skip_widths(),
                 sizes.dense_prompts,
                 sizes.context_width,
             )
@@ -132,7 +137,13 @@ class LMSFESAM(nn.Module):
 
     def describe(self) -> dict[str, object]:
         """What it takes to build this network again, for the file beside a checkpoint."""
-        return {"preset": self.preset, "image_size": self.image_size, **self.toggles, **self.position_options}
+        return {
+            "preset": self.preset,
+            "image_size": self.image_size,
+            **self.toggles,
+            **self.position_options,
+            "backbone": self.backbone,
+        }
 
     @torch.jit.unused
     def load_pretrained(self, path: str | os.PathLike[str]) -> LoadReport:

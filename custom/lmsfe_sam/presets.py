@@ -21,7 +21,8 @@ class Preset:
         mlp_ratio: hidden channels of a block's MLP, as a multiple of ``embed_dim``.
         decoder_dim: channels of the neck, the prompt encoder and the mask decoder.
         decoder_mlp_dim: hidden channels of the mask decoder's transformer.
-        local_widths: channels of the local encoder's stem and its three stages.
+        backbone: CNN of the local encoder: ``plain``, or the name of a network in timm.
+        local_widths: channels of the plain backbone's stem and its three stages.
         local_blocks: residual blocks behind the stem and behind each stage.
         local_hidden: hidden channels of the local encoder's pyramid.
         adapter_ratio: hidden channels of the adapters, as a share of ``embed_dim``.
@@ -44,6 +45,7 @@ class Preset:
     mlp_ratio: float = 4.0
     decoder_dim: int = 256
     decoder_mlp_dim: int = 2048
+    backbone: str = "plain"
     local_widths: tuple[int, int, int, int] = (64, 64, 128, 256)
     local_blocks: tuple[int, int, int, int] = (0, 0, 0, 0)
     local_hidden: int = 256

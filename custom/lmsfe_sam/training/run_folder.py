@@ -37,7 +37,7 @@ HISTORY_COLUMNS = (
 MAY_CHANGE = frozenset({"epochs", "patience", "num_workers", "threads", "device", "amp"})
 """Settings that a resumed run may be given other values of."""
 
-PATHS = frozenset({"dataset_dir", "pretrained"})
+PATHS = frozenset({"dataset_dir", "pretrained", "backbone_weights"})
 
 
 class RunFolder:

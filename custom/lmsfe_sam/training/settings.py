@@ -43,6 +43,9 @@ RULES: dict[str, tuple[Test, str]] = {
     "mhpm": true_or_false(),
     "adapters": true_or_false(),
     "balancing_adapter": true_or_false(),
+    "backbone": text(or_none=True),
+    "backbone_weights": text(or_none=True),
+    "backbone_rate": real(0, 1, low_included=True),
     "pretrained": text(or_none=True),
     "resume": text(or_none=True),
     "output_dir": text(),
@@ -89,8 +92,9 @@ def check_settings(device: Any, **values: Any) -> None:
             raise _missing("dataset_dir", folder, "folder or datalist.json")
     if values.get("resume") and not Path(values["resume"]).is_dir():
         raise _missing("resume", values["resume"], "folder")
-    if values.get("pretrained") and not Path(values["pretrained"]).is_file():
-        raise _missing("pretrained", values["pretrained"], "file")
+    for key in ("pretrained", "backbone_weights"):
+        if values.get(key) and not Path(values[key]).is_file():
+            raise _missing(key, values[key], "file")
     if values.get("mlflow") and find_spec("mlflow") is None:
         raise InputError("mlflow is True, but MLflow is not installed: run pip install 'lmsfe-sam[mlflow]'.")
 

@@ -7,20 +7,30 @@ from typing import Any
 
 from torch import nn
 
+from lmsfe_sam.backbone import load_classifier
+from lmsfe_sam.checkpoints import read_state
 from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.training.run_folder import DATALIST, RunFolder
 
 
-def start_weights(network: Any, pretrained: str | None) -> nn.Module:
-    """Return ``network`` with the weights of the file ``pretrained`` loaded, if one is named.
+def start_weights(network: Any, pretrained: str | None, backbone_weights: str | None = None) -> nn.Module:
+    """Return ``network`` with the weights of the files loaded that are named.
+
+    Args:
+        network: `LMSFESAM`.
+        pretrained: for the whole network; see ``LMSFESAM.load_pretrained``.
+        backbone_weights: for its backbone, of a classification network in timm; loaded last.
 
     Raises:
-        InputError: the file does not fit; see ``LMSFESAM.load_pretrained``.
+        InputError: a file does not fit.
     """
     if pretrained is not None:
         network.load_pretrained(pretrained)
+    if backbone_weights is not None:
+        local_encoder = network.image_encoder.local_encoder
+        load_classifier(None if local_encoder is None else local_encoder.stages, read_state(backbone_weights))
     return network
 
 

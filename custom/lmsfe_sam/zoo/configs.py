@@ -17,7 +17,15 @@ STEPS = "prepare"
 
 BUNDLE_ROOT = "$str(Path(lmsfe_sam.__file__).resolve().parents[1])"
 
-NETWORK_KEYS = ("preset", "image_size", "local_encoder", "mhpm", "adapters", "balancing_adapter")
+NETWORK_KEYS = (
+    "preset",
+    "image_size",
+    "local_encoder",
+    "mhpm",
+    "adapters",
+    "balancing_adapter",
+    "backbone",
+)
 """What the description beside a checkpoint and the training config both say of a network."""
 
 
