@@ -517,6 +517,7 @@ class TestOwnFiles:
             "balancing_adapter": True,
             "position_norm": "layer",
             "position_mode": "add",
+            "backbone": "plain",
             "normalisation": {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
             "version": __version__,
         }

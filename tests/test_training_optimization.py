@@ -13,7 +13,7 @@ def test_only_matrices_and_kernels_decay_and_frozen_ones_are_left_out() -> None:
     network[3].requires_grad_(False)
     scale = nn.Parameter(torch.tensor(0.5))
     network.register_parameter("scale", scale)
-    decaying, others = parameter_groups(network, 0.3)
+    decaying, others = parameter_groups(network, 0.3, learning_rate=1e-3)
     assert decaying["weight_decay"] == 0.3 and others["weight_decay"] == 0
     assert {id(p) for p in decaying["params"]} == {id(network[0].weight), id(network[2].weight)}
     names = [network[0].bias, network[1].weight, network[1].bias, network[2].bias, scale]

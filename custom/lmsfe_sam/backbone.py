@@ -57,9 +57,10 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
+        self.net: nn.Module
         self.net, self.widths = _timm_features(name)
         # The input comes with SAM's normalisation, and the weights were trained with timm's.
-        config = self.net.default_cfg
+        config: Any = self.net.default_cfg
         mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
         sam_mean, sam_std = torch.tensor(PIXEL_MEAN) / 255, torch.tensor(PIXEL_STD) / 255
         self.register_buffer("scale", (sam_std / std)[:, None, None], persistent=False)
@@ -77,13 +78,16 @@ def build_backbone(
     return PlainBackbone(widths, blocks) if name == PLAIN else TimmBackbone(name)
 
 
-def _timm_features(name: str) -> tuple[Any, tuple[int, int, int, int]]:
+def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
+    """Build timm's network up to 1/16, and say how many channels its four features have."""
     import timm
+    from timm.models.efficientnet import EfficientNetFeatures
 
     if not timm.is_model(name):
-        raise InputError(f"backbone '{name}' is unknown: give 'plain' or a network of timm, as timm spells it.")
+        raise InputError(f"backbone '{name}' is unknown: give 'plain' or the name of a network in timm.")
     try:
-        strides = timm.create_model(name, features_only=True).feature_info.reduction()
+        whole: Any = timm.create_model(name, features_only=True)
+        strides = whole.feature_info.reduction()
     except Exception:  # timm raises what each network's own code happens to raise
         strides = []
     if not set(STRIDES) <= set(strides):
@@ -92,8 +96,8 @@ def _timm_features(name: str) -> tuple[Any, tuple[int, int, int, int]]:
             "give a convolutional network, such as tf_efficientnet_lite0."
         )
     indices = [len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES]
-    net = timm.create_model(name, features_only=True, out_indices=indices)
-    if hasattr(net, "blocks"):  # timm keeps the stages behind the last feature of an EfficientNet
+    net: Any = timm.create_model(name, features_only=True, out_indices=indices)
+    if isinstance(net, EfficientNetFeatures):  # timm leaves the stages behind the last feature in place
         del net.blocks[net.feature_info.get_dicts()[-1]["stage"] :]
     first, second, third, fourth = net.feature_info.channels()
     return net, (first, second, third, fourth)

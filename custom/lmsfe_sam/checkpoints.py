@@ -85,7 +85,9 @@ class LoadReport:
 
     def __str__(self) -> str:
         titles = ("loaded", "resized", "new", "replaced", "unused")
-        counts = ", ".join(f"{len(getattr(self, title))} {title}" for title in titles)
+        counts = ", ".join(
+            f"{len(getattr(self, title))} {title}" for title in titles if title != "replaced" or self.replaced
+        )
         lines = [f"{self.path} ({self.format}): {counts}"]
         for title in titles[1:]:
             names = getattr(self, title)

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-
 BACKBONE = "image_encoder.local_encoder.stages."
 
 
@@ -25,10 +24,12 @@ def parameter_groups(
         backbone_rate: learning rate of the local encoder's backbone, as a share of ``learning_rate``; with 1
             it is in the groups of the rest.
     """
+    own_rate = BACKBONE if backbone_rate != 1 else ()
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    rest = [parameter for name, parameter in trained if not name.startswith(own_rate)]
+    backbone = [parameter for name, parameter in trained if name.startswith(own_rate)]
     groups = []
-    for in_backbone, rate in ((False, learning_rate), (True, backbone_rate * learning_rate)):
-        members = [p for name, p in trained if in_backbone == (backbone_rate != 1 and name.startswith(BACKBONE))]
+    for members, rate in ((rest, learning_rate), (backbone, backbone_rate * learning_rate)):
         groups += [
             {"params": [p for p in members if p.ndim > 1], "weight_decay": weight_decay, "lr": rate},
             {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
