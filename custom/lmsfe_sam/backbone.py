@@ -82,6 +82,7 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
     """Build timm's network up to 1/16, and say how many channels its four features have."""
     import timm
     from timm.models.efficientnet import EfficientNetFeatures
+    from timm.models.mobilenetv3 import MobileNetV3Features
 
     if not timm.is_model(name):
         raise InputError(f"backbone '{name}' is unknown: give 'plain' or the name of a network in timm.")
@@ -97,7 +98,7 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
         )
     indices = [len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES]
     net: Any = timm.create_model(name, features_only=True, out_indices=indices)
-    if isinstance(net, EfficientNetFeatures):  # timm leaves the stages behind the last feature in place
+    if isinstance(net, EfficientNetFeatures | MobileNetV3Features):  # timm keeps the later stages there
         del net.blocks[net.feature_info.get_dicts()[-1]["stage"] :]
     first, second, third, fourth = net.feature_info.channels()
     return net, (first, second, third, fourth)
