@@ -16,6 +16,7 @@ import pickle
 import types
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ OUR_PARTS = (
     "balancing_adapter",
     "dense_prompt_encoder",
     "fine_head",
+    "Adapter",
 )
 """Modules that a file of SAM, MedSAM or SAM-Med2D may lack."""
 
@@ -53,6 +55,7 @@ BACKBONE_SHAPED = (BACKBONE, "image_encoder.local_encoder.project.", "fine_head.
 """Parts of another shape with another backbone."""
 
 SAM_MED2D_ADAPTER = ".Adapter."
+OUR_ADAPTER = ".channel_spatial_adapter."
 
 POSITION_TABLE = "image_encoder.pos_embed"
 POSITION_SCALE = "image_encoder.position_adapter.scale"
@@ -71,6 +74,7 @@ class LoadReport:
         resized: position tables brought to this network's grid.
         new: parts of this network that the file does not hold; they keep their start values.
         replaced: tensors of the file that belong to another backbone, and were left out.
+        left_out: SAM-Med2D's adapters, where the network is built without any.
         unused: tensors of the file that this network has no place for; always empty on return,
             as a leftover is an error.
     """
@@ -81,34 +85,46 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        titles = ("loaded", "resized", "new", "replaced", "unused")
-        counts = ", ".join(
-            f"{len(getattr(self, title))} {title}" for title in titles if title != "replaced" or self.replaced
-        )
-        lines = [f"{self.path} ({self.format}): {counts}"]
-        for title in titles[1:]:
-            names = getattr(self, title)
-            if names:
-                lines.append(f"  {title}: {', '.join(names)}")
+        lists = {
+            "loaded": self.loaded,
+            "resized": self.resized,
+            "new": self.new,
+            "replaced": self.replaced,
+            "left out": self.left_out,
+            "unused": self.unused,
+        }
+        seldom = ("replaced", "left out")
+        counts = [f"{len(names)} {title}" for title, names in lists.items() if names or title not in seldom]
+        lines = [f"{self.path} ({self.format}): {', '.join(counts)}"]
+        lines += [
+            f"  {title}: {', '.join(names)}" for title, names in lists.items() if names and title != "loaded"
+        ]
         return "\n".join(lines)
 
 
 def load_pretrained(model: LMSFESAM, path: str | os.PathLike[str]) -> LoadReport:
     """Load a file of SAM, MedSAM, SAM-Med2D or our own into ``model``.
 
+    SAM-Med2D's adapters go into this network's channel-spatial adapters, or into adapters of their own
+    name; a network without any leaves them out, and the report says so.
+
     Raises:
         InputError: no such file, no checkpoint, a pickle that holds more than tensors, or tensors
             that do not fit the network.
     """
     file = Path(path)
-    state, form = _translate(read_state(file))
     target = model.state_dict()
+    state, form = _translate(read_state(file), target)
     if form != "lmsfe_sam" and POSITION_SOURCE in target and POSITION_TABLE in state:
         state[POSITION_SOURCE] = state[POSITION_TABLE]
     report = LoadReport(file, form)
+    if not any(SAM_MED2D_ADAPTER in name for name in target):
+        report.left_out = [name for name in state if SAM_MED2D_ADAPTER in name]
+        state = {name: tensor for name, tensor in state.items() if SAM_MED2D_ADAPTER not in name}
     if form == "lmsfe_sam" and _backbone_names(state) and _backbone_names(state) != _backbone_names(target):
         report.replaced = [name for name in state if name.startswith(BACKBONE_SHAPED)]
         state = {name: tensor for name, tensor in state.items() if name not in report.replaced}
@@ -131,7 +147,7 @@ def load_pretrained(model: LMSFESAM, path: str | os.PathLike[str]) -> LoadReport
     report.new = [name for name in target if name not in fitted]
     _refuse_misfits(report, model)
     model.load_state_dict({**target, **fitted})
-    logger.info("%s", report)
+    logger.log(logging.WARNING if report.left_out else logging.INFO, "%s", report)
     return report
 
 
@@ -161,16 +177,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _translate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Rename a foreign file's tensors to ours, and say which format it has."""
+def _translate(state: dict[str, Tensor], target: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """Rename a foreign file's tensors to those of ``target``, and say which format it has."""
     if any(SAM_MED2D_ADAPTER in name for name in state):
-        form = "sam-med2d"
-        state = {name.replace(SAM_MED2D_ADAPTER, ".channel_spatial_adapter."): t for name, t in state.items()}
-    elif any(part in name.split(".") for name in state for part in OUR_PARTS):
+        if any(OUR_ADAPTER in name for name in target):
+            state = {name.replace(SAM_MED2D_ADAPTER, OUR_ADAPTER): tensor for name, tensor in state.items()}
+        return state, "sam-med2d"
+    if any(part in name.split(".") for name in state for part in OUR_PARTS):
         return state, "lmsfe_sam"
-    else:
-        form = "sam"
-    return state, form
+    return state, "sam"
 
 
 def _is_position_table(name: str) -> bool:
@@ -205,8 +220,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         content = _read_restricted(file, error)
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     is_state = isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     )

@@ -86,7 +86,9 @@ def outputs_of(network: nn.Module, modules: Mapping[str, str]) -> Iterator[dict[
     def keep(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: found.__setitem__(name, output)
 
-    handles = [network.get_submodule(path).register_forward_hook(keep(name)) for name, path in modules.items()]
+    handles = [
+        network.get_submodule(path).register_forward_hook(keep(name)) for name, path in modules.items()
+    ]
     try:
         yield found
     finally:
@@ -129,5 +131,7 @@ def unreached(network: nn.Module, loss: Tensor) -> list[str]:
     """Names of the parameters to which the loss sends no gradient."""
     loss.backward()
     return [
-        name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
     ]

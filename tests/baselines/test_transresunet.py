@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
+from published import (
+    cases,
+    check,
+    filled,
+    fixture,
+    keys,
+    multiply_adds,
+    outputs_of,
+    parameters,
+    shapes,
+    uniform,
+    unreached,
+)
 from torch import nn
 
 from lmsfe_sam.baselines import build
 from lmsfe_sam.baselines.transresunet import VGG_LAYERS, TransResUNet
 from lmsfe_sam.errors import InputError
-from published import cases, check, filled, fixture, keys, multiply_adds, outputs_of, parameters, shapes
-from published import uniform, unreached
 
 MODULES = {
     "enc1": "block1_conv2",

@@ -6,12 +6,23 @@ import re
 
 import pytest
 import torch
+from published import (
+    cases,
+    check,
+    filled,
+    fixture,
+    keys,
+    multiply_adds,
+    outputs_of,
+    parameters,
+    shapes,
+    uniform,
+    unreached,
+)
 from torch import Tensor, nn
 
 from lmsfe_sam.baselines import build
 from lmsfe_sam.errors import InputError
-from published import cases, check, filled, fixture, keys, multiply_adds, outputs_of, parameters, shapes
-from published import uniform, unreached
 
 SINGLE = {
     **{name: name for name in ("inc", "down1", "down2", "down3", "down4", "up4", "up3", "up2", "up1")},
@@ -72,7 +83,6 @@ def test_norms_within_the_transformer_have_their_own_eps() -> None:
 
 
 def test_a_gradient_reaches_every_parameter() -> None:
-    """Keys and queries feed a softmax behind a norm, so at random weights their gradient is small, not zero."""
     torch.manual_seed(0)
     network = build("uctransnet", image_size=32).eval()
     assert unreached(network, network(torch.rand(1, 3, 32, 32)).square().mean()) == []

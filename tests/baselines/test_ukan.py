@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
+from published import (
+    cases,
+    check,
+    filled,
+    fixture,
+    keys,
+    multiply_adds,
+    normal,
+    outputs_of,
+    parameters,
+    shapes,
+    tokens,
+    uniform,
+    unreached,
+)
 from torch import nn
 
 from lmsfe_sam.baselines import build
 from lmsfe_sam.baselines.kan import KANLinear, spline_bases, uniform_knots
 from lmsfe_sam.errors import InputError
-from published import cases, check, filled, fixture, keys, multiply_adds, normal, outputs_of, parameters, shapes
-from published import tokens, uniform, unreached
 
 MAPS = [f"encoder{i}" for i in range(1, 4)] + [f"decoder{i}" for i in range(1, 6)]
 BLOCKS = {
@@ -22,7 +35,13 @@ BLOCKS = {
     "dblock1": "dblock1.0",
     "dblock2": "dblock2.0",
 }
-LAST = {"norm3": "norm3", "norm4": "norm4", "dnorm3": "dnorm3", "dnorm4": "dnorm4", "block2.fc1": "block2.0.layer.fc1"}
+LAST = {
+    "norm3": "norm3",
+    "norm4": "norm4",
+    "dnorm3": "dnorm3",
+    "dnorm4": "dnorm4",
+    "block2.fc1": "block2.0.layer.fc1",
+}
 """Modules that work on the last axis."""
 
 
@@ -67,7 +86,9 @@ def test_splines_start_as_small_noise_at_the_knots() -> None:
     assert curves.std().item() == pytest.approx(0.02 / 12**0.5, rel=0.03)
 
 
-@pytest.mark.parametrize(("name", "file", "row"), [("ukan", "keys.txt", "default"), ("ukan_large", "keys_large.txt", "large")])
+@pytest.mark.parametrize(
+    ("name", "file", "row"), [("ukan", "keys.txt", "default"), ("ukan_large", "keys_large.txt", "large")]
+)
 def test_names_and_sizes(name: str, file: str, row: str) -> None:
     facts = fixture("ukan")
     with torch.device("meta"):

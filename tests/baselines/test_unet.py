@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from published import (
+    cases,
+    check,
+    filled,
+    fixture,
+    keys,
+    multiply_adds,
+    outputs_of,
+    parameters,
+    shapes,
+    uniform,
+    unreached,
+)
 
 from lmsfe_sam.baselines import build
 from lmsfe_sam.errors import InputError
-from published import cases, check, filled, fixture, keys, multiply_adds, outputs_of, parameters, shapes
-from published import uniform, unreached
 
 STAGES = ["inc", *(f"down{i}" for i in range(1, 5)), *(f"up{i}" for i in range(4, 0, -1))]
 

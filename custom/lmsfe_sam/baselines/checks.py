@@ -24,5 +24,6 @@ def check_image(image: Tensor, channels: int, multiple: int, network: str) -> No
         raise InputError(f"{network} was given shape {shape}: give (B, {channels}, H, W).")
     if shape[2] % multiple or shape[3] % multiple:
         raise InputError(
-            f"{network} cannot take {shape[2]} x {shape[3]} pixels: give sides that are multiples of {multiple}."
+            f"{network} cannot take {shape[2]} x {shape[3]} pixels: "
+            f"give sides that are multiples of {multiple}."
         )

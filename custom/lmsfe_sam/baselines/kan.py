@@ -75,4 +75,6 @@ class KANLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to the last axis of ``x``."""
         curves = (self.spline_weight * self.spline_scaler[..., None]).flatten(1)
-        return F.linear(F.silu(x), self.base_weight) + F.linear(spline_bases(x, self.grid).flatten(-2), curves)
+        return F.linear(F.silu(x), self.base_weight) + F.linear(
+            spline_bases(x, self.grid).flatten(-2), curves
+        )

@@ -35,7 +35,7 @@ class Frame(NamedTuple):
     def points(self, points: ArrayLike) -> np.ndarray:
         """Move points ``(..., 2)``, x before y, from the image into the input."""
         row, column = self.corner
-        return scale_points(points, self.original, self.content) + [column, row]
+        return scale_points(points, self.original, self.content) + np.array([column, row])
 
     def boxes(self, boxes: ArrayLike) -> np.ndarray:
         """Move boxes ``(..., 4)``, x0 y0 x1 y1, from the image into the input."""
@@ -43,7 +43,7 @@ class Frame(NamedTuple):
         return self.points(corners.reshape(*corners.shape[:-1], 2, 2)).reshape(corners.shape)
 
     def restore(self, logits: Tensor) -> Tensor:
-        """Bring logits ``(M, C, h, w)`` of the whole input, of any resolution, to the image: ``(M, C, H, W)``.
+        """Bring logits ``(M, C, h, w)`` of the whole input to the image, ``(M, C, H, W)``.
 
         As SAM does it: bilinear to the input's side, cropped, bilinear to the image's size.
         """

@@ -111,7 +111,9 @@ class Prompted(nn.Module):
         """
         size = [self.image_size, self.image_size]
         if image.dim() != 4 or list(image.shape[2:]) != size:
-            raise InputError(f"{self.name} was given shape {list(image.shape)}: give (B, C, {size[0]}, {size[1]}).")
+            raise InputError(
+                f"{self.name} was given shape {list(image.shape)}: give (B, C, {size[0]}, {size[1]})."
+            )
         return ImageEmbedding(self.network(image) if self.form == "none" else image, [])
 
     def decode(
@@ -173,19 +175,20 @@ class Prompted(nn.Module):
 
     def _refuse(self, given: dict[str, Prompt]) -> None:
         kinds = _kinds(given)
-        if self.form == "none" and kinds:
-            raise InputError(
-                f"{self.name} in this form takes no prompt, but was given {' and '.join(kinds)}: leave that out, "
-                "or build the network with prompt='box' to give boxes."
-            )
-        if self.form == "box" and kinds[:1] != ["boxes"]:
-            raise InputError(f"{self.name} with the box as a channel needs a box for every object: give boxes.")
-        if self.form == "box" and len(kinds) > 1:
-            raise InputError(
-                f"{self.name} with the box as a channel takes boxes alone: leave {' and '.join(kinds[1:])} out."
-            )
-        if self.form == "box" and any(bool(image.isnan().any()) for image in given["boxes"] or []):
-            raise InputError(f"{self.name} with the box as a channel needs a box for every object: one has none.")
+        if self.form == "none":
+            if kinds:
+                raise InputError(
+                    f"{self.name} in this form takes no prompt, but was given {' and '.join(kinds)}: "
+                    "leave that out, or build the network with prompt='box' to give boxes."
+                )
+            return
+        boxes, subject = given["boxes"], f"{self.name} with the box as a channel"
+        if boxes is None or kinds[:1] != ["boxes"]:
+            raise InputError(f"{subject} needs a box for every object: give boxes.")
+        if len(kinds) > 1:
+            raise InputError(f"{subject} takes boxes alone: leave {' and '.join(kinds[1:])} out.")
+        if any(bool(image.isnan().any()) for image in boxes):
+            raise InputError(f"{subject} needs a box for every object: one has none.")
 
     def _segment(self, features: Tensor, given: dict[str, Prompt]) -> list[Tensor]:
         """Logits ``(N, S, S)`` of each image."""
@@ -197,7 +200,8 @@ class Prompted(nn.Module):
         owner = owner.repeat_interleave(torch.tensor(counts, device=features.device))
         if self.form == "none":
             return list(features[owner, 0].split(counts))
-        boxes = torch.cat(list(given["boxes"] or [])).to(features.device)
+        assert given["boxes"] is not None
+        boxes = torch.cat(list(given["boxes"])).to(features.device)
         chunk = len(owner) if self.training else CHUNK
         parts = [
             self.network(torch.cat([features[image], draw_boxes(box, self.image_size, features)], dim=1))

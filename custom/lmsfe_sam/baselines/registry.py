@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from lmsfe_sam.baselines.prompted import FORMS, Prompted, PromptableNetwork
+from lmsfe_sam.baselines.prompted import FORMS, PromptableNetwork, Prompted
 from lmsfe_sam.errors import InputError
 
 

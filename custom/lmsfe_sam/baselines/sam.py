@@ -1,14 +1,18 @@
 """SAM (Kirillov et al., ICCV 2023) with its ViT-B, as segment_anything has it.
 
-It is `LMSFESAM` with every switch off, so its tensors have segment_anything's names and ``sam_vit_b_01ec64.pth``
-loads with ``load_pretrained``. Its own input is 1024 x 1024 (`lmsfe_sam.baselines.preprocessing.prepare_sam`).
+It is `LMSFESAM` with every switch off, so its tensors have segment_anything's names, and
+``sam_vit_b_01ec64.pth`` loads with ``load_pretrained``. Its input:
+`lmsfe_sam.baselines.preprocessing.prepare_sam`.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from lmsfe_sam.network import LMSFESAM
 
-TOGGLES_OFF = {"local_encoder": False, "mhpm": False, "adapters": False, "balancing_adapter": False}
+TOGGLES_OFF: dict[str, Any] = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
+"""Arguments of `LMSFESAM` with which it is SAM."""
 
 
 class Sam(LMSFESAM):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lmsfe_sam.adapters import ChannelSpatialAdapter
 from lmsfe_sam.baselines.sam import Sam
 from lmsfe_sam.image_encoder import Block
+from lmsfe_sam.network import ImageEmbedding
 from lmsfe_sam.presets import get_preset
 
 
@@ -52,19 +53,25 @@ class SamMed2D(Sam):
         """What `lmsfe_sam.baselines.build` needs to build this network again."""
         return {**super().describe(), "name": "sam_med2d"}
 
-    def decode(self, *arguments: Any, multimask_output: bool | None = None, **options: Any) -> Any:
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        boxes: Tensor | list[Tensor] | None = None,
+        points: Tensor | list[Tensor] | None = None,
+        point_labels: Tensor | list[Tensor] | None = None,
+        masks: Tensor | list[Tensor] | None = None,
+        multimask_output: bool | None = None,
+        return_low_res: bool = False,
+    ) -> Any:
         """Decode as `LMSFESAM.decode` does; with ``multimask_output`` None, the best of the three masks."""
-        if multimask_output is not None:
-            return super().decode(*arguments, multimask_output=multimask_output, **options)
-        return best_of_three(super().decode(*arguments, multimask_output=True, **options))
+        three = multimask_output is None or multimask_output
+        decoded = super().decode(embedding, boxes, points, point_labels, masks, three, return_low_res)
+        return best_of_three(decoded) if multimask_output is None else decoded
 
     def _segment(self, image: Tensor, *prompts_and_options: Any) -> Any:
-        *prompts, multimask, low_res = prompts_and_options
-        decoded = self.decode(
-            self.encode(image), *prompts, multimask_output=multimask, return_low_res=low_res
-        )
-        alone = not low_res and multimask is None and all(p is None for p in prompts)
-        return decoded[0] if alone else decoded
+        decoded = self.decode(self.encode(image), *prompts_and_options)
+        *prompts, return_low_res = prompts_and_options
+        return decoded[0] if not return_low_res and all(p is None for p in prompts) else decoded
 
 
 class AdaptedBlock(Block):

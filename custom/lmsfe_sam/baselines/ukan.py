@@ -1,6 +1,6 @@
 """U-KAN (Li et al., AAAI 2025, https://arxiv.org/abs/2406.02918): a U-Net with KAN layers at the bottom.
 
-Tensor names are those of https://github.com/CUHK-AIM-Group/U-KAN, whose segmentation weights load as they are.
+Tensor names are those of ``Seg_UKAN`` in https://github.com/CUHK-AIM-Group/U-KAN, whose weights load.
 The published model has 6.36 million parameters; the class's own defaults there give one of 25.4 million.
 """
 
@@ -70,7 +70,7 @@ class UKAN(nn.Module):
 
 
 class TwoConv(nn.Module):
-    """Twice 3 x 3 convolution with bias, batch norm and ReLU: ``(B, inputs, H, W)`` to ``(B, outputs, H, W)``."""
+    """Twice 3 x 3 convolution, batch norm, ReLU: ``(B, inputs, H, W)`` to ``(B, outputs, H, W)``."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()

@@ -24,8 +24,8 @@ def load_published(network: nn.Module, path: str | os.PathLike[str]) -> nn.Modul
     wrong += [name for name in state if name not in shapes]
     if wrong:
         raise InputError(
-            f"checkpoint '{path}' is of another network: {len(wrong)} tensors do not fit, '{wrong[0]}' first; "
-            "name the network that it was made for, with its options."
+            f"checkpoint '{path}' is of another network: {len(wrong)} tensors do not fit, "
+            f"'{wrong[0]}' first; name the network that it was made for, with its options."
         )
     network.load_state_dict(state)
     return network
