@@ -65,7 +65,7 @@ COMMON = {"corrected_share": 1 / 3, "val_interval": 2}
 
 CHILD = """
 import dataclasses, json, sys
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.presets import PRESETS
 fields = json.loads(sys.argv.pop(1))
 PRESETS["vit_t"] = dataclasses.replace(PRESETS["vit_t"], **fields)
 sys.argv[0] = "-m monai.bundle"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lmsfe_sam import LMSFESAM, ImageEmbedding
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.presets import PRESETS
 from timing import arguments, interleave, print_target, print_times
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.presets import PRESETS
 from timing import arguments, interleave, print_target, print_times
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

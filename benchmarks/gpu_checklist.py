@@ -24,18 +24,18 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.checkpoints import network_from_checkpoint
 from lmsfe_sam.data.phantoms import render_phantom
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
 from lmsfe_sam.inference.zooming import LABELS, ZoomInferer
-from lmsfe_sam.options import check_device
-from lmsfe_sam.preprocessing import prepare
-from lmsfe_sam.prompts.packing import pack_prompts
+from lmsfe_sam.model.checkpoints import network_from_checkpoint
+from lmsfe_sam.predict.decoding import pack_prompts
+from lmsfe_sam.predict.preprocessing import prepare
 from lmsfe_sam.prompts.simulate import tight_box
 from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.settings import check_device
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "float32": None,

@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from label_server import INTERACTIVE, Server, running  # noqa: E402
 from lmsfe_sam import LMSFESAM  # noqa: E402
-from lmsfe_sam.checkpoints import save_weights  # noqa: E402
 from lmsfe_sam.data.phantoms import render_phantom  # noqa: E402
+from lmsfe_sam.model.checkpoints import save_weights  # noqa: E402
 
 SIZE = (480, 640)
 CLICKS = [[320, 200], [300, 240], [20, 30]]

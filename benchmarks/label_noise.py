@@ -25,7 +25,7 @@ from lmsfe_sam.data.loading import load_image_and_mask
 from lmsfe_sam.data.masks import resize_mask
 from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.evaluation.statistics import Resampling
-from lmsfe_sam.preprocessing import prepare
+from lmsfe_sam.predict.preprocessing import prepare
 from lmsfe_sam.prompts.simulate import inscribed_ellipse, tight_box
 
 SIZE = 256

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.checkpoints import network_from_checkpoint
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.loading import load_image_and_mask
 from lmsfe_sam.errors import plain_errors
@@ -29,13 +28,14 @@ from lmsfe_sam.evaluation.metrics import border_distances, dice
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
-from lmsfe_sam.looking import AUTO, ObjectMask, WindowEncoder, Zoom
-from lmsfe_sam.network import ImageEmbedding
-from lmsfe_sam.preprocessing import Size
-from lmsfe_sam.prompts.packing import pack_prompts
+from lmsfe_sam.model.checkpoints import network_from_checkpoint
+from lmsfe_sam.model.network import ImageEmbedding
+from lmsfe_sam.predict.decoding import pack_prompts
+from lmsfe_sam.predict.windows import Window
+from lmsfe_sam.predict.zoom import AUTO, ObjectMask, WindowEncoder, Zoom
+from lmsfe_sam.prompts.coordinates import Size
 from lmsfe_sam.prompts.simulate import first_click, inscribed_ellipse, mode_box
 from lmsfe_sam.prompts.user import ObjectPrompt
-from lmsfe_sam.windows import Window
 
 PROMPTS = ("box", "box_jitter_10", "box_jitter_20", "point")
 CONTROL = "ellipse in the box"

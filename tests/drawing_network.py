@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmsfe_sam.network import ImageEmbedding
+from lmsfe_sam.model.network import ImageEmbedding
 
 
 class DrawingNetwork(nn.Module):

@@ -14,7 +14,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from segment_anything.modeling.image_encoder import Block, window_partition, window_unpartition
 from torch import Tensor, nn
 
-from lmsfe_sam.presets import Preset
+from lmsfe_sam.model.presets import Preset
 
 
 class Adapter(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsfe_sam.prompts.batch import flatten_prompts, pad_prompts
+from lmsfe_sam.model.prompt_batch import flatten_prompts, pad_prompts
 
 NAN = float("nan")
 CPU = torch.device("cpu")

@@ -14,10 +14,10 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.data.phantoms import render_phantom
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.checkpoints import save_weights
+from lmsfe_sam.model.presets import PRESETS
 from tiny import SIZE, tiny_presets
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from conftest import ROOT
 from lmsfe_sam import LMSFESAM, __version__
-from lmsfe_sam.checkpoints import (
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.checkpoints import (
     load_pretrained,
     load_weights,
     network_from_checkpoint,
@@ -33,8 +34,7 @@ from lmsfe_sam.checkpoints import (
     save_weights,
     sha256,
 )
-from lmsfe_sam.errors import InputError
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.presets import PRESETS
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY, tiny_presets
 

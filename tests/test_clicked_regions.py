@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsfe_sam.clicked_regions import drop_unclicked
-from lmsfe_sam.prompts.batch import flatten_prompts
+from lmsfe_sam.model.prompt_batch import flatten_prompts
+from lmsfe_sam.predict.clicked_regions import drop_unclicked
 
 SIDE = 8
 LEFT, RIGHT = (slice(1, 4), slice(1, 3)), (slice(2, 7), slice(5, 8))

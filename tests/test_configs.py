@@ -14,8 +14,7 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
 from monai.transforms import Randomizable
 
-from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
 from lmsfe_sam.prompts.sampling import KINDS
 from lmsfe_sam.training.settings import RULES
 from lmsfe_sam.version import __version__

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lmsfe_sam.dense_prompts import CHANNELS, DensePromptEncoder, draw_prompts
+from lmsfe_sam.model.dense_prompts import CHANNELS, DensePromptEncoder, draw_prompts
 
 BOX, ELLIPSE, INSIDE_FINE, INSIDE_COARSE, OUTSIDE_FINE, OUTSIDE_COARSE, MASK = range(CHANNELS)
 

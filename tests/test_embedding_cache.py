@@ -8,10 +8,10 @@ import torch
 from monai.data import MetaTensor
 
 from boxnet import BoxNetwork
-from lmsfe_sam.inference.embedding_cache import EmbeddingCache
 from lmsfe_sam.inference.inferer import PromptInferer
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.prompts.packing import pack_prompts
+from lmsfe_sam.predict.decoding import pack_prompts
+from lmsfe_sam.predict.embedding_cache import EmbeddingCache
 from lmsfe_sam.prompts.user import ObjectPrompt
 
 SHAPE = (1, 3, 64, 64)

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from lmsfe_sam.checkpoints import save_weights
+from lmsfe_sam import distributed as processes
 from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation import processes
 from lmsfe_sam.evaluation.setup import (
     NoNetwork,
     check_settings,
@@ -23,7 +22,8 @@ from lmsfe_sam.evaluation.setup import (
     evaluated_network,
     read_other_run,
 )
-from lmsfe_sam.network import LMSFESAM
+from lmsfe_sam.model.checkpoints import save_weights
+from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 SETTINGS: dict[str, Any] = {

@@ -18,11 +18,12 @@ from PIL import Image
 
 from boxnet import BoxNetwork
 from lmsfe_sam import LMSFESAM, Predictor
-from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.inference.reading import read_image
-from lmsfe_sam.looking import AUTO
-from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD, prepare
+from lmsfe_sam.model.checkpoints import save_weights
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.predict.zoom import AUTO
 from lmsfe_sam.prompts.user import read_prompts
 from medical_files import save_dicom, ultrasound_region
 

@@ -28,7 +28,7 @@ from lmsfe_sam.inference.prompting import AttachPromptsd
 from lmsfe_sam.inference.reading import LoadFileImaged
 from lmsfe_sam.inference.saving import COLUMNS, ObjectsTable
 from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES, to_file_axes, write_label_map
-from lmsfe_sam.prompts.packing import pack_prompts
+from lmsfe_sam.predict.decoding import pack_prompts
 from lmsfe_sam.prompts.user import ObjectPrompt
 from medical_files import save_dicom
 

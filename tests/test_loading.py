@@ -17,7 +17,8 @@ from lmsfe_sam.data.loading import LoadUltrasoundd, ResizeUltrasoundd, load_imag
 from lmsfe_sam.data.masks import resize_mask
 from lmsfe_sam.data.phantoms import phantom_records
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD, prepare
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.predict.preprocessing import prepare
 
 
 def _record(folder: Path, image: np.ndarray, *masks: np.ndarray) -> dict[str, Any]:

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from boxnet import BoxNetwork
-from lmsfe_sam.looking import WindowEncoder, Zoom, ask, extent, sharing
-from lmsfe_sam.network import LMSFESAM
-from lmsfe_sam.postprocessing import paint_objects
-from lmsfe_sam.preprocessing import prepare
-from lmsfe_sam.prompts import packing
-from lmsfe_sam.prompts.packing import decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.predict import decoding as packing
+from lmsfe_sam.predict.decoding import decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.predict.postprocessing import paint_objects
+from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.predict.windows import View, Window, whole
+from lmsfe_sam.predict.zoom import WindowEncoder, Zoom, ask, extent, sharing
 from lmsfe_sam.prompts.user import ObjectPrompt
-from lmsfe_sam.windows import View, Window, whole
 from tiny import SIZE, seeded_network
 
 HEIGHT, WIDTH = 300, 400

@@ -13,7 +13,7 @@ from lmsfe_sam.data.layouts import LAYOUTS
 from lmsfe_sam.data.markings import find_markings
 from lmsfe_sam.data.masks import record_mask
 from lmsfe_sam.data.pictures import read_picture
-from lmsfe_sam.preprocessing import to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 SIZE = (300, 400)
 LESION = disc(SIZE, 50)  # its border passes (150, 150) and (150, 250)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
-from lmsfe_sam.dense_prompts import CHANNELS
-from lmsfe_sam.mask_decoder import FineMaskHead, ObjectMaskDecoder, PointPositions, PromptedContext
+from lmsfe_sam.model.dense_prompts import CHANNELS
+from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder, PointPositions, PromptedContext
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsfe_sam import LMSFESAM, ImageEmbedding
-from lmsfe_sam.clicked_regions import drop_unclicked
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.network import DecodedTokens, choose_masks, expected_iou
-from lmsfe_sam.presets import PRESETS
-from lmsfe_sam.prompts.batch import flatten_prompts
+from lmsfe_sam.model.network import DecodedTokens, choose_masks, expected_iou
+from lmsfe_sam.model.presets import PRESETS
+from lmsfe_sam.model.prompt_batch import flatten_prompts
+from lmsfe_sam.predict.clicked_regions import drop_unclicked
 from sam_med2d import randomise
 from tiny import SIZE, tiny_presets
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.options import (
+from lmsfe_sam.settings import (
     check_command_line,
     check_device,
     check_values,

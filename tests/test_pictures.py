@@ -11,7 +11,7 @@ from PIL import Image
 from data_folders import disc, save, speckle
 from lmsfe_sam.data.pictures import list_pictures, picture_size, read_picture
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.preprocessing import to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 GREY = speckle(1)
 

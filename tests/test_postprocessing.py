@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from lmsfe_sam.postprocessing import mask_window, masks_at
+from lmsfe_sam.predict.postprocessing import mask_window, masks_at
 
 SIDES = st.integers(1, 90)
 

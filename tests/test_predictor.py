@@ -11,12 +11,12 @@ import torch
 
 from boxnet import BoxNetwork
 from lmsfe_sam import LMSFESAM, Predictor
-from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.looking import Zoom
-from lmsfe_sam.postprocessing import masks_at
-from lmsfe_sam.preprocessing import prepare
-from lmsfe_sam.prompts.packing import CHUNK
+from lmsfe_sam.model.checkpoints import save_weights
+from lmsfe_sam.predict.decoding import CHUNK
+from lmsfe_sam.predict.postprocessing import masks_at
+from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.predict.zoom import Zoom
 from lmsfe_sam.prompts.user import ObjectPrompt
 
 HEIGHT, WIDTH = 128, 192

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.preprocessing import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    normalise,
-    prepare,
-    resize_image,
-    scale_boxes,
-    scale_points,
-    to_rgb_uint8,
-)
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.predict.preprocessing import normalise, prepare, resize_image, to_rgb_uint8
+from lmsfe_sam.prompts.coordinates import scale_boxes, scale_points
 
 SIDES = st.integers(1, 4000)
 SIZES = st.tuples(SIDES, SIDES)

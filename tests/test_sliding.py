@@ -16,12 +16,12 @@ from lmsfe_sam.inference.inferer import IOU
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.sliding import BlendedObject, PromptedWindowInferer, reaches, touched, window_grid
 from lmsfe_sam.inference.zooming import LABELS
-from lmsfe_sam.looking import Found, WindowEncoder
-from lmsfe_sam.network import LMSFESAM
-from lmsfe_sam.preprocessing import normalise
-from lmsfe_sam.prompts.packing import pack_prompts
+from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.predict.decoding import pack_prompts
+from lmsfe_sam.predict.preprocessing import normalise
+from lmsfe_sam.predict.windows import Window, clip_prompts
+from lmsfe_sam.predict.zoom import Found, WindowEncoder
 from lmsfe_sam.prompts.user import ObjectPrompt
-from lmsfe_sam.windows import Window, clip_prompts
 from tiny import SIZE, seeded_network
 
 HEIGHT, WIDTH = 150, 210

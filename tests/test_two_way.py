@@ -7,7 +7,7 @@ import torch
 from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention
 
-from lmsfe_sam.two_way import FewTokenAttention, FewTokenTransformer
+from lmsfe_sam.model.two_way import FewTokenAttention, FewTokenTransformer
 from sam_med2d import randomise
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.prompts.packing import pack_prompts, scale_prompts, unpack_prompts
+from lmsfe_sam.predict.decoding import pack_prompts, scale_prompts, unpack_prompts
 from lmsfe_sam.prompts.user import ObjectPrompt, check_names, read_prompts
 
 EXAMPLE = {

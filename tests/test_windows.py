@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsfe_sam import windows
-from lmsfe_sam.preprocessing import prepare
-from lmsfe_sam.prompts.packing import pack_prompts
-from lmsfe_sam.prompts.user import ObjectPrompt
-from lmsfe_sam.windows import (
+from lmsfe_sam.predict import windows
+from lmsfe_sam.predict.decoding import pack_prompts
+from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.predict.windows import (
     Window,
     clip_prompts,
     has_prompt,
@@ -21,6 +20,7 @@ from lmsfe_sam.windows import (
     whole,
     window_around,
 )
+from lmsfe_sam.prompts.user import ObjectPrompt
 
 WINDOW = Window(top=100, left=200, height=64, width=32)
 """Rows 100 to 163, columns 200 to 231."""

@@ -12,7 +12,7 @@ from lmsfe_sam.inference.inferer import IOU, PromptInferer
 from lmsfe_sam.inference.merging import MergeObjectsd
 from lmsfe_sam.inference.prompting import PROMPTS, AttachPromptsd
 from lmsfe_sam.inference.zooming import LABELS, ZoomInferer
-from lmsfe_sam.prompts.packing import pack_prompts
+from lmsfe_sam.predict.decoding import pack_prompts
 from lmsfe_sam.prompts.user import ObjectPrompt
 
 HEIGHT, WIDTH = 120, 160

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from lmsfe_sam.network import LMSFESAM
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.model.presets import PRESETS
 
 SMALL = {
     "embed_dim": 32,

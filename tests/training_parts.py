@@ -10,7 +10,7 @@ from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from lmsfe_sam.network import DecodedTokens, ImageEmbedding
+from lmsfe_sam.model.network import DecodedTokens, ImageEmbedding
 from lmsfe_sam.training.iteration import prepare_batch
 
 

@@ -4,8 +4,8 @@ Importing the package loads torch and segment_anything but not MONAI; the bundle
 ``data``, ``training``, ``evaluation`` and ``inference`` import it where they need it.
 """
 
-from lmsfe_sam.network import LMSFESAM, ImageEmbedding
-from lmsfe_sam.predictor import Predictor
+from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
+from lmsfe_sam.predict.predictor import Predictor
 from lmsfe_sam.version import __version__
 
 __all__ = ["LMSFESAM", "ImageEmbedding", "Predictor", "__version__"]

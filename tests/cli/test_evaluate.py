@@ -20,10 +20,10 @@ from monai.bundle import run as run_bundle
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.data import phantoms
 from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.evaluation.metrics import COLUMNS
+from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 CONFIGS = ["configs/train.json", "configs/evaluate.json"]

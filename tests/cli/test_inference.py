@@ -16,7 +16,7 @@ from child_processes import run_command
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM, Predictor
-from lmsfe_sam.checkpoints import save_weights
+from lmsfe_sam.model.checkpoints import save_weights
 
 EXPECTED_SECONDS = 300
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from training_command import BUNDLE, SMALL, history, run
 
-from lmsfe_sam.checkpoints import network_from_checkpoint
+from lmsfe_sam.model.checkpoints import network_from_checkpoint
 
 HISTORY_COLUMNS = (
     "epoch",

@@ -34,7 +34,7 @@ from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.preprocessing import to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 THUMBNAIL = 150
 """Height of the page's pictures in pixels."""

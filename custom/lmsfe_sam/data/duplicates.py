@@ -26,7 +26,7 @@ from PIL import Image
 
 from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.preprocessing import to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 SIDE = 32
 """The thumbnail's side in pixels."""

@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 
 from lmsfe_sam.data.masks import nearest_indices, record_mask, record_objects
 from lmsfe_sam.data.pictures import read_picture
-from lmsfe_sam.preprocessing import resize_image, to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import resize_image, to_rgb_uint8
 
 __all__ = ["LoadUltrasoundd", "ResizeUltrasoundd", "load_image_and_mask", "read_picture"]
 
@@ -98,7 +98,7 @@ def load_image_and_mask(record: Mapping[Any, Any], objects: bool = False) -> tup
 class ResizeUltrasoundd(MapTransform):
     """Squash the image and the mask to the network's square.
 
-    The image as `lmsfe_sam.preprocessing.resize_image` does it (bilinear, antialiased), so that it
+    The image as `lmsfe_sam.predict.preprocessing.resize_image` does it (bilinear, antialiased), so that it
     is the tensor that `Predictor` makes; the mask by nearest neighbour at pixel centres.
 
     Args:

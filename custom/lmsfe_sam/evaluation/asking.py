@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lmsfe_sam.preprocessing import scale_boxes, scale_points
+from lmsfe_sam.prompts.coordinates import scale_boxes, scale_points
 from lmsfe_sam.prompts.simulate import corrective_click, first_click
 
 Mask = NDArray[np.bool_]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lmsfe_sam.evaluation.asking import Click
 from lmsfe_sam.evaluation.metrics import Scores
-from lmsfe_sam.postprocessing import PackedMask
+from lmsfe_sam.predict.postprocessing import PackedMask
 
 
 @dataclass(frozen=True)

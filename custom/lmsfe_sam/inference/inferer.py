@@ -9,9 +9,9 @@ import numpy as np
 from monai.inferers import Inferer
 from torch import Tensor
 
-from lmsfe_sam.inference.embedding_cache import EmbeddingCache
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.prompts.packing import decode_packed, pack_prompts
+from lmsfe_sam.predict.decoding import decode_packed, pack_prompts
+from lmsfe_sam.predict.embedding_cache import EmbeddingCache
 
 LOGITS = "logits"
 IOU = "predicted_iou"

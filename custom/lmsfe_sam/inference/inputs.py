@@ -12,8 +12,8 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.inference.formats import INPUT_SUFFIXES, is_input, stem
 from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
-from lmsfe_sam.options import check_device, check_values, one_of, real, text, true_or_false, whole
 from lmsfe_sam.prompts.user import check_names, read_prompts
+from lmsfe_sam.settings import check_device, check_values, one_of, real, text, true_or_false, whole
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from lmsfe_sam.inference.inferer import IOU, LOGITS
 from lmsfe_sam.inference.reading import SPACING
 from lmsfe_sam.inference.zooming import LABELS
-from lmsfe_sam.postprocessing import object_blocks, paint_objects
-from lmsfe_sam.preprocessing import Size
+from lmsfe_sam.predict.postprocessing import object_blocks, paint_objects
+from lmsfe_sam.prompts.coordinates import Size
 
 OBJECTS = "objects"
 """The key of the measured objects."""

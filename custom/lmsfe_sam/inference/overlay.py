@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lmsfe_sam.prompts.packing import unpack_prompts
+from lmsfe_sam.predict.decoding import unpack_prompts
 
 COLOURS = np.array(
     [
@@ -36,7 +36,7 @@ def draw_overlay(picture: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -
     Args:
         picture: (H, W, 3) uint8.
         labels: (H, W), object k is k.
-        prompts: packed (`lmsfe_sam.prompts.packing`), in pixels of the picture.
+        prompts: packed (`lmsfe_sam.predict.decoding`), in pixels of the picture.
     """
     height, width = labels.shape
     line = max(1, round(min(height, width) / 250))

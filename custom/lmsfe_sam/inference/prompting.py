@@ -9,7 +9,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.prompts.packing import pack_prompts, scale_prompts
+from lmsfe_sam.predict.decoding import pack_prompts, scale_prompts
 
 PROMPTS = "prompts"
 """The key of the prompts, in a record and in an image's metadata."""
@@ -19,7 +19,7 @@ class AttachPromptsd(MapTransform):
     """Put the prompts into the metadata of the image, in pixels of the inferer's input.
 
     A MONAI inferer sees nothing but the image, so they travel with it, as one array
-    (`lmsfe_sam.prompts.packing`). The record's ``prompts``, a list of `ObjectPrompt` in pixels of
+    (`lmsfe_sam.predict.decoding`). The record's ``prompts``, a list of `ObjectPrompt` in pixels of
     the original image, becomes such an array as well; a record without it is unprompted.
 
     Args:

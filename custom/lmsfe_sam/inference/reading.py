@@ -25,7 +25,7 @@ from PIL import Image
 from lmsfe_sam.data.pictures import PICTURE_SUFFIXES, read_picture
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom, known_suffix
-from lmsfe_sam.preprocessing import to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 SLICE = "slice"
 """Metadata key: the index of the image among its file's slices."""

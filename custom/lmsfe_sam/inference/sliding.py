@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsfe_sam.inference.zooming import segment_painted
-from lmsfe_sam.looking import Encode, Found, ask
-from lmsfe_sam.network import LMSFESAM
-from lmsfe_sam.postprocessing import Block, PackedMask
-from lmsfe_sam.preprocessing import Size
-from lmsfe_sam.windows import View, Window, touches
+from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.predict.postprocessing import Block, PackedMask
+from lmsfe_sam.predict.windows import View, Window, touches
+from lmsfe_sam.predict.zoom import Encode, Found, ask
+from lmsfe_sam.prompts.coordinates import Size
 
 
 class PromptedWindowInferer(SlidingWindowInferer):

@@ -11,12 +11,12 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from lmsfe_sam.inference.embedding_cache import EmbeddingCache
 from lmsfe_sam.inference.inferer import IOU, carried_prompts
-from lmsfe_sam.looking import Encode, ObjectMask, WindowEncoder, Zoom
-from lmsfe_sam.network import LMSFESAM
-from lmsfe_sam.postprocessing import paint_objects
-from lmsfe_sam.preprocessing import Size
+from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.predict.embedding_cache import EmbeddingCache
+from lmsfe_sam.predict.postprocessing import paint_objects
+from lmsfe_sam.predict.zoom import Encode, ObjectMask, WindowEncoder, Zoom
+from lmsfe_sam.prompts.coordinates import Size
 
 LABELS = "labels"
 """The key of a label map that is ready."""

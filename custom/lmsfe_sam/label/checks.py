@@ -112,7 +112,7 @@ def uploaded(file: IO[bytes], name: str | None) -> Iterator[str]:
 
 
 def _check_device(device: Any) -> None:
-    from lmsfe_sam.options import check_device
+    from lmsfe_sam.settings import check_device
 
     name = device[0] if isinstance(device, list) and device else device
     count = torch.cuda.device_count()

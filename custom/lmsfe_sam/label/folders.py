@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmsfe_sam.checkpoints import sha256
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.checkpoints import sha256
 
 logger = logging.getLogger(__name__)
 

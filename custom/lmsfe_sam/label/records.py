@@ -14,7 +14,7 @@ from PIL import Image
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.reading import read_image
-from lmsfe_sam.preprocessing import to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.label.uncertainty import disagreement, doubt, score_file
-from lmsfe_sam.predictor import Predictor
+from lmsfe_sam.predict.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from lmsfe_sam.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
 from lmsfe_sam.label.records import export_labels
-from lmsfe_sam.options import check_values, real, true_or_false, whole
+from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
+from lmsfe_sam.settings import check_values, real, true_or_false, whole
 
 logger = logging.getLogger(__name__)
 

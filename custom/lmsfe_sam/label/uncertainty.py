@@ -10,7 +10,7 @@ import numpy as np
 
 from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.inference.reading import read_image
-from lmsfe_sam.predictor import Predictor
+from lmsfe_sam.predict.predictor import Predictor
 from lmsfe_sam.prompts.simulate import first_click, tight_box
 from lmsfe_sam.prompts.user import ObjectPrompt
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.network import DecodedTokens, choose_masks
+from lmsfe_sam.model.network import DecodedTokens, choose_masks
 from lmsfe_sam.prompts.sampling import PADDING, Prompts, PromptSampler, correct
 from lmsfe_sam.prompts.simulate import first_click, tight_box
 from lmsfe_sam.training.losses import upsample

@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from lmsfe_sam.checkpoints import save_weights
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.network import LMSFESAM
+from lmsfe_sam.model.checkpoints import save_weights
+from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.training.run_folder import BEST, HISTORY_COLUMNS, LAST, RunFolder, write_history
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from lmsfe_sam.data.combined import combine
 from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.data.phantoms import phantom_records
-from lmsfe_sam.options import folders_of
+from lmsfe_sam.settings import folders_of
 
 
 def find_records(

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write, ensure_folder
-from lmsfe_sam.options import given_keys
+from lmsfe_sam.settings import given_keys
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)

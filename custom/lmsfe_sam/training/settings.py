@@ -12,7 +12,8 @@ from torch import nn
 
 from lmsfe_sam.data.datalist import DataList
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.options import (
+from lmsfe_sam.model.presets import PRESETS
+from lmsfe_sam.settings import (
     Test,
     check_device,
     check_values,
@@ -27,7 +28,6 @@ from lmsfe_sam.options import (
     whole,
     whole_numbers,
 )
-from lmsfe_sam.presets import PRESETS
 from lmsfe_sam.training.modes import VALIDATION_MODES
 
 logger = logging.getLogger(__name__)

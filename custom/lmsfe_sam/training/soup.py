@@ -16,9 +16,9 @@ from typing import cast
 
 from torch.optim.swa_utils import AveragedModel
 
-from lmsfe_sam.checkpoints import network_from_checkpoint, save_weights
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.network import LMSFESAM
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights
+from lmsfe_sam.model.network import LMSFESAM
 
 
 def average_checkpoints(paths: Sequence[str | os.PathLike[str]]) -> LMSFESAM:

@@ -502,7 +502,7 @@ def _properties(bundle: Path, kind: str, configs: list[str], **keys: Any) -> str
 
 
 def _network(bundle: Path) -> Any:
-    from lmsfe_sam.checkpoints import network_from_checkpoint
+    from lmsfe_sam.model.checkpoints import network_from_checkpoint
 
     return network_from_checkpoint(bundle / "models/model.pt")
 

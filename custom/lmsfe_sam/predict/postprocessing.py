@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmsfe_sam.preprocessing import Size
+from lmsfe_sam.prompts.coordinates import Size
 
 BLOCK = 2**21
 """Pixels of a mask that are real numbers at a time."""

@@ -14,7 +14,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.kept import KeptInEvaluation
+from lmsfe_sam.model.parameter_cache import ParameterCache
 
 
 class FeatureAdapter(nn.Module):
@@ -43,7 +43,7 @@ class FeatureAdapter(nn.Module):
         return x + y if self.skip else y
 
 
-class PositionAdapter(KeptInEvaluation):
+class PositionAdapter(ParameterCache):
     """Brings SAM's position table to a smaller grid and lets it adapt, section 1.3.1 and eq (9).
 
     The source table ``(1, S, S, C)`` passes through stages of max pooling (2, 2), a 3 x 3

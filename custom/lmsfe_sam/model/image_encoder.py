@@ -14,16 +14,16 @@ from segment_anything.modeling.image_encoder import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.adapters import (
+from lmsfe_sam.model.adapters import (
     ChannelSpatialAdapter,
     CrossBranchBalancingAdapter,
     FeatureAdapter,
     LightChannelSpatialAdapter,
     PositionAdapter,
 )
-from lmsfe_sam.backbone import PLAIN
-from lmsfe_sam.local_encoder import LocalMultiScaleEncoder
-from lmsfe_sam.presets import Preset
+from lmsfe_sam.model.backbone import PLAIN
+from lmsfe_sam.model.local_encoder import LocalMultiScaleEncoder
+from lmsfe_sam.model.presets import Preset
 
 PATCH_SIZE = 16
 

@@ -14,15 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsfe_sam.errors import InputError
-
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-"""SAM's channel means (red, green, blue) in 0..255 units."""
-
-PIXEL_STD = (58.395, 57.12, 57.375)
-"""SAM's channel standard deviations in 0..255 units."""
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.prompts.coordinates import Size
 
 
 def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
@@ -102,27 +95,3 @@ def prepare(array: ArrayLike, image_size: int) -> Tensor:
     """
     channels_first = torch.from_numpy(to_rgb_uint8(array)).permute(2, 0, 1).float().contiguous()
     return normalise(resize_image(channels_first, (image_size, image_size)))
-
-
-def scale_points(points: ArrayLike, from_size: Size, to_size: Size) -> np.ndarray:
-    """Move points (..., 2), x before y, from an image of ``from_size`` to its resize of ``to_size``.
-
-    Each axis is multiplied by its own ratio, as in SAM. NaN (no point) stays NaN.
-
-    Args:
-        points: (..., 2) in pixels.
-        from_size: height and width of the image that they are on.
-        to_size: height and width of the resized image.
-
-    Returns:
-        (..., 2) float64.
-    """
-    (from_height, from_width), (to_height, to_width) = from_size, to_size
-    ratios = np.array([to_width / from_width, to_height / from_height])
-    return np.asarray(points, dtype=np.float64) * ratios
-
-
-def scale_boxes(boxes: ArrayLike, from_size: Size, to_size: Size) -> np.ndarray:
-    """Move boxes (..., 4), x0 y0 x1 y1 with x1 and y1 exclusive, as `scale_points` moves points."""
-    corners = np.asarray(boxes, dtype=np.float64)
-    return scale_points(corners.reshape(*corners.shape[:-1], 2, 2), from_size, to_size).reshape(corners.shape)

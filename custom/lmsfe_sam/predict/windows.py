@@ -1,7 +1,7 @@
 """Windows of an image: where they lie, what an object's prompts are inside one, and its tensor.
 
 The network sees a square of `image_size` pixels. It can be shown the whole image squashed to that
-square, or a part of it, in more detail. Prompts are packed arrays (`lmsfe_sam.prompts.packing`) in
+square, or a part of it, in more detail. Prompts are packed arrays (`lmsfe_sam.predict.decoding`) in
 pixels of the image.
 """
 
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsfe_sam.preprocessing import Size, normalise, resize_image
-from lmsfe_sam.prompts.packing import unpack_prompts
+from lmsfe_sam.predict.decoding import unpack_prompts
+from lmsfe_sam.predict.preprocessing import normalise, resize_image
+from lmsfe_sam.prompts.coordinates import Size
 
 BLOCK = 2**22
 """Pixels of an image that are real numbers at a time."""

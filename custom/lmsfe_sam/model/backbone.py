@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 
 PLAIN = "plain"
 STRIDES = (2, 4, 8, 16)

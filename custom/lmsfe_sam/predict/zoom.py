@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsfe_sam.postprocessing import Block, object_blocks
-from lmsfe_sam.preprocessing import Size, scale_boxes
-from lmsfe_sam.prompts.packing import decode_pairs, scale_prompts, unpack_prompts
-from lmsfe_sam.windows import View, Window, clip_prompts, load_windows, whole, window_around
+from lmsfe_sam.predict.decoding import decode_pairs, scale_prompts, unpack_prompts
+from lmsfe_sam.predict.postprocessing import Block, object_blocks
+from lmsfe_sam.predict.windows import View, Window, clip_prompts, load_windows, whole, window_around
+from lmsfe_sam.prompts.coordinates import Size, scale_boxes
 
 if TYPE_CHECKING:
-    from lmsfe_sam.network import LMSFESAM, ImageEmbedding
+    from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
 
 Encode = Callable[[Sequence[Window]], "ImageEmbedding"]
 """Encodes windows of one image."""

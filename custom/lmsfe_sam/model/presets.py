@@ -6,6 +6,12 @@ from dataclasses import dataclass
 
 from lmsfe_sam.errors import InputError
 
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+"""SAM's channel means (red, green, blue) in 0..255 units."""
+
+PIXEL_STD = (58.395, 57.12, 57.375)
+"""SAM's channel standard deviations in 0..255 units."""
+
 
 @dataclass(frozen=True)
 class Preset:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.checkpoints import LoadReport, load_pretrained
-from lmsfe_sam.clicked_regions import drop_unclicked
-from lmsfe_sam.dense_prompts import DensePromptEncoder, draw_prompts
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.image_encoder import PATCH_SIZE, ImageEncoder
-from lmsfe_sam.mask_decoder import FineMaskHead, ObjectMaskDecoder, ObjectPromptEncoder
-from lmsfe_sam.presets import get_preset
-from lmsfe_sam.prompts.batch import ObjectPrompts, flatten_prompts, pad_prompts
-from lmsfe_sam.summary import summarise
+from lmsfe_sam.model.checkpoints import LoadReport, load_pretrained
+from lmsfe_sam.model.dense_prompts import DensePromptEncoder, draw_prompts
+from lmsfe_sam.model.image_encoder import PATCH_SIZE, ImageEncoder
+from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder, ObjectPromptEncoder
+from lmsfe_sam.model.presets import get_preset
+from lmsfe_sam.model.prompt_batch import ObjectPrompts, flatten_prompts, pad_prompts
+from lmsfe_sam.model.summary import summarise
+from lmsfe_sam.predict.clicked_regions import drop_unclicked
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ class LMSFESAM(nn.Module):
     """SAM with a local multi-scale feature encoder, for ultrasound at 256 x 256.
 
     Args:
-        preset: a row of `lmsfe_sam.presets.PRESETS`: ``vit_t``, ``vit_b``, ``vit_l`` or ``vit_h``.
+        preset: a row of `lmsfe_sam.model.presets.PRESETS`: ``vit_t``, ``vit_b``, ``vit_l`` or ``vit_h``.
         image_size: side of the square input in pixels, a multiple of 16.
         local_encoder: the local branch of eqs (1)-(3).
         mhpm: its multi-axial Hadamard product modules, algorithm 1; needs ``local_encoder``.
         adapters: position, feature and channel-spatial adapters, "ViTA" in table 5.
         balancing_adapter: the cross-branch balancing adapters of eqs (5)-(8); needs
             ``local_encoder``. Without it F_l enters once, before the neck.
-        position_norm: ``layer`` or ``instance``, see `lmsfe_sam.adapters.PositionAdapter`.
+        position_norm: ``layer`` or ``instance``, see `lmsfe_sam.model.adapters.PositionAdapter`.
         position_mode: ``add`` or ``replace``, see the same.
         backbone: CNN of the local encoder: ``plain``, or the name of a network in timm; None for the
             preset's.
@@ -147,7 +147,7 @@ class LMSFESAM(nn.Module):
 
     @torch.jit.unused
     def load_pretrained(self, path: str | os.PathLike[str]) -> LoadReport:
-        """Load weights of SAM, SAM-Med2D, MedSAM or this project; see `lmsfe_sam.checkpoints`."""
+        """Load weights of SAM, SAM-Med2D, MedSAM or this project; see `lmsfe_sam.model.checkpoints`."""
         return load_pretrained(self, path)
 
     @torch.jit.unused

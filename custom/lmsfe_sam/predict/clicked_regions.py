@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lmsfe_sam.prompts.batch import ObjectPrompts
+from lmsfe_sam.model.prompt_batch import ObjectPrompts
 
 __all__ = ["drop_unclicked"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmsfe_sam.network import ImageEmbedding
+from lmsfe_sam.model.network import ImageEmbedding
 
 
 class EmbeddingCache:

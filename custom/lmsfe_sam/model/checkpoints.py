@@ -25,15 +25,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmsfe_sam.backbone import PLAIN
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.backbone import PLAIN
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
 from lmsfe_sam.version import __version__
 
 if TYPE_CHECKING:
-    from lmsfe_sam.network import LMSFESAM
+    from lmsfe_sam.model.network import LMSFESAM
 
 logger = logging.getLogger(__name__)
 
@@ -415,7 +414,7 @@ def network_from_checkpoint(path: str | os.PathLike[str], preset: str | None = N
     Raises:
         InputError: as `read_description` and `load_weights`.
     """
-    from lmsfe_sam.network import LMSFESAM
+    from lmsfe_sam.model.network import LMSFESAM
 
     return load_weights(LMSFESAM(**read_description(path, preset)), path).eval()
 

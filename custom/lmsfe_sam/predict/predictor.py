@@ -12,15 +12,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lmsfe_sam.checkpoints import network_from_checkpoint
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.looking import AUTO, WindowEncoder, Zoom
-from lmsfe_sam.network import LMSFESAM, ImageEmbedding
-from lmsfe_sam.postprocessing import masks_at, paint_objects
-from lmsfe_sam.preprocessing import Size, to_rgb_uint8
-from lmsfe_sam.prompts.packing import DecodedObjects, decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.model.checkpoints import network_from_checkpoint
+from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
+from lmsfe_sam.predict.decoding import DecodedObjects, decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.predict.postprocessing import masks_at, paint_objects
+from lmsfe_sam.predict.preprocessing import to_rgb_uint8
+from lmsfe_sam.predict.windows import Window, whole
+from lmsfe_sam.predict.zoom import AUTO, WindowEncoder, Zoom
+from lmsfe_sam.prompts.coordinates import Size
 from lmsfe_sam.prompts.user import ObjectPrompt
-from lmsfe_sam.windows import Window, whole
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Masks (C, H, W) bool, predicted IoU (C,) and low-res logits (C, h, w), the last two float32."""
@@ -84,7 +85,7 @@ class Predictor:
         """Encode an image; all prompts refer to it until the next one.
 
         Args:
-            array: (H, W) or (H, W, 3), as `lmsfe_sam.preprocessing.to_rgb_uint8` takes it: uint8 as
+            array: (H, W) or (H, W, 3), as `lmsfe_sam.predict.preprocessing.to_rgb_uint8` takes it: uint8 as
                 it is, other types stretched from min..max to 0..255.
 
         Raises:

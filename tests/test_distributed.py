@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from lmsfe_sam.distributed import join_processes, own_device, use_threads
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.training.processes import join_torchrun, own_device, use_threads
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_the_demonstration_takes_one_thread_and_data_what_torch_takes() -> None:
 def test_without_torchrun_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(InputError, match=r"torchrun --nproc_per_node=N"):
-        join_torchrun("cpu")
+        join_processes("cpu", required=True)
 
 
 def test_the_cpu_where_there_is_no_gpu() -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsfe_sam.preprocessing import Size, scale_boxes, scale_points
+from lmsfe_sam.prompts.coordinates import Size, scale_boxes, scale_points
 from lmsfe_sam.prompts.user import ObjectPrompt
 
 if TYPE_CHECKING:
-    from lmsfe_sam.network import LMSFESAM, ImageEmbedding
+    from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
 
 CHUNK = 32
 """Objects decoded in one pass: enough to be fast, few enough that memory stays bounded."""

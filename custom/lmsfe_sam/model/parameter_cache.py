@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class KeptInEvaluation(nn.Module, ABC):
+class ParameterCache(nn.Module, ABC):
     """Base of modules that do not see the image: a subclass defines ``_compute(size)``.
 
     In evaluation, without gradients, the result for a size is kept until a parameter changes. That
@@ -41,7 +41,7 @@ class KeptInEvaluation(nn.Module, ABC):
             self._kept = kept
         return kept[2]
 
-    def train(self, mode: bool = True) -> KeptInEvaluation:
+    def train(self, mode: bool = True) -> ParameterCache:
         """Set the mode and drop what is kept."""
         self._kept = None
         return super().train(mode)

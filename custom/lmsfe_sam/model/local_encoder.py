@@ -10,14 +10,14 @@ from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.backbone import PLAIN, ConvNormAct, build_backbone
-from lmsfe_sam.kept import KeptInEvaluation
+from lmsfe_sam.model.backbone import PLAIN, ConvNormAct, build_backbone
+from lmsfe_sam.model.parameter_cache import ParameterCache
 
 TABLE_SIZE = 8
 """Side of the learned tables, the hyperparameters a and b of algorithm 1."""
 
 
-class HadamardBranch(KeptInEvaluation):
+class HadamardBranch(ParameterCache):
     """One factor of eq (4): a learned table, resized, through DW3 + GELU + PW1.
 
     It does not see the image, so in evaluation it is computed once and kept.

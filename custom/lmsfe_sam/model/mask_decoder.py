@@ -15,8 +15,8 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.dense_prompts import CHANNELS
-from lmsfe_sam.two_way import FewTokenTransformer
+from lmsfe_sam.model.dense_prompts import CHANNELS
+from lmsfe_sam.model.two_way import FewTokenTransformer
 
 
 class PointPositions(PositionEmbeddingRandom):

@@ -1,0 +1,1 @@
+"""The network: LMSFE-SAM's modules, presets and checkpoints."""

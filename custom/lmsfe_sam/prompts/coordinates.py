@@ -1,0 +1,33 @@
+"""Coordinates of points and boxes in an image and in its resize."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def scale_points(points: ArrayLike, from_size: Size, to_size: Size) -> np.ndarray:
+    """Move points (..., 2), x before y, from an image of ``from_size`` to its resize of ``to_size``.
+
+    Each axis is multiplied by its own ratio, as in SAM. NaN (no point) stays NaN.
+
+    Args:
+        points: (..., 2) in pixels.
+        from_size: height and width of the image that they are on.
+        to_size: height and width of the resized image.
+
+    Returns:
+        (..., 2) float64.
+    """
+    (from_height, from_width), (to_height, to_width) = from_size, to_size
+    ratios = np.array([to_width / from_width, to_height / from_height])
+    return np.asarray(points, dtype=np.float64) * ratios
+
+
+def scale_boxes(boxes: ArrayLike, from_size: Size, to_size: Size) -> np.ndarray:
+    """Move boxes (..., 4), x0 y0 x1 y1 with x1 and y1 exclusive, as `scale_points` moves points."""
+    corners = np.asarray(boxes, dtype=np.float64)
+    return scale_points(corners.reshape(*corners.shape[:-1], 2, 2), from_size, to_size).reshape(corners.shape)
