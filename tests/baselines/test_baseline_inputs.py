@@ -10,7 +10,7 @@ from segment_anything.modeling import Sam
 from torch import nn
 
 from lmsfe_sam.baselines.preprocessing import Frame, prepare_medsam, prepare_sam, prepare_sam_med2d
-from lmsfe_sam.preprocessing import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (50, 80, 3)).astype(np.uint8)
 

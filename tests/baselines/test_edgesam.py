@@ -29,7 +29,7 @@ from lmsfe_sam.baselines import build
 from lmsfe_sam.baselines.edgesam import EdgeSam
 from lmsfe_sam.baselines.preprocessing import Frame
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.preprocessing import normalise
+from lmsfe_sam.predict.preprocessing import normalise
 
 STAGES = {
     "stem": "features.0",

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lmsfe_sam.baselines import build
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.network import LMSFESAM
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.model.presets import PRESETS
 from tiny import TINY
 
 

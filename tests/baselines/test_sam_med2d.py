@@ -29,7 +29,7 @@ from lmsfe_sam.baselines import build
 from lmsfe_sam.baselines.preprocessing import Frame
 from lmsfe_sam.baselines.sam import TOGGLES_OFF
 from lmsfe_sam.baselines.sam_med2d import SamMed2D
-from lmsfe_sam.presets import PRESETS
+from lmsfe_sam.model.presets import PRESETS
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY
 

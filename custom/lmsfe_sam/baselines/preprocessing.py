@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional as F
 
-from lmsfe_sam.preprocessing import Size, normalise, scale_points, to_rgb_uint8
+from lmsfe_sam.predict.preprocessing import normalise, to_rgb_uint8
+from lmsfe_sam.prompts.coordinates import Size, scale_points
 
 
 class Frame(NamedTuple):
@@ -63,7 +64,7 @@ def prepare_sam(array: ArrayLike, image_size: int = 1024) -> Prepared:
     """SAM's and EdgeSAM's: longest side to ``image_size``, mean and deviation, zeros right and below.
 
     Args:
-        array: as `lmsfe_sam.preprocessing.to_rgb_uint8` takes it.
+        array: as `lmsfe_sam.predict.preprocessing.to_rgb_uint8` takes it.
         image_size: side of the input.
     """
     from segment_anything.utils.transforms import ResizeLongestSide
@@ -79,7 +80,7 @@ def prepare_medsam(array: ArrayLike, image_size: int = 1024) -> Prepared:
     """MedSAM's: squashed by a bicubic spline in whole grey levels, then minimum..maximum to 0..1.
 
     Args:
-        array: as `lmsfe_sam.preprocessing.to_rgb_uint8` takes it.
+        array: as `lmsfe_sam.predict.preprocessing.to_rgb_uint8` takes it.
         image_size: side of the input.
     """
     from skimage.transform import resize
@@ -111,7 +112,7 @@ def prepare_sam_med2d(array: ArrayLike, image_size: int = 256) -> Prepared:
     An image that is smaller than the input on both sides is not resized, but lies amid zeros.
 
     Args:
-        array: as `lmsfe_sam.preprocessing.to_rgb_uint8` takes it, red first.
+        array: as `lmsfe_sam.predict.preprocessing.to_rgb_uint8` takes it, red first.
         image_size: side of the input.
     """
     rgb = to_rgb_uint8(array)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.network import DecodedTokens, ImageEmbedding, expected_iou
+from lmsfe_sam.model.network import DecodedTokens, ImageEmbedding, expected_iou
 
 FORMS = ("none", "box")
 
@@ -68,7 +68,7 @@ class PromptableNetwork(Protocol):
 class Prompted(nn.Module):
     """A network without prompts behind `PromptableNetwork`'s interface.
 
-    The predicted IoU is what the mask's own probabilities say (`lmsfe_sam.network.expected_iou`), without
+    The predicted IoU is what the mask's own probabilities say (`expected_iou` of `LMSFESAM`), without
     a gradient. All four mask tokens are the one mask.
 
     Args:

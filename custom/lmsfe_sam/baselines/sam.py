@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmsfe_sam.network import LMSFESAM
+from lmsfe_sam.model.network import LMSFESAM
 
 TOGGLES_OFF: dict[str, Any] = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
 """Arguments of `LMSFESAM` with which it is SAM."""

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmsfe_sam.adapters import ChannelSpatialAdapter
 from lmsfe_sam.baselines.sam import Sam
-from lmsfe_sam.image_encoder import Block
-from lmsfe_sam.network import ImageEmbedding
-from lmsfe_sam.presets import get_preset
+from lmsfe_sam.model.adapters import ChannelSpatialAdapter
+from lmsfe_sam.model.image_encoder import Block
+from lmsfe_sam.model.network import ImageEmbedding
+from lmsfe_sam.model.presets import get_preset
 
 
 class SamMed2D(Sam):
