@@ -118,6 +118,9 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
         load_published(build("ukan_large"), tmp_path / "m.pth")
     with pytest.raises(InputError, match=r"'inc.conv.weight' first; name the network that it was made for"):
         load_published(build("unet", size="small"), tmp_path / "m.pth")
+    torch.save({**build("ukan").state_dict(), "more": torch.zeros(1)}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match="1 tensors do not fit, 'more' first"):
+        load_published(build("ukan"), tmp_path / "m.pth")
     with pytest.raises(InputError, match="does not exist"):
         load_published(build("ukan"), tmp_path / "none.pth")
 

@@ -188,6 +188,14 @@ def test_a_gradient_reaches_every_parameter() -> None:
 
 
 @pytest.mark.usefixtures("_small")
+def test_new_adapters_add_something() -> None:
+    """Unlike ours, whose norms start at zero; with the eps that is not the rest of the encoder's."""
+    for block in build("sam_med2d", image_size=SIZE).image_encoder.blocks:
+        assert torch.equal(block.Adapter.norm.weight, torch.ones_like(block.Adapter.norm.weight))
+        assert (block.Adapter.norm.eps, block.norm2.eps) == (1e-5, 1e-6)
+
+
+@pytest.mark.usefixtures("_small")
 def test_its_file_loads_as_it_is(tmp_path: Path) -> None:
     """Written by the plain SAM-Med2D of ``tests/sam_med2d.py``, whose features come out again."""
     plain = randomise(build_sam(TINY["tiny_b"], SIZE, med2d=True), 0)
