@@ -22,6 +22,8 @@ PACKAGE = "lmsfe_sam"
 ONLINE = "online"
 """In place of the schema's file: MONAI downloads it."""
 
+MODEL_FILES = {"model.pt", "model.json", "selftest.json"}
+
 LARGEST = 25_000_000
 """Largest size of a file in the model zoo, in bytes."""
 
@@ -154,7 +156,7 @@ def nothing_else(bundle: Path, schema: str) -> str:
     """No caches, results or hidden files."""
     expected = {"LICENSE", "configs", "docs", "models", PACKAGE}
     stray = {path.name for path in bundle.iterdir()} - expected - {"large_files.yml"}
-    stray |= {path.name for path in (bundle / "models").iterdir()} - {"model.pt", "model.json"}
+    stray |= {path.name for path in (bundle / "models").iterdir()} - MODEL_FILES
     stray |= {path.name for path in _files(bundle) if path.name.startswith(".") or path.suffix == ".pyc"}
     assert not stray, f"stray: {sorted(stray)}"
     return ", ".join(sorted(expected))

@@ -23,6 +23,7 @@ NAME = "lmsfe_sam_ultrasound_segmentation"
 METADATA_FILE = "configs/metadata.json"
 MODEL = "models/model.pt"
 DESCRIPTION = "models/model.json"
+SELFTEST = "models/selftest.json"
 LARGE_FILES = "large_files.yml"
 REQUIRED = ("LICENSE", METADATA_FILE, "configs/inference.json", "docs/README.md", "docs/data_license.txt")
 
@@ -106,6 +107,8 @@ def bundle_files(bundle: Path, options: Options) -> dict[str, Content]:
     files: dict[str, Content] = {"LICENSE": bundle / "LICENSE", MODEL: checkpoint}
     if checkpoint.with_suffix(".json").is_file():
         files[DESCRIPTION] = checkpoint.with_suffix(".json")
+    if options.checkpoint is None and (bundle / SELFTEST).is_file():
+        files[SELFTEST] = bundle / SELFTEST
     for folder in (bundle / "configs", bundle / "docs", package):
         files |= {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for path in _visible(folder)}
     modules = imported_modules(_visible(package))

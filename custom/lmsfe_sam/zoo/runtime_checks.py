@@ -150,6 +150,18 @@ def loading(bundle: Path, schema: str) -> str:
     return f"load by train.json and by inference.json: {len(weights)} tensors, as in model.pt"
 
 
+def selftest(bundle: Path, schema: str) -> str:
+    """`lmsfe_sam.selftest` has the results that are expected of the weights."""
+    from lmsfe_sam.selftest import EXPECTED, PHANTOMS, find_problems
+    from lmsfe_sam.zoo.checks import Skipped
+
+    if not (bundle / EXPECTED).is_file():
+        raise Skipped(f"there is no {EXPECTED} for these weights")
+    problems = find_problems(bundle)
+    assert not problems, " ".join(problems)
+    return f"{len(PHANTOMS)} phantoms are segmented as expected"
+
+
 def properties_of_training(bundle: Path, schema: str) -> str:
     """``check_properties`` of the training workflow."""
     return _properties(bundle, "train", ["train.json"], phantoms=8, output_dir=str(bundle.parent / "made"))
@@ -229,6 +241,7 @@ CHECKS: tuple[Callable[[Path, str], str], ...] = (
     torchscript_export,
     onnx_export,
     loading,
+    selftest,
     properties_of_training,
     properties_of_evaluation,
     commands_from_elsewhere,
