@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lmsfe_sam.evaluation.protocol import RIVALS
+from lmsfe_sam.evaluation.protocol import MATCHED_CONTROLS
 from lmsfe_sam.evaluation.results import ImageResult, Prompt
 from lmsfe_sam.evaluation.tables import title
 
@@ -104,7 +104,7 @@ def _figures(case: ImageResult, mode: str) -> str:
         "ASSD": f"{scores['assd']:.1f} px",
         "predicted IoU": f"{case.predicted_iou[mode]:.3f}",
     }
-    rival = RIVALS.get(mode)
+    rival = MATCHED_CONTROLS.get(mode)
     if rival in case.scores:
         figures["ellipse's Dice"] = f"{case.scores[rival]['dice']:.3f}"
     return (

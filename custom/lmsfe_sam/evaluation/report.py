@@ -10,7 +10,7 @@ from string import Template
 
 from lmsfe_sam.evaluation import plots, tables
 from lmsfe_sam.evaluation.gallery import ImageReader, gallery
-from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, NOC_TARGETS, RIVALS
+from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, MATCHED_CONTROLS, NOC_TARGETS
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import CurveSummary, Summary
 from lmsfe_sam.evaluation.tables import figure, signed, title
@@ -100,7 +100,7 @@ def _cards(summary: Summary) -> str:
         dice = columns["dice"]
         below = f"{figure(dice.low)} to {figure(dice.high)}<br>"
         if mode in summary.gains:
-            control = summary.prompts[RIVALS[mode]]["dice"].mean
+            control = summary.prompts[MATCHED_CONTROLS[mode]]["dice"].mean
             below += f"ellipse {figure(control)} ({signed(dice.mean - control)})"
         else:
             below += f"HD {columns['hd'].mean:.1f} px"

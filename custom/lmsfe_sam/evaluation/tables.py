@@ -9,10 +9,9 @@ import numpy as np
 
 from lmsfe_sam.evaluation.comparison import Difference
 from lmsfe_sam.evaluation.metrics import COLUMNS, HIGHER_IS_BETTER
-from lmsfe_sam.evaluation.protocol import RIVALS
+from lmsfe_sam.evaluation.protocol import MATCHED_CONTROLS
 from lmsfe_sam.evaluation.statistics import Estimate
-from lmsfe_sam.evaluation.subgroups import SubgroupRow
-from lmsfe_sam.evaluation.summary import Summary
+from lmsfe_sam.evaluation.summary import SubgroupRow, Summary
 from lmsfe_sam.prompts.simulate import CONTROLS
 
 TITLES = {
@@ -139,7 +138,7 @@ def with_controls_below(modes: Sequence[str]) -> list[str]:
     ordered: list[str] = []
     for mode in modes:
         if mode not in CONTROLS:
-            beside = [RIVALS.get(mode), "control_box" if mode == "box" else None]
+            beside = [MATCHED_CONTROLS.get(mode), "control_box" if mode == "box" else None]
             ordered += [mode, *(name for name in beside if name in modes and name is not None)]
     return ordered + [mode for mode in modes if mode not in ordered]
 

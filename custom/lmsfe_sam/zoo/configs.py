@@ -24,6 +24,8 @@ NETWORK_KEYS = (
     "mhpm",
     "adapters",
     "balancing_adapter",
+    "position_norm",
+    "position_mode",
     "backbone",
 )
 """What the description beside a checkpoint and the training config both say of a network."""
