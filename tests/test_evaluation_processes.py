@@ -14,7 +14,7 @@ import torch
 from lmsfe_sam import distributed as processes
 from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.setup import (
+from lmsfe_sam.evaluation.settings import (
     NoNetwork,
     check_settings,
     choose_split,
@@ -64,8 +64,8 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_alone_a_process_does_everything() -> None:
-    assert processes.own_share([1, 2, 3], 2) == [1, 2, 3]
-    assert processes.is_first()
+    assert processes.local_items([1, 2, 3], 2) == [1, 2, 3]
+    assert processes.is_main_process()
 
 
 @pytest.mark.parametrize(("images", "batch_size", "count"), [(11, 1, 2), (11, 3, 2), (12, 4, 3), (7, 2, 4)])
@@ -76,8 +76,8 @@ def test_every_image_is_dealt_once_in_the_batches_of_one_process(
     batches = []
     for rank in range(count):
         together(rank, count)
-        assert processes.is_first() == (rank == 0)
-        share = processes.own_share(range(images), batch_size)
+        assert processes.is_main_process() == (rank == 0)
+        share = processes.local_items(range(images), batch_size)
         batches += [list(share[i : i + batch_size]) for i in range(0, len(share), batch_size)]
     assert sorted(batches) == sorted(alone)
 
@@ -85,15 +85,14 @@ def test_every_image_is_dealt_once_in_the_batches_of_one_process(
 def test_more_processes_than_batches_are_refused(together: Any) -> None:
     together(0, 3)
     with pytest.raises(InputError, match="--nproc_per_node of at most 2"):
-        processes.own_share([1, 2, 3], 2)
+        processes.local_items([1, 2, 3], 2)
 
 
 # --- settings -------------------------------------------------------------------------------------
 
 
 def check(tmp_path: Path, **changed: Any) -> None:
-    values = {**SETTINGS, "output_dir": str(tmp_path / "out"), **changed}
-    check_settings(values.pop("device"), values.pop("prompt_modes"), **values)
+    check_settings({**SETTINGS, "output_dir": str(tmp_path / "out"), **changed})
 
 
 def test_the_defaults_pass_and_native_too(tmp_path: Path) -> None:

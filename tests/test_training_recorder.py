@@ -18,8 +18,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.training.averaging import AverageWeights, warmed_up_average
-from lmsfe_sam.training.recorder import RunRecorder, read_checkpoint
+from lmsfe_sam.training.handlers import AverageWeights, RunRecorder, read_checkpoint
+from lmsfe_sam.training.optimization import warmed_up_average
 from lmsfe_sam.training.run_folder import RunFolder
 
 SCORES = [0.5, 0.9, 0.7, 0.8, 0.6]

@@ -28,10 +28,10 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
 LEAVING = """
 import sys, time
 from pathlib import Path
-from lmsfe_sam.distributed import is_first, join_processes, leave_processes
+from lmsfe_sam.distributed import is_main_process, join_processes, leave_processes
 join_processes("cpu")
 results = Path(sys.argv[1])
-if is_first():
+if is_main_process():
     time.sleep(1)
     results.touch()
 leave_processes()

@@ -15,18 +15,9 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from lmsfe_sam.label.records import export_labels
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
-from lmsfe_sam.settings import check_values, real, true_or_false, whole
+from lmsfe_sam.options import LabelTrainingOptions, check_options
 
 logger = logging.getLogger(__name__)
-
-RULES = {
-    "max_epochs": whole(1),
-    "val_split": real(0, 0.9, low_included=True),
-    "learning_rate": real(0, 1),
-    "batch_size": whole(1),
-    "pretrained": true_or_false(),
-}
-"""What a request may state."""
 
 DEFAULTS = {"max_epochs": 20, "val_split": 0.2, "learning_rate": 0.0001, "batch_size": 4, "pretrained": True}
 
@@ -49,7 +40,7 @@ class LabelTrainTask(BundleTrainTask):
             InputError: no label yet, or an option of the wrong kind or range.
         """
         options = {key: request.get(key, default) for key, default in DEFAULTS.items()}
-        check_values(RULES, options)
+        check_options(LabelTrainingOptions, options)
         bundle = Path(self.bundle_path)
         served = bundle / "models" / "model.pt"
         run = bundle / "runs" / time.strftime("%Y%m%d-%H%M%S")

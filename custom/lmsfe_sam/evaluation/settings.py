@@ -1,68 +1,33 @@
-"""Before an evaluation starts: its options, its images and its network, refused early if they are wrong."""
+"""Before an evaluation: check the options, choose the images, the network and the run to compare with."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from lmsfe_sam.data.datalist import DataList, effective_split
-from lmsfe_sam.data.painting import CHOICES
+from lmsfe_sam.distributed import is_main_process
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
 from lmsfe_sam.evaluation.protocol import network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
 from lmsfe_sam.model.weight_files import sha256
-from lmsfe_sam.settings import (
-    Test,
-    check_device,
-    check_values,
-    folders_of,
-    one_of,
-    text,
-    text_or_texts,
-    true_or_false,
-    whole,
-)
+from lmsfe_sam.options import EvaluationOptions, check_options
+from lmsfe_sam.settings import check_device, folders_of, framed
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val", "test", "all")
-SMALLEST_SIZE = 16
-
-RULES: dict[str, tuple[Test, str]] = {
-    "dataset_dir": text_or_texts(or_none=True),
-    "layout": text(),
-    "split_rule": text(),
-    "split": (lambda value: value is None or one_of(SPLITS)[0](value), f"{one_of(SPLITS)[1]}, or null"),
-    "checkpoint": text(),
-    "output_dir": text(),
-    "metric_size": (
-        lambda value: value == "native" or whole(SMALLEST_SIZE)[0](value),
-        f"native or {whole(SMALLEST_SIZE)[1]}",
-    ),
-    "markings": (lambda value: value in CHOICES, "note, paint_out or null"),
-    "curves": true_or_false(),
-    "compare": text(or_none=True),
-    "save_masks": true_or_false(),
-    "gallery": whole(0),
-    "bootstrap": whole(1),
-    "seed": whole(0),
-    "batch_size": whole(1),
-    "num_workers": whole(0),
-    "amp": true_or_false(),
-}
-"""What each key of the evaluation's config may be, but for ``prompt_modes`` and the network's own keys."""
-
 
 class NoNetwork(nn.Module):
-    """Stands where the network would, in a run of controls alone."""
+    """Takes the network's place in a run of controls alone."""
 
     image_size = 256
 
@@ -72,27 +37,27 @@ class NoNetwork(nn.Module):
         Raises:
             RuntimeError: always.
         """
-        raise RuntimeError("controls ask no network")
+        raise RuntimeError("controls need no network")
 
     def describe(self) -> dict[str, Any]:
         """Return nothing: there is nothing to describe."""
         return {}
 
 
-def check_settings(device: Any, prompt_modes: Any, **values: Any) -> None:
-    """Hold the values of the evaluation's config against `RULES`, and prove that it can write.
+def check_settings(options: Mapping[str, Any]) -> None:
+    """Check the options of the evaluation's config, and that the output folder can be written to.
 
     Raises:
         InputError: naming the key, the value and what would be right.
     """
-    check_values(RULES, values)
-    parse_modes(prompt_modes)
-    check_device(device)
-    dataset_dir, output_dir = values["dataset_dir"], Path(values["output_dir"])
-    for folder in folders_of(dataset_dir):
+    check_options(EvaluationOptions, options)
+    parse_modes(options["prompt_modes"])
+    check_device(options["device"])
+    output_dir = Path(options["output_dir"])
+    for folder in folders_of(options["dataset_dir"]):
         _refuse_output_among_data(output_dir, Path(folder).expanduser())
-    if values["compare"] is not None:
-        read_metrics(values["compare"])
+    if options["compare"] is not None:
+        read_metrics(options["compare"])
     ensure_folder(output_dir, "output_dir")
 
 
@@ -120,10 +85,58 @@ def evaluated_network(checkpoint: str, modes: Sequence[str], **expected: Any) ->
     return network_from_checkpoint(checkpoint, preset)
 
 
+def ready_network(
+    network: Any, checkpoint: str, modes: Sequence[str], image_size: int | None = None
+) -> nn.Module:
+    """Return the network in the form that the evaluation calls, with its weights.
+
+    Args:
+        network: of `evaluated_network`, which is ready; or a network that takes no prompts, from
+            ``(B,3,H,W)`` to logits ``(B,1,H,W)``, which a config names in its place.
+        checkpoint: state dict for the latter.
+        modes: prompt modes.
+        image_size: side of the input, for the latter.
+
+    Raises:
+        InputError: the checkpoint does not fit.
+    """
+    ready = (
+        network
+        if isinstance(network, NoNetwork) or not network_modes(modes)
+        else as_promptable(network, image_size)
+    )
+    if isinstance(ready, PromptFreeNetwork):
+        ready.load_pretrained(checkpoint)
+    return ready.eval()
+
+
+def takes_prompts(network: nn.Module) -> bool:
+    """Whether the network can be prompted."""
+    return not isinstance(network, PromptFreeNetwork)
+
+
+def usable_modes(network: nn.Module, prompt_modes: Any) -> tuple[str, ...]:
+    """Return the modes to run: those named, or of "all" those that the network can be used in.
+
+    Raises:
+        InputError: a mode is named that needs prompts, and the network takes none.
+    """
+    modes = parse_modes(prompt_modes)
+    if takes_prompts(network):
+        return modes
+    usable = tuple(mode for mode in modes if mode not in network_modes(modes) or mode == "none")
+    if prompt_modes not in (None, "all") and usable != modes:
+        prompted = ", ".join(mode for mode in modes if mode not in usable)
+        raise InputError(
+            f"prompt_modes names {prompted}, but network_def takes no prompts: use none and controls."
+        )
+    return usable
+
+
 def choose_split(datalist: DataList, split: str | None, dataset_dir: str | Sequence[str] | None) -> str:
     """Return the split to evaluate: the one named, else the test images or, where nobody set any apart, all.
 
-    Of phantoms the test ones are apart by their making.
+    Phantoms have test images of their own.
     """
     if split is not None:
         return split
@@ -152,7 +165,7 @@ def describe_run(
     seed: int,
     bootstrap: int,
 ) -> RunInfo:
-    """Gather what the summary and the report say about a run."""
+    """Return what the summary and the report say about a run."""
     alone = isinstance(network, NoNetwork)
     return RunInfo(
         dataset=datalist.name,
@@ -167,24 +180,26 @@ def describe_run(
     )
 
 
-def announce(datalist: DataList, split: str, dataset_dir: str | Sequence[str] | None, count: int) -> None:
-    """Say what is evaluated; loudly, where it is phantoms."""
-    if dataset_dir is not None:
+def announce(datalist: DataList, split: str, count: int) -> None:
+    """Say what is evaluated, on the main process; loudly, where it is phantoms."""
+    if not is_main_process():
+        return
+    if datalist.layout != "phantoms":
         logger.info("Evaluating %d images, %s of %s", count, f"split {split}", datalist.summary())
         return
-    lines = (
-        "EVALUATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",
-        f"These {count} made-up images say nothing about patients. To evaluate on real ones add",
-        "    --dataset_dir FOLDER",
-        "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
+    logger.warning(
+        "\n%s",
+        framed(
+            "EVALUATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",
+            f"These {count} made-up images say nothing about patients. To evaluate on real ones add",
+            "    --dataset_dir FOLDER",
+            "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
+        ),
     )
-    width = max(map(len, lines)) + 4
-    frame = "*" * width
-    logger.warning("\n%s", "\n".join((frame, *(f"* {line:<{width - 4}} *" for line in lines), frame)))
 
 
 def _refuse_output_among_data(output_dir: Path, dataset_dir: Path) -> None:
-    """The folder ``masks`` written here would be taken for the data set's own."""
+    """Refuse it, since the ``masks`` written there would be taken for the data set's own."""
     output, data = output_dir.expanduser().resolve(), dataset_dir.resolve()
     if output == data or data in output.parents:
         raise InputError(

@@ -1,22 +1,28 @@
-"""What is kept of a run after each epoch, and how a run goes on from it."""
+"""Handlers of the trainer: randomness, the moving average, validation, records and the progress bar."""
 
 from __future__ import annotations
 
 import io
 import logging
 import pickle
+import random
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
+from monai.handlers import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
@@ -27,12 +33,80 @@ from lmsfe_sam.training.run_folder import BEST, HISTORY_COLUMNS, LAST, RunFolder
 logger = logging.getLogger(__name__)
 
 SCHEDULE_POSITION = ("last_epoch", "_step_count", "_last_lr")
-"""What of a schedule's state is where it stands. Its length comes from the config, so that a run can be
-given more epochs."""
+"""The position in a schedule's state. Its length comes from the config, so that a run can be given more
+epochs."""
+
+
+class SeedEpochs:
+    """Reseed everything that draws random numbers when an epoch starts, so that a run can go on at any epoch.
+
+    That is Python, numpy and torch, the data loader's generator (order of the images, seeds of its
+    workers) and the random transforms. Attach it before handlers that draw random numbers themselves.
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer.
+
+        From the second epoch on ignite first runs the old iterator into its end, at which torch's
+        RandomSampler draws once more from the loader's generator: hence the second event.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+        engine.add_event_handler(Events.DATALOADER_STOP_ITERATION, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Reseed for the epoch that starts."""
+        epoch, rank = engine.state.epoch, engine.state.rank
+        mixed = np.random.SeedSequence([self.seed, epoch, rank]).generate_state(4)
+        own, transforms, order, global_seed = (int(number) for number in mixed)
+        random.seed(own)
+        np.random.seed(global_seed)
+        torch.manual_seed(own)
+        loader = engine.data_loader
+        set_rnd(loader.dataset, transforms)
+        if loader.generator is not None:
+            loader.generator.manual_seed(order)
+
+
+class AverageWeights:
+    """Update the average of the weights after each step.
+
+    Args:
+        average: the running average.
+        network: what it follows.
+    """
+
+    def __init__(self, average: AveragedModel, network: nn.Module) -> None:
+        self.average = average
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Update the average with the network's present weights."""
+        self.average.update_parameters(self.network)
+
+
+class ValidateEpochs(ValidationHandler):
+    """MONAI's handler, which validates every ``interval`` epochs, and the last epoch in any case."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
+
+    def _is_due(self, engine: Engine, epoch: int) -> bool:
+        return epoch % self.interval == 0 or epoch == engine.state.max_epochs
 
 
 class RunRecorder:
-    """Handler of the trainer: after each epoch writes ``history.csv``, the best weights and the checkpoint.
+    """Write ``history.csv``, the best weights and the checkpoint after each epoch.
 
     The best weights (``model.pt``, the average's) are those of the highest validation Dice.
     ``checkpoint_last.pt`` holds all that the next epoch depends on, so that a run killed at any moment
@@ -42,7 +116,7 @@ class RunRecorder:
     Args:
         folder: the run's folder.
         network: what trains.
-        average: its running average, of an `LMSFESAM`.
+        average: its running average, of an `LMSFESAM` or a `PromptFreeNetwork`.
         optimizer: of the network.
         scheduler: of the optimizer.
         validator: the evaluator; its key metric picks the best.
@@ -83,7 +157,7 @@ class RunRecorder:
         self._started = time.monotonic()
 
     def note_loss(self, engine: Any) -> None:
-        """Keep a step's loss for the epoch's mean."""
+        """Add a step's loss to the epoch's mean."""
         self._losses.append(engine.state.output[Keys.LOSS])
 
     def __call__(self, engine: Engine) -> None:
@@ -131,7 +205,7 @@ class RunRecorder:
             "scaler": engine.scaler.state_dict() if engine.scaler else None,
             "best_metric": float(self.validator.state.best_metric),
             "best_metric_epoch": self.validator.state.best_metric_epoch,
-            "early_stop": {"counter": stop.counter, "best_score": stop.best_score} if stop else None,
+            "early_stop": dict(stop.state_dict()) if stop else None,
             "history": self.history,
         }
 
@@ -166,7 +240,7 @@ class RunRecorder:
         self.validator.state.best_metric_epoch = saved["best_metric_epoch"]
         if self.early_stop and saved["early_stop"]:
             stop = self.early_stop._handler
-            stop.counter, stop.best_score = saved["early_stop"]["counter"], saved["early_stop"]["best_score"]
+            stop.load_state_dict({**stop.state_dict(), **saved["early_stop"]})  # older ones hold fewer keys
         self.history = saved["history"]
         engine.state.epoch = saved["epoch"]
         engine.state.iteration = saved["epoch"] * length
@@ -175,11 +249,21 @@ class RunRecorder:
         logger.info("Going on with '%s' after epoch %d of %d.", path.parent, saved["epoch"], epochs)
 
     def _take_over(self, source: Path) -> None:
-        """Bring the earlier epochs' results into a run that goes on in another folder."""
+        """Copy the earlier epochs' results into a run that goes on in another folder.
+
+        Raises:
+            InputError: the best weights so far are not there.
+        """
         write_history(self.folder, self.history)
-        if source.resolve() != self.folder.path.resolve():
-            for name in (BEST, Path(BEST).with_suffix(".json").name):
-                shutil.copyfile(source / name, self.folder / name)
+        if source.resolve() == self.folder.path.resolve():
+            return
+        if self.validator.state.best_metric_epoch < 0:
+            logger.info("'%s' was not validated yet, so that there is no %s to go on with.", source, BEST)
+            return
+        for name in (BEST, Path(BEST).with_suffix(".json").name):
+            if not (source / name).is_file():
+                raise InputError(f"resume '{source}' has lost its {name}: put it back, or start a new run.")
+            shutil.copyfile(source / name, self.folder / name)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -194,3 +278,63 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"resume '{path}' is damaged or no checkpoint of a training run: start a new run."
         ) from error
+
+
+class ProgressBar:
+    """One bar for the whole run, with the loss and the last validation Dice; ignite's starts anew each epoch.
+
+    Args:
+        validator: the evaluator whose ``metrics`` hold ``val_dice``.
+        interval: seconds at least between two updates of the bar where the output is no terminal.
+    """
+
+    def __init__(self, validator: Engine, interval: float = 10.0) -> None:
+        self.validator = validator
+        self.interval = interval
+        self.bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self.open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
+
+    def open(self, engine: Engine) -> None:
+        """Draw the empty bar."""
+        state: Any = engine.state
+        self.bar = tqdm(
+            total=state.max_epochs * state.epoch_length,
+            initial=state.epoch * state.epoch_length,
+            desc="training",
+            unit="step",
+            mininterval=0.1 if sys.stderr.isatty() else self.interval,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+
+    def __call__(self, engine: Engine) -> None:
+        """Advance by one step."""
+        state: Any = engine.state
+        self.bar.set_description(f"epoch {state.epoch}/{state.max_epochs}", refresh=False)
+        self.bar.set_postfix(self._metrics(state.output[Keys.LOSS]), refresh=False)
+        self.bar.update()
+        if state.iteration % state.epoch_length == 0:
+            self.bar.clear()  # the validation's lines come next
+
+    def close(self, engine: Engine) -> None:
+        """Leave the finished bar on the screen."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def fail(self, engine: Engine, error: BaseException) -> None:
+        """Close the bar, then let the error go on."""
+        self.close(engine)
+        raise error
+
+    def _metrics(self, loss: float) -> dict[str, str]:
+        shown = {"loss": f"{loss:.3f}"}
+        dice = self.validator.state.metrics.get("val_dice")
+        if dice is not None:
+            shown["val_dice"] = f"{dice:.3f}"
+        return shown

@@ -1,7 +1,4 @@
-"""Asking the network: prompts in the pixels of a mask, masks of that size back.
-
-Nothing here encodes an image: every function works on an embedding that was made once.
-"""
+"""Predicting masks from prompts in the pixels of the true mask, on images that were encoded once."""
 
 from __future__ import annotations
 
@@ -31,8 +28,8 @@ class Decoder(Protocol):
         ...
 
 
-class Answer(NamedTuple):
-    """The network's answer to one prompt."""
+class Prediction(NamedTuple):
+    """The network's prediction for one prompt; the IoU is NaN where it predicts none."""
 
     mask: Mask
     predicted_iou: float
@@ -46,8 +43,8 @@ class Click(NamedTuple):
     label: int
 
 
-def ask_nothing(network: Decoder, embedding: Any, sizes: Sequence[Size]) -> list[Answer]:
-    """Return the answer without a prompt for each of B images.
+def predict_without_prompt(network: Decoder, embedding: Any, sizes: Sequence[Size]) -> list[Prediction]:
+    """Predict without a prompt on each of B images.
 
     Args:
         network: the network.
@@ -55,13 +52,13 @@ def ask_nothing(network: Decoder, embedding: Any, sizes: Sequence[Size]) -> list
         sizes: height and width of each image's mask.
     """
     logits, iou = network.decode(embedding)
-    return [Answer(_threshold(logits[i, 0], size), float(iou[i, 0])) for i, size in enumerate(sizes)]
+    return [Prediction(_threshold(logits[i, 0], size), float(iou[i, 0])) for i, size in enumerate(sizes)]
 
 
-def ask_boxes(
+def predict_boxes(
     network: Decoder, embedding: Any, sizes: Sequence[Size], boxes: NDArray[np.float64]
-) -> list[list[Answer]]:
-    """Return the answers to N boxes on each of B images, all from one pass of the decoder.
+) -> list[list[Prediction]]:
+    """Predict from N boxes on each of B images, all in one pass of the decoder.
 
     Args:
         network: the network.
@@ -73,18 +70,18 @@ def ask_boxes(
     scaled = np.stack([scale_boxes(own, size, square) for own, size in zip(boxes, sizes, strict=True)])
     logits, iou = network.decode(embedding, boxes=_tensor(scaled, embedding))
     return [
-        [Answer(_threshold(logits[i, n], size), float(iou[i, n])) for n in range(boxes.shape[1])]
+        [Prediction(_threshold(logits[i, n], size), float(iou[i, n])) for n in range(boxes.shape[1])]
         for i, size in enumerate(sizes)
     ]
 
 
-def ask_clicks(
+def predict_clicks(
     network: Decoder, embedding: Any, truths: Sequence[Mask], count: int
-) -> tuple[list[list[Answer]], list[list[Click]]]:
-    """Click on each of B images ``count`` times, each click in the largest error of the answer before.
+) -> tuple[list[list[Prediction]], list[list[Click]]]:
+    """Click on each of B images ``count`` times, each click in the largest error of the prediction before.
 
-    The logits of each answer go into the next question. An image whose answer is perfect gets no more
-    clicks and keeps that answer.
+    The logits of each prediction are the next one's mask prompt. An image whose prediction is perfect gets no
+    more clicks and keeps it.
 
     Args:
         network: decodes one object an image.
@@ -93,11 +90,11 @@ def ask_clicks(
         count: clicks an image.
 
     Returns:
-        For each image the answers after 1..count clicks, and the clicks, of which there may be fewer.
+        For each image the predictions after 1..count clicks, and the clicks, of which there may be fewer.
     """
     square = (network.image_size, network.image_size)
     clicks = [[Click(*first_click(truth), 1)] for truth in truths]
-    answers: list[list[Answer]] = [[] for _ in truths]
+    predictions: list[list[Prediction]] = [[] for _ in truths]
     low_res: Tensor | None = None
     for step in range(1, count + 1):
         points = np.full((len(truths), 1, step, 2), np.nan)
@@ -115,16 +112,16 @@ def ask_clicks(
         )
         for i, truth in enumerate(truths):
             if len(clicks[i]) < step:
-                answers[i].append(answers[i][-1])
+                predictions[i].append(predictions[i][-1])
                 continue
             size = (truth.shape[0], truth.shape[1])
-            answer = Answer(_threshold(logits[i, 0], size), float(iou[i, 0]))
-            answers[i].append(answer)
-            correction = corrective_click(truth, answer.mask)
+            prediction = Prediction(_threshold(logits[i, 0], size), float(iou[i, 0]))
+            predictions[i].append(prediction)
+            correction = corrective_click(truth, prediction.mask)
             if step < count and correction is not None:
                 (x, y), label = correction
                 clicks[i].append(Click(x, y, label))
-    return answers, clicks
+    return predictions, clicks
 
 
 def _tensor(values: NDArray[Any], embedding: Any) -> Tensor:
