@@ -85,7 +85,7 @@ class TrainingOptions(DataOptions):
     balancing_adapter: bool = Field(description="cross-branch balancing adapters")
     position_norm: Literal["layer", "instance"] = Field(description="norm of the position adapter, eq. (9)")
     position_mode: Literal["add", "replace"] = Field(
-        description="add the adapted position embedding to the ViT's own, or replace that, as eq. (9) is printed"
+        description="add the adapted position embedding to the ViT's own, or replace that, as in eq. (9)"
     )
     backbone: Text | None = Field(
         description="CNN of the local encoder: plain, or a network of timm; null: the preset's"
@@ -136,7 +136,9 @@ class EvaluationOptions(DataOptions):
     )
     checkpoint: Text = Field(description="file of weights")
     output_dir: Text = Field(description="folder of the results")
-    prompt_modes: Text | list[Any] | None = Field(description='"all", or some modes of docs/protocol.md')
+    prompt_modes: Text | list[Any] | tuple[Any, ...] | None = Field(
+        description='"all", or some modes of docs/protocol.md'
+    )
     metric_size: Literal["native"] | Side = Field(
         description="side in pixels at which masks are compared; native: each image's own size"
     )

@@ -102,7 +102,7 @@ def _figures(case: ImageResult, mode: str) -> str:
         "IoU": f"{scores['iou']:.3f}",
         "HD": f"{scores['hd']:.1f} px",
         "ASSD": f"{scores['assd']:.1f} px",
-        "predicted IoU": f"{case.predicted_iou[mode]:.3f}",
+        **({"predicted IoU": f"{case.predicted_iou[mode]:.3f}"} if mode in case.predicted_iou else {}),
     }
     rival = MATCHED_CONTROLS.get(mode)
     if rival in case.scores:
