@@ -153,3 +153,14 @@ def test_a_wrong_number_of_epochs_is_refused_wherever_it_is_given(workflow: Any)
             workflow("train.json", **SMALL, **{key: 0}).initialize()
         error = find_input_error(caught.value)
         assert isinstance(error, InputError) and str(error).startswith("epochs is 0: give a whole number")
+
+
+def test_the_config_for_several_processes_refuses_one(
+    workflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    names = ("train.json", "evaluate.json", "multi_gpu_evaluate.json")
+    options = {"phantoms": 8, "prompt_modes": "control_box", "output_dir": str(tmp_path), "device": "cpu"}
+    with pytest.raises(Exception, match=r".") as caught:
+        workflow(*names, **options).initialize()
+    assert "multi_gpu_evaluate.json is for several processes" in str(find_input_error(caught.value))
