@@ -95,7 +95,7 @@ class TrainingOptions(DataOptions):
     pretrained: Text | None = Field(
         description="start weights: a file of SAM, MedSAM, SAM-Med2D or this project"
     )
-    resume: Text | None = Field(description="folder of a run to go on with")
+    resume: Text | None = Field(description="folder of a run to resume")
     output_dir: Text = Field(description="folder of the run; resume goes on in its own")
     epochs: Positive | None = Field(
         description="passes through the training images; null: full_epochs (phantoms: demonstration_epochs)"
@@ -218,7 +218,7 @@ def check_options(schema: type[Options], values: Mapping[str, Any]) -> None:
 
 
 def describe(schema: type[Options], key: str) -> str:
-    """Say in words what values an option takes, such as "a whole number of at least 1 or null"."""
+    """Return in words what values an option takes, such as "a whole number of at least 1 or null"."""
     kind = schema.model_json_schema()["properties"][key]
     kinds = kind.get("anyOf", [kind])
     lists = [one for one in kinds if one.get("type") == "array"]
