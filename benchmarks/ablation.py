@@ -33,7 +33,7 @@ INGREDIENTS: dict[str, dict[str, object]] = {
     "fine mask head": {"preset_fields": {"fine_head": False}},
     "surroundings at 1/8": {"preset_fields": {"context_width": 0}},
     "corrective clicks": {"correction_steps": 0},
-    "clicks nothing is learnt from": {"no_grad_corrections": 0},
+    "clicks without gradient": {"no_grad_corrections": 0},
     "all augmentation": {"train#preprocessing": "@validate#preprocessing"},
     "lesion zoom": {"train#transforms#zoom#_disabled_": True},
     "elastic deformation": {"train#transforms#elastic#_disabled_": True},

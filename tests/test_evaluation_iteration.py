@@ -210,6 +210,26 @@ def test_millimetres_follow_the_squash() -> None:
     assert row["hd_mm"] == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize("amp", [False, True])
+def test_mixed_precision_is_that_of_training_on_the_engines_device(amp: bool) -> None:
+    seen: list[torch.dtype] = []
+
+    class Noting(DrawingNetwork):
+        def encode(self, image: torch.Tensor) -> Any:
+            seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+            return super().encode(image)
+
+    engine = SimpleNamespace(
+        network=Noting(),
+        mode=lambda network: nullcontext(),
+        amp=amp,
+        amp_kwargs={"dtype": torch.bfloat16},
+        state=SimpleNamespace(device=torch.device("cpu")),
+    )
+    PromptedEvaluation(MODES)(engine, collate_cases([item("a.png", disc(120, 90, 30))]))
+    assert seen == [torch.bfloat16 if amp else torch.float32]
+
+
 def test_a_lesion_that_vanishes_is_named() -> None:
     with pytest.raises(InputError, match=r"tiny\.png.*--metric_size native"):
         run(PromptedEvaluation(CONTROLS), None, item("tiny.png", np.zeros((256, 256), dtype=bool)))

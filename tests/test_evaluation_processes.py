@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,17 @@ from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.settings import (
     NoNetwork,
+    announce,
     check_settings,
     choose_split,
     describe_run,
     evaluated_network,
     read_other_run,
+    usable_modes,
 )
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 SETTINGS: dict[str, Any] = {
@@ -191,6 +195,27 @@ def test_the_split_is_test_where_there_is_one() -> None:
     assert choose_split(none, "val", "there") == "val"
     assert choose_split(none, "test", "there") == "test"
     assert choose_split(none, None, None) == "test"  # phantoms
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_only_the_main_process_announces_the_run(
+    main: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lmsfe_sam")
+    monkeypatch.setattr("lmsfe_sam.evaluation.settings.is_main_process", lambda: main)
+    parts: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+    for layout, words in (("phantoms", "SYNTHETIC PHANTOMS"), ("busi", "Evaluating 3 images")):
+        announce(DataList("d", Path(), layout, parts), "test", 3)
+        assert (words in caplog.text) == main
+
+
+def test_modes_of_a_network_without_prompts() -> None:
+    network = PromptFreeNetwork(torch.nn.Conv2d(3, 1, 1))
+    assert usable_modes(network, "all") == ("none", *CONTROLS)
+    assert usable_modes(network, "none,control_box") == ("none", "control_box")
+    assert usable_modes(torch.nn.Identity(), "all") == MODES
+    with pytest.raises(InputError, match="names box, point, but network_def takes no prompts"):
+        usable_modes(network, ["point", "none", "box"])
 
 
 def test_no_comparison_unless_asked_for() -> None:

@@ -85,7 +85,7 @@ class TrainingOptions(DataOptions):
     balancing_adapter: bool = Field(description="cross-branch balancing adapters")
     position_norm: Literal["layer", "instance"] = Field(description="norm of the position adapter, eq. (9)")
     position_mode: Literal["add", "replace"] = Field(
-        description="add the adapted position embedding to the ViT's own, or replace it as eq. (9) prints"
+        description="add the adapted position embedding to the ViT's own, or replace that, as in eq. (9)"
     )
     backbone: Text | None = Field(
         description="CNN of the local encoder: plain, or a network of timm; null: the preset's"
@@ -95,7 +95,7 @@ class TrainingOptions(DataOptions):
     pretrained: Text | None = Field(
         description="start weights: a file of SAM, MedSAM, SAM-Med2D or this project"
     )
-    resume: Text | None = Field(description="folder of a run to go on with")
+    resume: Text | None = Field(description="folder of a run to resume")
     output_dir: Text = Field(description="folder of the run; resume goes on in its own")
     epochs: Positive | None = Field(
         description="passes through the training images; null: full_epochs (phantoms: demonstration_epochs)"
@@ -136,7 +136,9 @@ class EvaluationOptions(DataOptions):
     )
     checkpoint: Text = Field(description="file of weights")
     output_dir: Text = Field(description="folder of the results")
-    prompt_modes: Text | list[Any] | None = Field(description='"all", or some modes of docs/protocol.md')
+    prompt_modes: Text | list[Any] | tuple[Any, ...] | None = Field(
+        description='"all", or some modes of docs/protocol.md'
+    )
     metric_size: Literal["native"] | Side = Field(
         description="side in pixels at which masks are compared; native: each image's own size"
     )
@@ -219,7 +221,7 @@ def check_options(schema: type[Options], values: Mapping[str, Any]) -> None:
 
 
 def describe(schema: type[Options], key: str) -> str:
-    """Say in words what values an option takes, such as "a whole number of at least 1 or null"."""
+    """Return in words what values an option takes, such as "a whole number of at least 1 or null"."""
     kind = schema.model_json_schema()["properties"][key]
     kinds = kind.get("anyOf", [kind])
     lists = [one for one in kinds if one.get("type") == "array"]

@@ -1,4 +1,4 @@
-"""What a user typed on a bundle's command line, checked before anything is built."""
+"""Check what a user typed on a bundle's command line before anything is built."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN_ARGUMENTS = (
 """What `monai.bundle run` itself takes; every other key overrides a config."""
 
 SIMILAR = 0.75
-"""A hint is given where `difflib`'s ratio of the two names is at least this."""
+"""A hint needs `difflib`'s ratio of the two names to be this or more."""
 
 
 def given_keys(arguments: Sequence[str] | None = None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Predicting masks from prompts in the pixels of the true mask, on images that were encoded once."""
+"""Predict masks from prompts in the pixels of the true mask, on images that were encoded once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Decoder(Protocol):
     image_size: int
 
     def decode(self, embedding: Any, **prompts: Any) -> tuple[Tensor, ...]:
-        """Return logits (B,N,H,W) and predicted IoU (B,N), and low-resolution logits if asked."""
+        """Return logits (B,N,H,W) and predicted IoU (B,N), and low-resolution logits on demand."""
         ...
 
 

@@ -107,7 +107,7 @@ class CurveSummary:
 
 @dataclass(frozen=True)
 class SubgroupRow:
-    """The figures of one prompt mode on one subgroup.
+    """The metrics of one prompt mode on one subgroup.
 
     Attributes:
         subgroup: the label that groups the images, such as "class" or "lesion_size".
@@ -251,7 +251,7 @@ def subgroup_rows(
 
 
 def size_tertiles(shares: Sequence[float]) -> list[str]:
-    """Name each lesion small, medium or large by the tertiles of ``shares``; "" where all are alike."""
+    """Name each lesion small, medium or large by the tertiles of ``shares``; "" where all are equal."""
     low, high = np.quantile(shares, [1 / 3, 2 / 3])
     if low == high:
         return [""] * len(shares)

@@ -1,4 +1,4 @@
-"""The tables, the summary and the masks that an evaluation leaves behind."""
+"""Write the tables, the summary and the masks of an evaluation."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ epochs."""
 
 
 class SeedEpochs:
-    """Reseed everything that draws random numbers when an epoch starts, so that a run can go on at any epoch.
+    """Reseed everything that draws random numbers at the start of an epoch, so that a run can be resumed there.
 
     That is Python, numpy and torch, the data loader's generator (order of the images, seeds of its
     workers) and the random transforms. Attach it before handlers that draw random numbers themselves.
@@ -258,7 +258,7 @@ class RunRecorder:
         if source.resolve() == self.folder.path.resolve():
             return
         if self.validator.state.best_metric_epoch < 0:
-            logger.info("'%s' was not validated yet, so that there is no %s to go on with.", source, BEST)
+            logger.info("'%s' was not validated yet, so that it has no %s to copy.", source, BEST)
             return
         for name in (BEST, Path(BEST).with_suffix(".json").name):
             if not (source / name).is_file():
@@ -328,7 +328,7 @@ class ProgressBar:
             self.bar.close()
 
     def fail(self, engine: Engine, error: BaseException) -> None:
-        """Close the bar, then let the error go on."""
+        """Close the bar and raise the error again."""
         self.close(engine)
         raise error
 

@@ -1,4 +1,4 @@
-"""What the optimizer trains, and the moving average of the weights."""
+"""Parameter groups for the optimizer, and the moving average of the weights."""
 
 from __future__ import annotations
 

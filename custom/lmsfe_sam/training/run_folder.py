@@ -1,4 +1,4 @@
-"""A run's folder: its options, its split, its log, and whether the run can be gone on with."""
+"""The folder of a run: its options, its split and its log, and whether the run can be resumed."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class RunFolder:
 
     Args:
         output_dir: where a new run writes.
-        resume: the folder of a run to go on with; it writes there, too, unless the command line names
+        resume: the folder of a run to resume; it writes there, too, unless the command line names
             an ``output_dir`` of its own.
-        settings: the run's options; a run that goes on must have the same, but for `MAY_CHANGE`.
+        settings: the run's options; a resumed run must have the same, but for `MAY_CHANGE`.
         main_process: False in the helpers of a distributed run, which write nothing.
 
     Raises:
@@ -91,7 +91,7 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, or None in a new run."""
+        """The checkpoint to resume from, or None in a new run."""
         return self.source / LAST if self.source else None
 
     def _check_settings(self, source: Path) -> None:
@@ -153,7 +153,7 @@ def write_history(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
 
 
 def write_datalist(datalist: DataList, folder: RunFolder) -> None:
-    """Write ``datalist.json``; a run that goes on must find the images that it was started with.
+    """Write ``datalist.json``; a resumed run must find the images that it was started with.
 
     Raises:
         InputError: a resumed run's images or their split have changed.
