@@ -23,8 +23,9 @@ from lmsfe_sam.inference.reading import read_image
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.predict.windows import full_window, load_windows
 from lmsfe_sam.predict.zoom import AUTO
-from lmsfe_sam.prompts.user import read_prompts
+from lmsfe_sam.prompts.prompts_file import read_prompts
 from medical_files import save_dicom, ultrasound_region
 
 HEIGHT, WIDTH = 128, 192
@@ -263,7 +264,8 @@ class TestAgainstThePredictor:
         items = list(made.dataset)
         assert len(items) == 4
         for item in items:
-            tensor = item["image"].as_tensor()
+            image = item["image"].as_tensor()
+            tensor = load_windows(image, [full_window((image.shape[1], image.shape[2]))], 256)[0]
             expected = prepare(read_image(folder / item["name"]).pixels, 256)
             assert tensor.dtype == torch.float32
             torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-6)
@@ -353,7 +355,7 @@ class TestRefusals:
         whole = (folder / "b.png").read_bytes()
         (folder / "b.png").write_bytes(whole[: len(whole) // 2])
         nib.save(nib.Nifti1Image(np.zeros((8, 8, 3), np.uint8), np.eye(4)), folder / "e.nii")
-        prompts = write_prompts(folder, **{"c.png": [{"box": [0, 0, 500, 50]}], "d.png": [{"box": BOX}]})
+        prompts = write_prompts(folder, **{"c.png": [{"box": [192, 0, 500, 50]}], "d.png": [{"box": BOX}]})
         with pytest.raises(Exception) as caught:
             segment(input=str(folder), prompts=prompts)
         lines = str(find_input_error(caught.value)).splitlines()

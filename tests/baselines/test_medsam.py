@@ -16,8 +16,9 @@ from torch import Tensor
 from lmsfe_sam import LMSFESAM, ImageEmbedding
 from lmsfe_sam.baselines import build
 from lmsfe_sam.baselines.preprocessing import Frame, Prepared, medsam_probability, prepare_medsam
-from lmsfe_sam.model.mask_decoder import ObjectMaskDecoder, ObjectPromptEncoder
+from lmsfe_sam.model.mask_decoder import ObjectMaskDecoder
 from lmsfe_sam.model.presets import PRESETS
+from lmsfe_sam.model.prompt_encoder import ObjectPromptEncoder
 from tiny import TINY
 
 CASES = cases("medsam")

@@ -13,7 +13,7 @@ from lmsfe_sam.baselines.prompted import CHUNK, Prompted, draw_boxes
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.asking import ask_boxes, ask_nothing
 from lmsfe_sam.model.network import choose_masks, expected_iou
-from lmsfe_sam.prompts.sampling import Prompts
+from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.training.iteration import PromptedSteps
 from lmsfe_sam.training.losses import PromptedLoss
 

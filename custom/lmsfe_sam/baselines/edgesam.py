@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from lmsfe_sam.baselines.sam import TOGGLES_OFF
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.mask_decoder import ObjectMaskDecoder, ObjectPromptEncoder
+from lmsfe_sam.model.mask_decoder import ObjectMaskDecoder
 from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.model.prompt_encoder import ObjectPromptEncoder
 
 WIDTHS = (48, 96, 192, 384)
 """Channels at 1/4, 1/8, 1/16 and 1/32 of the input."""

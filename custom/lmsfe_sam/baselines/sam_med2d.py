@@ -68,10 +68,21 @@ class SamMed2D(Sam):
         decoded = super().decode(embedding, boxes, points, point_labels, masks, three, return_low_res)
         return best_of_three(decoded) if multimask_output is None else decoded
 
-    def _segment(self, image: Tensor, *prompts_and_options: Any) -> Any:
-        decoded = self.decode(self.encode(image), *prompts_and_options)
-        *prompts, return_low_res = prompts_and_options
-        return decoded[0] if not return_low_res and all(p is None for p in prompts) else decoded
+    def forward(
+        self,
+        image: Tensor,
+        boxes: Tensor | list[Tensor] | None = None,
+        points: Tensor | list[Tensor] | None = None,
+        point_labels: Tensor | list[Tensor] | None = None,
+        masks: Tensor | list[Tensor] | None = None,
+        multimask_output: bool | None = None,
+        return_low_res: bool = False,
+    ) -> Any:
+        """Segment ``image (B, 3, S, S)`` as `LMSFESAM` does; with an image alone, the best mask's logits."""
+        options = (boxes, points, point_labels, masks, multimask_output)
+        decoded = self.decode(self.encode(image), *options, return_low_res)
+        alone = not return_low_res and all(option is None for option in options)
+        return decoded[0] if alone else decoded
 
 
 class AdaptedBlock(Block):

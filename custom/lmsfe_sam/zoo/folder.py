@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import read_description, sha256
+from lmsfe_sam.model.checkpoints import read_description
+from lmsfe_sam.model.weight_files import sha256
 from lmsfe_sam.version import __version__
 from lmsfe_sam.zoo.checks import LARGEST, METADATA, PACKAGE, required_modules
 from lmsfe_sam.zoo.configs import vendored, with_network
