@@ -14,7 +14,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.inferers import SlidingWindowInferer
 from PIL import Image
+from torch.nn import functional
 
 from boxnet import BoxNetwork
 from lmsfe_sam import LMSFESAM, Predictor
@@ -22,7 +24,7 @@ from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.inference.reading import read_image
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
-from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.predict.preprocessing import normalise, prepare, resize_image
 from lmsfe_sam.predict.windows import full_window, load_windows
 from lmsfe_sam.predict.zoom import AUTO
 from lmsfe_sam.prompts.prompts_file import read_prompts
@@ -422,3 +424,57 @@ class TestRefusals:
             segment(**keys)
         assert_sentence(caught.value, words)
         assert not (folder.parent / "out" / "masks").exists()
+
+
+class TestMonaisInferers:
+    """MONAI's own inferers in the place of ours: a normalised float image in, logits out."""
+
+    SLIDING = {"_target_": "SlidingWindowInferer", "roi_size": [64, 64], "sw_batch_size": 2}  # noqa: RUF012
+    SIMPLE = {"_target_": "SimpleInferer"}  # noqa: RUF012
+    UNET = {  # noqa: RUF012
+        "_target_": "UNet",
+        "spatial_dims": 2,
+        "in_channels": 3,
+        "out_channels": 1,
+        "channels": [4, 8],
+        "strides": [2],
+    }
+
+    @pytest.mark.parametrize("mode", [{}, {"mode": "zoom"}, {"mode": "resize"}])
+    @pytest.mark.parametrize("inferer", [SLIDING, SIMPLE])
+    def test_they_see_the_normalised_image_and_give_the_mask(
+        self, folder: Path, tmp_path: Path, workflow: Run, inferer: dict[str, Any], mode: dict[str, str]
+    ) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        torch.manual_seed(0)
+        made = workflow(input=str(folder), network=self.UNET, image_size=64, inferer=inferer, **mode)
+        network = made.parser.get_parsed_content("network").eval()
+        finish(made)
+        image = normalise(torch.from_numpy(NOISE).float().expand(1, 3, -1, -1))
+        with torch.no_grad():
+            if inferer is self.SIMPLE:
+                logits = network(resize_image(image, (64, 64)))
+            else:
+                logits = SlidingWindowInferer((64, 64), 2)(image, network)
+        expected = functional.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear")[0, 0].numpy()
+        labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
+        assert labels.shape == (HEIGHT, WIDTH) and 0.05 < labels.mean() < 0.95
+        wrong = (labels == 1) != (expected > 0)
+        assert np.abs(expected[wrong]).max(initial=0) < 1e-4
+        (row,) = table(tmp_path / "out")
+        assert int(row["area_px"]) == labels.sum() and 0 < float(row["predicted_iou"]) < 1
+
+    def test_they_refuse_prompts(self, folder: Path, workflow: Run) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        prompts = write_prompts(folder, **{"a.png": [{"box": BOX}]})
+        with pytest.raises(Exception) as caught:
+            finish(
+                workflow(
+                    input=str(folder),
+                    prompts=prompts,
+                    network=self.UNET,
+                    image_size=64,
+                    inferer=self.SIMPLE,
+                )
+            )
+        assert_sentence(caught.value, "inferer takes no prompts: leave out --prompts")

@@ -78,11 +78,10 @@ class SamMed2D(Sam):
         multimask_output: bool | None = None,
         return_low_res: bool = False,
     ) -> Any:
-        """Segment ``image (B, 3, S, S)`` as `LMSFESAM` does; with an image alone, the best mask's logits."""
+        """Segment ``image (B, 3, S, S)`` as `LMSFESAM` does, with the best of the three masks."""
         options = (boxes, points, point_labels, masks, multimask_output)
         decoded = self.decode(self.encode(image), *options, return_low_res)
-        alone = not return_low_res and all(option is None for option in options)
-        return decoded[0] if alone else decoded
+        return decoded[0] if not return_low_res and all(option is None for option in options) else decoded
 
 
 class AdaptedBlock(Block):

@@ -87,7 +87,9 @@ def start(records: list[dict[str, Any]], output_dir: str | os.PathLike[str]) -> 
     """
     if not records:
         raise InputError("input is missing: name an image file or a folder of them with --input.")
-    ensure_folder(output_dir, "output_dir")
+    folder = ensure_folder(output_dir, "output_dir")
+    if (folder / "objects.csv").exists():
+        logger.warning("'%s' holds the results of an earlier run, which this one replaces.", output_dir)
     objects = sum(len(record["prompts"]) for record in records)
     logger.info(
         "Segmenting %d image(s) with %d prompted object(s) into %s.", len(records), objects, output_dir

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from lmsfe_sam.errors import InputError
@@ -29,6 +31,10 @@ from lmsfe_sam.model.pretrained import (
 )
 from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.version import __version__
+
+logger = logging.getLogger(__name__)
+
+POSITION_STAGES = "image_encoder.position_adapter.stages."
 
 
 def save_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> None:
@@ -72,39 +78,47 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
             f"checkpoint '{file}' does not exist: train one or give the path of a .pt file with --checkpoint."
         )
     sidecar = file.with_suffix(".json")
-    if sidecar.is_file():
-        try:
-            description = json.loads(sidecar.read_text())
-        except ValueError as error:
-            raise InputError(f"'{sidecar}' is no JSON ({error}): restore it or remove it.") from error
-        if not isinstance(description, dict) or "preset" not in description:
-            raise InputError(f"'{sidecar}' names no preset: restore it or remove it.")
-    else:
-        description = _describe_state(read_state(file), file)
-    arguments = {name: description[name] for name in CONSTRUCTOR_ARGUMENTS if name in description}
-    arguments.setdefault("backbone", PLAIN)  # files older than the option
-    if preset is not None and preset != arguments.get("preset"):
+    description = _read_sidecar(sidecar) if sidecar.is_file() else _describe_state(read_state(file), file)
+    if preset is not None and preset != description.preset:
         raise InputError(
-            f"preset '{preset}' contradicts checkpoint '{file}', which holds '{arguments.get('preset')}': "
+            f"preset '{preset}' contradicts checkpoint '{file}', which holds '{description.preset}': "
             "leave out --preset or name another checkpoint."
         )
-    return arguments
+    return description.model_dump()
 
 
-CONSTRUCTOR_ARGUMENTS = (
-    "preset",
-    "image_size",
-    "local_encoder",
-    "mhpm",
-    "adapters",
-    "balancing_adapter",
-    "position_norm",
-    "position_mode",
-    "backbone",
-)
+class Description(BaseModel):
+    """The arguments of `LMSFESAM` in the file beside a checkpoint; files older than an option lack it."""
+
+    model_config = ConfigDict(strict=True)
+
+    preset: str
+    image_size: int = Field(default=256, ge=16, le=4096, multiple_of=16)
+    local_encoder: bool = True
+    mhpm: bool = True
+    adapters: bool = True
+    balancing_adapter: bool = True
+    position_norm: Literal["layer", "instance"] = "layer"
+    position_mode: Literal["add", "replace"] = "add"
+    backbone: str = Field(default=PLAIN, max_length=100)
 
 
-def _describe_state(state: dict[str, Tensor], file: Path) -> dict[str, Any]:
+def _read_sidecar(file: Path) -> Description:
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{file}' is no JSON ({str(error)[:100]}): restore it or remove it.") from error
+    if not isinstance(content, dict) or "preset" not in content:
+        raise InputError(f"'{file}' names no preset: restore it or remove it.")
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, value = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
+        raise InputError(f"'{file}' has {key} {value} ({first['msg']}): restore it or remove it.") from error
+
+
+def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
     names = {part for name in state for part in name.split(".")}
     table = state.get(POSITION_TABLE)
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
@@ -115,17 +129,23 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> dict[str, Any]:
         )
     for preset, sizes in PRESETS.items():
         if table is not None and (sizes.embed_dim, sizes.depth) == (table.shape[-1], depth):
-            return {
-                "preset": preset,
-                "image_size": 16 * table.shape[1],
-                "local_encoder": "local_encoder" in names,
-                "mhpm": "xy" in names,
-                "adapters": "position_adapter" in names,
-                "balancing_adapter": "balancing_adapter" in names,
-                "position_mode": "add"
-                if POSITION_SCALE in state or POSITION_SOURCE not in state
-                else "replace",
-            }
+            if any(name.startswith(POSITION_STAGES) for name in state):
+                logger.warning(
+                    "'%s' is missing, which says how the position adapter normalises: it is taken to be "
+                    "position_norm 'layer'; put the file beside '%s' if that is wrong.",
+                    file.with_suffix(".json").name,
+                    file,
+                )
+            adds = POSITION_SCALE in state or POSITION_SOURCE not in state
+            return Description(
+                preset=preset,
+                image_size=16 * table.shape[1],
+                local_encoder="local_encoder" in names,
+                mhpm="xy" in names,
+                adapters="position_adapter" in names,
+                balancing_adapter="balancing_adapter" in names,
+                position_mode="add" if adds else "replace",
+            )
     raise InputError(
         f"checkpoint '{file}' holds none of this project's networks: give a .pt file that training wrote."
     )
