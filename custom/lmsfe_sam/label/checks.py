@@ -84,7 +84,7 @@ def is_plain(name: Any) -> bool:
         and name.isprintable()
         and not name.startswith((".", " ", "~"))
         and not name.endswith((" ", "."))
-        and not set(name) & set('/\\:*?"<>|\ufffd')
+        and not set(name) & set('/\\:*?"<>|%\ufffd')
         and 0 < len(name.encode("utf-8", "replace")) <= LONGEST_NAME
     )
 

@@ -283,11 +283,15 @@ class SafeStore(LocalDatastore):
         entries = {
             name: entry for name, entry in known.items() if os.path.lexists(self._image_file(name, entry))
         }
+        odd = 0
         for file in self._list_files(self._root, self._extensions):
             name, suffix = self._to_id(file)
+            odd += not is_plain(name)
             if is_plain(name) and name not in entries:
                 info = {"ts": now, "name": file}
                 entries[name] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
+        if odd:
+            logger.warning("%d image(s) have names with characters that are not served: rename them.", odd)
         folder = Path(self._root) / "labels"
         tags = sorted(path.name for path in folder.iterdir() if is_plain(path.name) and path.is_dir())
         there = {tag: list(self._list_files(folder / tag, self._extensions)) for tag in tags}
