@@ -136,8 +136,6 @@ class LeastSure(Strategy):
 
 
 def served_at(info: dict[str, Any], strategy: Any) -> float:
-    """Return when an image was last served by a strategy, 0 for never; clients may have written anything."""
-    served = info.get("strategy")
-    entry = served.get(strategy) if isinstance(served, dict) and isinstance(strategy, str) else None
-    moment = entry.get("ts") if isinstance(entry, dict) else None
-    return moment if isinstance(moment, int | float) and math.isfinite(moment) else 0
+    """Return when an image was last served by a strategy, 0 for never."""
+    moment = info.get("strategy", {}).get(strategy, {}).get("ts", 0)
+    return float(moment)

@@ -89,7 +89,10 @@ class SafeStore(LocalDatastore):
         entry = self._datastore.objects.get(image_id)
         if entry is None:
             return {}
-        return {**copy.deepcopy(entry.image.info), "path": self.get_image_uri(image_id)}
+        info = copy.deepcopy(entry.image.info)
+        if "strategy" in info:  # MONAI Label's strategies read it, and clients may have written anything
+            info["strategy"] = _served(info["strategy"])
+        return {**info, "path": self.get_image_uri(image_id)}
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """Return a copy of what is known of a label."""
@@ -387,6 +390,15 @@ def _added(info: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     if len(together) > max(MOST_KEYS, len(info)):
         raise TooLargeError(f"more than {MOST_KEYS} things would be stored about this: leave some out.")
     return together
+
+
+def _served(strategies: Any) -> dict[str, Any]:
+    known = strategies.items() if isinstance(strategies, dict) else ()
+    return {
+        name: entry
+        for name, entry in known
+        if isinstance(entry, dict) and isinstance(entry.get("ts"), int) and abs(entry["ts"]) < 2**53
+    }
 
 
 def _removing(path: Path) -> Callable[[], Any]:
