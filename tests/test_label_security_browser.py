@@ -59,7 +59,11 @@ const load = (tag, path) => () => new Promise(done => {
   part.onload = () => done("loaded"); part.onerror = () => done("refused");
   part.src = at + path; document.body.append(part);
 });
-const file = () => { const form = new FormData(); form.append("file", new Blob(["x"]), "x.png"); return form; };
+const file = () => {
+  const form = new FormData();
+  form.append("file", new Blob(["x"]), "x.png");
+  return form;
+};
 (async () => {
   await note("read", read("/info/"));
   await note("delete", read("/datastore/image?id=us_0", {method: "DELETE"}));
