@@ -22,11 +22,12 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.label.checks import check_tag
+from lmsfe_sam.label.dicom_store import DicomWebStore
 from lmsfe_sam.label.faults import NotFoundError, for_clients, shown
 from lmsfe_sam.label.headers import MOST_PIXELS, check_file
 from lmsfe_sam.label.scoring import MEASURES, LeastSure, Uncertainty
 from lmsfe_sam.label.sessions import SafeSessions
-from lmsfe_sam.label.store import DicomWebStore, SafeStore
+from lmsfe_sam.label.store import SafeStore
 from lmsfe_sam.label.training import LabelTrainTask
 from lmsfe_sam.version import __version__
 
@@ -57,7 +58,7 @@ class UltrasoundApp(MONAILabelApp):
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         names = [name.strip() for name in conf["models"].split(",")]
         self.max_pixels = int(conf.get("max_pixels", MOST_PIXELS))
-        self.inferring = RLock()  # the pipeline changes its config and Python's path while it runs
+        self.inferring = RLock()  # the pipeline changes its config and Python's path; one image is in memory
         self.bundles = {name: str(Path(app_dir) / "model" / name) for name in names}
         super().__init__(
             app_dir=app_dir,

@@ -69,7 +69,7 @@ def check_file(path: str | Path, most: int = MOST_PIXELS) -> None:
     except InputError:
         raise
     except Exception as error:  # the libraries raise whatever they like on a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:100].rstrip(".")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:100].rstrip(". ")
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "unknown format"
         raise InputError(

@@ -65,7 +65,8 @@ def run_inference(
         result = app.infer({**request, FILE: session_image(state, session_id)})
     elif file is not None:
         with uploaded(file.file, file.filename) as path:
-            check_image(path, app.max_pixels)
+            with app.inferring:  # one image is decoded at a time, however many are sent
+                check_image(path, app.max_pixels)
             result = app.infer({**request, FILE: path})
     elif image:
         saving: dict[str, Any] = {

@@ -57,7 +57,8 @@ def create_session(
     if len(files) != 1:
         raise InputError("a session is of one image: send one file.")
     with uploaded(files[0].file, files[0].filename) as copy:
-        check_image(copy, state.app.max_pixels)
+        with state.app.inferring:
+            check_image(copy, state.app.max_pixels)
         number, info = known_sessions(state).add_session(copy, expiry)
     return {"session_id": number, "session_info": for_client(info)}
 

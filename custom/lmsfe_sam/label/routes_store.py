@@ -17,11 +17,11 @@ from monailabel.utils.others.generic import file_checksum, get_mime_type
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.formats import known_suffix, stem
 from lmsfe_sam.label.checks import check_known, check_tag, read_info
+from lmsfe_sam.label.dicom_store import DicomWebStore
 from lmsfe_sam.label.faults import NotFoundError, base_name, shown
 from lmsfe_sam.label.headers import check_file
 from lmsfe_sam.label.records import check_label, check_raw_label
 from lmsfe_sam.label.state import Shared, State
-from lmsfe_sam.label.store import DicomWebStore
 from lmsfe_sam.label.uploads import RAW, check_image, uploaded
 
 router = APIRouter(prefix="/datastore")
@@ -54,7 +54,8 @@ def add_image(state: Shared, file: AFile, image: str | None = None, params: Para
     name = image or stem(Path(base_name(file.filename)))
     check_tag(name)
     with uploaded(file.file, file.filename) as copy:
-        check_image(copy, state.app.max_pixels)
+        with state.app.inferring:
+            check_image(copy, state.app.max_pixels)
         path = Path(copy)
         if not known_suffix(path):  # DICOM that is told by its content
             path = path.rename(f"{copy}.dcm")
@@ -120,9 +121,12 @@ def save_label(state: Shared, image: str, label: AFile, params: Params = "{}", t
         if not copy.endswith(RAW):
             check_file(copy, app.max_pixels)
             check_file(path, app.max_pixels)
-            check_label(path, copy)
+            with app.inferring:
+                check_label(path, copy)
         elif isinstance(app.datastore(), DicomWebStore):  # which gives it a header
-            check_raw_label(path, copy)
+            check_file(path, app.max_pixels)
+            with app.inferring:
+                check_raw_label(path, copy)
         else:
             raise InputError("a label without a header is for DICOMweb servers: send PNG, NIfTI or NRRD.")
         name = app.datastore().save_label(image, copy, tag, info)

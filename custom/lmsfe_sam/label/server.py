@@ -72,6 +72,7 @@ def build(state: State, rules: Rules) -> App:
             allow_origins=rules.origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["authorization", "content-type"],
+            allow_private_network=True,  # browsers ask for it before they let a public page in
             max_age=600,
         )
     return CheckOrigin(app, rules.hosts, rules.origins)

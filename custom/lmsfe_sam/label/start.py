@@ -43,6 +43,9 @@ ENVIRONMENT = {
 }
 """MONAI Label's settings that differ from its defaults; the user's own come first."""
 
+PRIVATE = ("model", "logs", "sessions")
+"""Parts of the app's folder that nobody else may enter; the folder itself may be one that others use, too."""
+
 CONNECTIONS = 200
 """Open at once; the ones above get status 503."""
 
@@ -75,9 +78,9 @@ def settled(app: Path, studies: str, names: list[str], max_pixels: int) -> Itera
     Raises:
         InputError: the studies, or the app's folder, cannot be used.
     """
-    app.chmod(0o700)
-    for name in ("model", "logs", "sessions"):
+    for name in PRIVATE:
         (app / name).mkdir(exist_ok=True)
+        (app / name).chmod(0o700)
     is_web = studies.startswith(("http://", "https://"))
     conf = {"models": ",".join(names), "max_pixels": str(max_pixels)}
     for key, value in {**ENVIRONMENT, "MONAI_LABEL_SESSION_PATH": str(app / "sessions")}.items():
@@ -94,7 +97,12 @@ def settled(app: Path, studies: str, names: list[str], max_pixels: int) -> Itera
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # for the processes that MONAI Label starts
     os.environ["PYTHONSAFEPATH"] = "1"  # which import nothing from the folder that they are started in
     base = os.environ.get("TMPDIR") or str(app)
-    private = tempfile.mkdtemp(prefix="tmp-", dir=base)  # only this user may enter it
+    try:
+        private = tempfile.mkdtemp(prefix="tmp-", dir=base)  # only this user may enter it
+    except OSError as error:
+        raise InputError(
+            f"'{base}' cannot be written to ({error.strerror}): free space, or set another TMPDIR."
+        ) from error
     os.environ["TMPDIR"] = tempfile.tempdir = private
     Image.MAX_IMAGE_PIXELS = max(
         1, max_pixels // 2
@@ -173,7 +181,7 @@ def serve(
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=min(5, max(1, int(patience))),
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=2**15,
         ssl_certfile=certificate,
         ssl_keyfile=key,

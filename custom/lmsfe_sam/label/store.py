@@ -21,7 +21,6 @@ from threading import RLock
 from typing import Any
 
 from filelock import FileLock
-from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 
@@ -368,21 +367,6 @@ class SafeStore(LocalDatastore):
     def _on_modify_event(self, event: Any) -> None:
         if event.src_path == self._datastore_config_path:
             self._init_from_datastore_file()
-
-
-class DicomWebStore(DICOMWebDatastore, SafeStore):
-    """MONAI Label's store before a DICOMweb server, whose files here are kept as `SafeStore` keeps them."""
-
-    def get_image_uri(self, image_id: str) -> str:
-        """Return the path of a series, fetched and converted if need be."""
-        check_tag(image_id)
-        return str(super().get_image_uri(image_id))
-
-    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Return the path of a label, fetched and converted if need be."""
-        check_tag(label_id)
-        check_tag(label_tag)
-        return str(super().get_label_uri(label_id, label_tag, image_id))
 
 
 def _added(info: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
