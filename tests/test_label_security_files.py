@@ -15,11 +15,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import requests
 from PIL import Image
 
 if find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed: python -m lmsfe_sam.label.install", allow_module_level=True)
+
+import requests
 
 from label_attacks import (
     as_nifti,

@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import requests
 
 if find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed: python -m lmsfe_sam.label.install", allow_module_level=True)
 
+import requests
+
 from label_attacks import as_png, connected, form, memory, picture, raw, sentence, write_small_studies
 from label_server import AUTOMATIC, INTERACTIVE, ROOT, Server, running
+from lmsfe_sam.label import sessions
 from lmsfe_sam.label.folders import prepare_app
 from lmsfe_sam.label.record_file import whole_entries
 from lmsfe_sam.label.sessions import SafeSessions
@@ -264,16 +266,16 @@ class TestTornRecord:
             store.update_image_info(f"us_{number}", {"note": number})
         (tmp_path / "x.png").write_bytes(as_png(picture(0) * 0))
         store.save_label("us_1", str(tmp_path / "x.png"), "final", {})
-        sessions = tmp_path / "app" / "sessions"
-        made, _ = SafeSessions(str(sessions)).add_session(str(tmp_path / "x.png"))
+        folder = tmp_path / "app" / "sessions"
+        made, _ = SafeSessions(str(folder)).add_session(str(tmp_path / "x.png"))
         whole = record.read_bytes()
         record.write_bytes(whole[: len(whole) * 2 // 3])
         (studies / "datastore_v2.json.bak").write_bytes(b"")
-        junk = sessions / "00000000-0000-4000-8000-000000000000"
+        junk = folder / "00000000-0000-4000-8000-000000000000"
         junk.mkdir()
         (junk / "meta.info").write_text("{junk")
-        (sessions / "not one").mkdir()
-        (sessions / made / "meta.info").write_text("[1]")
+        (folder / "not one").mkdir()
+        (folder / made / "meta.info").write_text("[1]")
         with self.start(tmp_path) as server:
             objects = server.call("GET", "/datastore/?output=all").json()["objects"]
             assert set(objects) == {"us_0", "us_1", "us_2"}
@@ -298,6 +300,19 @@ def test_whole_entries_of_a_torn_record() -> None:
         assert found == ["a", "c", "d"][: len(found)]
     assert list(whole_entries(text)) == ["a", "c", "d"]
     assert whole_entries('{"objects": [') == whole_entries('{"objects": {"a": 1') == {}
+
+
+def test_sessions_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "x.png"
+    image.write_bytes(as_png(picture(0)))
+    kept = SafeSessions(str(tmp_path / "sessions"))
+    for most, count in ((4, 4), (9, 3)):
+        monkeypatch.setattr(sessions, "MOST", most)
+        if most == 9:  # by their size now
+            monkeypatch.setattr(sessions, "MOST_BYTES", 3 * image.stat().st_size + 2000)
+        made = [kept.add_session(str(image))[0] for _ in range(7)]
+        assert len(kept._numbers()) == count and made[-1] in kept._numbers()
+        assert kept.get_session(made[-1]) is not None
 
 
 def test_temporary_files_are_private_and_go(server: Server) -> None:

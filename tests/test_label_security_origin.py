@@ -11,10 +11,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import requests
 
 if find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed: python -m lmsfe_sam.label.install", allow_module_level=True)
+
+import requests
 
 from label_attacks import as_png, form, picture, raw, sentence, write_small_studies
 from label_server import INTERACTIVE, ROOT, Server, running

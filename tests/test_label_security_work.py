@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import requests
 import torch
 
 if find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed: python -m lmsfe_sam.label.install", allow_module_level=True)
+
+import requests
 
 from label_attacks import SMALL, as_png, form, picture, sentence, write_small_studies
 from label_server import AUTOMATIC, INTERACTIVE, Server, running

@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--timeout",
         type=float,
-        default=30,
-        help="seconds for a request's headers, or a slow body (default 30)",
+        default=15,
+        help="seconds for headers, or a slow body (default 15)",
     )
     add("--verbose", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="how much is logged")
     return parser

@@ -42,7 +42,7 @@ class LimitBody:
         pace: bytes a second that allow it to take longer.
     """
 
-    def __init__(self, app: App, limit: int, patience: float = 30, pace: float = 50_000) -> None:
+    def __init__(self, app: App, limit: int, patience: float = 15, pace: float = 10_000) -> None:
         self.app = app
         self.limit = limit
         self.patience = patience

@@ -48,7 +48,7 @@ class Rules:
     origins: tuple[str, ...] = ()
     token: str = ""
     max_body: int = 2**29
-    patience: float = 30
+    patience: float = 15
     extras: tuple[str, ...] = ()
 
 

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 MOST = 64
 """Sessions at once; the one that was not used for longest goes first."""
 
+MOST_BYTES = 2**33
+"""Of all sessions together; the same rule holds."""
+
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -63,7 +66,7 @@ class SafeSessions(Sessions):
             FullDiskError: there is no room for it.
         """
         with self._one_at_a_time:
-            self._make_room()
+            self._make_room(Path(data_file).stat().st_size)
             number = str(uuid.uuid4())
             folder = Path(self.store_path) / number
             now = int(time.time())
@@ -104,12 +107,20 @@ class SafeSessions(Sessions):
                     count += 1
         return count
 
-    def _make_room(self) -> None:
+    def _make_room(self, size: int) -> None:
         numbers = self._numbers()
         known = {number: self.get(number) or self._read(number) for number in numbers}
         by_use = sorted(numbers, key=lambda number: getattr(known[number], "last_access_ts", 0))
-        for number in by_use[: max(0, len(numbers) - MOST + 1)]:
+        sizes = {number: self._size(number) for number in numbers}
+        while by_use and (len(by_use) >= MOST or sum(sizes.values()) + size > MOST_BYTES):
+            number = by_use.pop(0)
+            sizes.pop(number)
             self.remove_session(number)
+
+    def _size(self, number: str) -> int:
+        return sum(
+            path.stat().st_size for path in (Path(self.store_path) / number).glob("*") if path.is_file()
+        )
 
     def _numbers(self) -> list[str]:
         return [path.name for path in Path(self.store_path).glob("*-*") if ID.fullmatch(path.name)]

@@ -46,7 +46,7 @@ ENVIRONMENT = {
 PRIVATE = ("model", "logs", "sessions")
 """Parts of the app's folder that nobody else may enter; the folder itself may be one that others use, too."""
 
-CONNECTIONS = 200
+CONNECTIONS = 500
 """Open at once; the ones above get status 503."""
 
 QUIET = ("monailabel", "pydicom", "nibabel", "PIL", "urllib3", "filelock", "watchdog", "schedule", "timeloop")
