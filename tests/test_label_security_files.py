@@ -78,6 +78,7 @@ def everything(server: Server) -> set[Path]:
         path
         for path in root.rglob("*")
         if not path.name.endswith(left_out)
+        and not path.name.startswith(".")  # being written, for a moment
         and not {"tmp", "sessions"} & {part[:8].split("-")[0] for part in path.parts[-3:]}
     }
 
