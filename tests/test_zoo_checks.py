@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +13,11 @@ from typing import Any
 
 import pytest
 
+import lmsfe_sam
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.zoo import checks, verify
-from lmsfe_sam.zoo.checks import LARGEST, OneCopy, Skipped
+from lmsfe_sam.zoo import checks, runtime_checks, verify
+from lmsfe_sam.zoo.checks import LARGEST, Result, Skipped
 from lmsfe_sam.zoo.folder import Options, write_bundle
-from lmsfe_sam.zoo.verify import Result
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_a_large_file_has_to_be_listed_and_a_listed_one_to_be_large(bundle: Path
         checks.file_sizes(bundle, "")
     entry = {"path": "models/model.pt", "url": "https://example.org/a.pt", "hash_type": "sha256"}
     listing = bundle / "large_files.yml"
-    from lmsfe_sam.model.checkpoints import sha256
+    from lmsfe_sam.model.weight_files import sha256
 
     listing.write_text(json.dumps({"large_files": [{**entry, "hash_val": sha256(model)}]}))
     assert "lists models/model.pt" in checks.file_sizes(bundle, "")
@@ -120,18 +122,29 @@ def test_a_schema_that_was_not_named_is_said_to_be_missing(whole: Path) -> None:
         checks.metadata_schema(whole, "")
 
 
-def test_the_package_is_found_in_the_bundle_alone(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finder = OneCopy(whole)
-    assert finder.find_spec("monai", None) is None
-    with pytest.raises(ModuleNotFoundError):  # there is another copy: the one that is tested
-        finder.find_spec("lmsfe_sam", None)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(whole)])
-    found = finder.find_spec("lmsfe_sam", None)
-    assert found is not None and found.origin == str(whole / "lmsfe_sam" / "__init__.py")
-    with pytest.raises(ModuleNotFoundError):
-        OneCopy(tmp_path).find_spec("lmsfe_sam", None)
+def test_another_copy_of_the_package_is_noticed(whole: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(lmsfe_sam.__file__).parents[1])}
+    program = "import sys, json; from lmsfe_sam.zoo import runtime_checks as r; r._check_origin("
+    program += "__import__('pathlib').Path(sys.argv[1]), sys.modules['lmsfe_sam'])"
+    command = [sys.executable, "-P", "-c", program, str(whole)]
+    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert other.returncode == 1 and "AssertionError: lmsfe_sam comes from" in other.stderr
+    environment["PYTHONPATH"] = str(whole)
+    own = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert own.returncode == 0, own.stderr
+
+
+def test_a_check_that_fails_or_cannot_be_made_is_a_row(whole: Path) -> None:
+    def broken(bundle: Path, schema: str) -> str:
+        raise AssertionError("no\n  good")
+
+    def not_here(bundle: Path, schema: str) -> str:
+        raise Skipped("no GPU")
+
+    assert checks.run([broken, not_here, checks.required_files], whole)[:2] == [
+        Result("broken", "failed", "AssertionError: no good"),
+        Result("not here", "skipped", "no GPU"),
+    ]
 
 
 def test_what_cannot_be_checked(whole: Path, tmp_path: Path) -> None:
@@ -144,7 +157,7 @@ def test_what_cannot_be_checked(whole: Path, tmp_path: Path) -> None:
 def test_checks_that_end_early(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise SystemExit(3)")
-    monkeypatch.setattr(verify.checks, "__file__", str(broken))
+    monkeypatch.setattr(verify.runtime_checks, "__file__", str(broken))
     with pytest.raises(InputError, match="ended early, with exit code 3"):
         verify.verify(whole)
 
@@ -172,6 +185,6 @@ def test_one_failed_check_ends_the_command_with_1(
 def test_the_documentation_has_the_table_of_these_checks() -> None:
     text = (Path(__file__).parents[1] / "docs" / "zoo.md").read_text(encoding="utf-8")
     rows = text.split("| check | result | detail |\n| --- | --- | --- |\n")[1].split("\n\n")[0].splitlines()
-    names = [check.__name__.replace("_", " ") for check in checks.CHECKS]
+    names = [check.__name__.replace("_", " ") for check in (*checks.CHECKS, *runtime_checks.CHECKS)]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == names
     assert "failed" not in "".join(rows)

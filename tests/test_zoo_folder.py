@@ -6,19 +6,18 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lmsfe_sam import package
+from lmsfe_sam import files, package
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.zoo import folder
-from lmsfe_sam.zoo.checks import LARGEST, METADATA, required_modules
-from lmsfe_sam.zoo.configs import BUNDLE_ROOT, vendored
+from lmsfe_sam.zoo.checks import LARGEST, METADATA, OPTIONAL, imported_modules
+from lmsfe_sam.zoo.configs import BUNDLE_ROOT, portable
 from lmsfe_sam.zoo.folder import Options, write_bundle
-from lmsfe_sam.zoo.modules import files_needed
-from text_files import write_texts
 
 PACKAGE = Path(package.__file__).parent
 
@@ -65,7 +64,7 @@ def names(place: Path) -> set[str]:
     return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
 
 
-def test_the_folder_holds_the_bundle_the_weights_and_the_code_that_it_needs(
+def test_the_folder_holds_the_bundle_the_weights_and_the_whole_package(
     written: Path, bundle_root: Path
 ) -> None:
     found = names(written)
@@ -73,15 +72,20 @@ def test_the_folder_holds_the_bundle_the_weights_and_the_code_that_it_needs(
     assert own | {"LICENSE", "models/model.pt", "models/model.json"} == {
         name for name in found if not name.startswith("lmsfe_sam/")
     }
+    tracked = {name for name in names(PACKAGE) if "__pycache__" not in name}
+    assert {f"lmsfe_sam/{name}" for name in tracked} == found - own - {
+        "LICENSE",
+        "models/model.pt",
+        "models/model.json",
+    }
     assert {
         "lmsfe_sam/py.typed",
         "lmsfe_sam/evaluation/report.html",
         "lmsfe_sam/evaluation/report.css",
     } <= found
-    outside = ("lmsfe_sam/zoo/", "lmsfe_sam/package.py", "lmsfe_sam/label/server.py", "lmsfe_sam/label/shim/")
-    assert not [name for name in found if name.startswith(outside)]
     assert (written / "models" / "model.pt").read_bytes() == b"weights"
-    assert (written / "lmsfe_sam" / "network.py").read_bytes() == (PACKAGE / "network.py").read_bytes()
+    for name in tracked:
+        assert (written / "lmsfe_sam" / name).read_bytes() == (PACKAGE / name).read_bytes()
     assert not list(written.parent.glob(".*")), "scratch folders are left"
 
 
@@ -91,9 +95,15 @@ def test_what_the_packaged_code_imports_is_inside_or_in_the_metadata(written: Pa
         for name in re.findall(r"^\s*from (lmsfe_sam(?:\.\w+)*) import", file.read_text(), re.MULTILINE):
             place = written.joinpath(*name.split("."))
             assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), (file, name)
-    modules = required_modules(code)
-    assert {"torch", "monai", "segment_anything"} <= modules
+    modules = imported_modules(code)
+    assert {"torch", "monai", "segment_anything", "timm"} <= modules
     assert not modules & {"monailabel", "fastapi", "onnx", "onnxruntime", "pytest"}
+
+
+def test_packages_that_an_installation_always_has_are_not_optional() -> None:
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())["project"]
+    always = {re.split(r"[^\w-]", name)[0].lower().replace("-", "_") for name in project["dependencies"]}
+    assert not always & OPTIONAL
 
 
 def test_every_module_that_a_config_names_is_inside(written: Path) -> None:
@@ -108,21 +118,13 @@ def test_every_module_that_a_config_names_is_inside(written: Path) -> None:
             ), (config.name, name)
 
 
-def test_imports_are_followed_wherever_they_stand(tmp_path: Path) -> None:
-    texts = {
-        "__init__.py": "import lmsfe_sam.version",
-        "version.py": "",
-        "used.py": "def f():\n    from lmsfe_sam.part import inner",
-        "part/__init__.py": "",
-        "part/inner.py": "import torch",
-        "part/inner.css": "",
-        "part/other.css": "",
-        "server.py": "import flask",
-    }
-    place = write_texts(tmp_path / "lmsfe_sam", texts)
-    found = files_needed(place, ['{"a": "$lmsfe_sam.used.f()", "b": "lmsfe_same.server"}'])
-    expected = "__init__.py part/__init__.py part/inner.css part/inner.py used.py version.py"
-    assert " ".join(path.relative_to(place).as_posix() for path in found) == expected
+def test_imports_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(
+        "import os\ndef f():\n    from skimage.measure import label\n    import onnx"
+    )
+    (tmp_path / "b.py").write_text("import lmsfe_sam.files\nfrom . import a\nimport torch.nn as nn")
+    (tmp_path / "c.css").write_text("import flask")
+    assert imported_modules(tmp_path.iterdir()) == {"skimage", "torch"}
 
 
 def test_the_metadata_is_complete_and_of_the_packaged_network(written: Path) -> None:
@@ -158,7 +160,7 @@ def test_no_config_touches_the_package_before_it_can_be_found(
 
 def test_a_config_that_was_packaged_before_stays_as_it_is(written: Path) -> None:
     config = read(written / "configs" / "train.json")
-    assert vendored(config, ["torch"]) == config
+    assert portable(config, ["torch"]) == config
 
 
 def test_the_sentence_about_a_missing_module(written: Path) -> None:
@@ -258,9 +260,7 @@ def test_the_bundles_own_weights_fit(bundle_root: Path) -> None:
 
 
 def test_a_package_without_a_bundle_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        folder, "__file__", str(tmp_path / "site-packages" / "lmsfe_sam" / "zoo" / "folder.py")
-    )
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "site-packages" / "lmsfe_sam" / "files.py"))
     with pytest.raises(InputError, match="name its folder with --bundle"):
         write_bundle(Options(tmp_path / "out"))
 

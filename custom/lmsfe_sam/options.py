@@ -85,7 +85,7 @@ class TrainingOptions(DataOptions):
     balancing_adapter: bool = Field(description="cross-branch balancing adapters")
     position_norm: Literal["layer", "instance"] = Field(description="norm of the position adapter, eq. (9)")
     position_mode: Literal["add", "replace"] = Field(
-        description="add the adapted position embedding to the ViT's own, or replace that, as in eq. (9)"
+        description="add the adapted position embedding to the ViT's own, or replace it as eq. (9) prints"
     )
     backbone: Text | None = Field(
         description="CNN of the local encoder: plain, or a network of timm; null: the preset's"
@@ -169,6 +169,9 @@ class InferenceOptions(Options):
         description="overlap of neighbouring windows"
     )
     window_batch: Positive = Field(description="windows encoded at a time")
+    cached_embeddings: NotNegative = Field(
+        description="batches of windows whose embeddings are kept for the next prompts on them"
+    )
     preset: Text | None = Field(description="preset that the checkpoint must have; null: whatever it has")
     checkpoint: Text = Field(description="file of weights")
     output_dir: Text = Field(description="folder of the results")

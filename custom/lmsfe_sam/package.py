@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-if not __package__:  # Run as a file: its own folder is on the module path; the package's parent has to be.
+if not __package__:  # Run as a file: Python puts this folder on the module path instead of its parent.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     for module in ("torch", "torchvision", "segment_anything"):
         if find_spec(module) is None:
@@ -25,7 +25,7 @@ from lmsfe_sam.zoo.folder import Options, write_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the folder that the command line asks for, and say where it is."""
+    """Run the command line: write the folder and print its path and size."""
     plain_errors()
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.package", description=str(__doc__).split("\n")[0]

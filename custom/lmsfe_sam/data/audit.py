@@ -1,18 +1,16 @@
-"""Audit a data folder: what would leak, mislead or stop a training.
+"""Audit a data folder: near-duplicates across the split, markings near lesions, unusable files.
 
     python -m lmsfe_sam.data.audit DIR --datalist datalist.json
 
-writes runs/audit.html (or --output), one page with pictures that needs no other file, prints its
-figures, and on request writes the split. The exit code is 0 whatever is found, 1 where the folder
-cannot be audited at all. The page holds thumbnails of the images: publish it only where the images
-may be published.
+writes the page runs/audit.html (or --output), which needs no other file, prints the counts, and with
+--datalist writes the split. The exit code is 1 only if the folder cannot be audited. The page contains
+thumbnails of the images: publish it only if the images may be published.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import html
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,15 +31,16 @@ from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.pages import environment
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 THUMBNAIL = 150
-"""Height of the page's pictures in pixels."""
+"""Height of the pictures in pixels."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that would stop a training."""
+    """A file that training cannot use."""
 
     kind: str
     sentence: str
@@ -50,27 +48,34 @@ class Problem:
 
 @dataclass
 class Audit:
-    """What was found in a data set."""
+    """Findings in a data set.
+
+    Attributes:
+        datalist: the data set and its split.
+        records: one for each image, sorted by name.
+        parts: the part of each record; two parts are joined by "+" if it is in both.
+        pairs: near-duplicates, as indices of ``records``.
+        problems: files that training cannot use.
+        markings: markings near a lesion, by the index of the record.
+    """
 
     datalist: DataList
     records: list[Record]
     parts: list[str]
-    """The part that each record is in; two parts joined by "+" where it is in both."""
     pairs: list[Pair]
     problems: list[Problem] = field(default_factory=list)
     markings: dict[int, list[Marking]] = field(default_factory=dict)
-    """By the record's place."""
 
     def crossing(self) -> list[Pair]:
-        """Near-duplicates in two parts of the split."""
+        """Return the near-duplicates in two parts of the split."""
         return [pair for pair in self.pairs if self.parts[pair.first] != self.parts[pair.second]]
 
     def within(self) -> list[Pair]:
-        """Near-duplicates in one part of the split."""
+        """Return the near-duplicates in one part of the split."""
         return [pair for pair in self.pairs if self.parts[pair.first] == self.parts[pair.second]]
 
     def disagreeing(self) -> list[Pair]:
-        """Near-duplicates whose classes, or patients, differ."""
+        """Return the near-duplicates whose classes or patients differ."""
         return [pair for pair in self.pairs if self._label(pair.first) != self._label(pair.second)]
 
     def _label(self, place: int) -> tuple[str, str]:
@@ -78,22 +83,22 @@ class Audit:
         known = self.datalist.grouping != NEAR_DUPLICATES and self.datalist.split_rule != "own"
         return record["subgroup"].get("class", ""), record["group"] if known else ""
 
-    def figures(self) -> list[tuple[str, int, bool]]:
-        """The audit in numbers: what, how many, and whether it is a fault."""
+    def counts(self) -> list[tuple[str, int, bool]]:
+        """Return a name and a number for each finding, and whether it is a fault."""
         kinds = Counter(problem.kind for problem in self.problems)
-        figures = [("images", len(self.records), False)]
-        figures += [(f"images for {part}", len(self.datalist.records[part]), False) for part in PARTS]
-        figures += [(what, number, False) for what, number in self.datalist.skipped.items()]
-        figures += [
+        counts = [("images", len(self.records), False)]
+        counts += [(f"images for {part}", len(self.datalist.records[part]), False) for part in PARTS]
+        counts += [(what, number, False) for what, number in self.datalist.skipped.items()]
+        counts += [
             (f"images in both {part.replace('+', ' and ')}", number, True)
             for part, number in sorted(Counter(self.parts).items())
             if "+" in part
         ]
         for kind in ("empty masks", "size mismatches", "unreadable files or bad masks"):
-            figures.append((kind, kinds[kind], kinds[kind] > 0))
+            counts.append((kind, kinds[kind], kinds[kind] > 0))
         crossing, disagreeing = len(self.crossing()), len(self.disagreeing())
         return [
-            *figures,
+            *counts,
             ("near-duplicate pairs", len(self.pairs), False),
             ("near-duplicate pairs in two parts of the split", crossing, crossing > 0),
             ("near-duplicate pairs of two classes or patients", disagreeing, disagreeing > 0),
@@ -102,7 +107,7 @@ class Audit:
 
 
 def audit(datalist: DataList) -> Audit:
-    """Look at every image and mask of a data list."""
+    """Examine every image and mask of a data list."""
     in_parts: dict[str, list[str]] = {}
     by_name: dict[str, Record] = {}
     for part in PARTS:
@@ -118,15 +123,15 @@ def audit(datalist: DataList) -> Audit:
         find_pairs([record["image"] for record in records]),
     )
     with ThreadPoolExecutor() as pool:
-        for place, seen in enumerate(pool.map(_look, records)):
-            if isinstance(seen, Problem):
-                result.problems.append(seen)
-            elif seen:
-                result.markings[place] = seen
+        for index, finding in enumerate(pool.map(_examine, records)):
+            if isinstance(finding, Problem):
+                result.problems.append(finding)
+            elif finding:
+                result.markings[index] = finding
     return result
 
 
-def _look(record: Record) -> Problem | list[Marking]:
+def _examine(record: Record) -> Problem | list[Marking]:
     try:
         image, mask = _read(record)
     except EmptyMaskError as error:
@@ -146,58 +151,55 @@ def _read(record: Record) -> tuple[np.ndarray, np.ndarray]:
 # --- the page -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Thumbnail:
+    """One entry of the page: a marked image, or a pair of images.
+
+    Attributes:
+        pictures: JPEG files in base 64.
+        caption: below the pictures.
+        crossing: whether a pair is in two parts of the split.
+    """
+
+    pictures: list[str]
+    caption: str
+    crossing: bool = False
+
+
 def write_page(found: Audit, path: Path, most: int) -> None:
-    """Write the audit as one HTML file, with at most ``most`` figures a section.
+    """Write the audit as one HTML file, with at most ``most`` entries in a section.
 
     Raises:
         InputError: the file cannot be written.
     """
-    rows = [
-        f"<tr class={'fault' if fault else 'fact'}><td>{html.escape(what)}</td><td>{number}</td></tr>"
-        for what, number, fault in found.figures()
-    ]
-    problems = [
-        f"<li>{html.escape(problem.kind)}: {html.escape(problem.sentence)}</li>" for problem in found.problems
-    ]
-    marked = [_marked(found.records[place], marks) for place, marks in list(found.markings.items())[:most]]
-    page = Template((Path(__file__).parent / "audit.html").read_text(encoding="utf-8")).substitute(
-        name=html.escape(found.datalist.name),
-        summary=html.escape(found.datalist.summary()),
-        table="\n".join(rows),
-        problems=f"<ul>{''.join(problems)}</ul>" if problems else _NONE,
-        crossing=_pair_gallery(found, found.crossing(), most),
-        disagreeing=_pair_gallery(found, found.disagreeing(), most),
-        within=_pair_gallery(found, found.within(), most),
-        markings=_gallery(marked, len(found.markings)),
+    pairs = {"crossing": found.crossing(), "disagreeing": found.disagreeing(), "within": found.within()}
+    marked = list(found.markings.items())
+    page = (
+        environment(Path(__file__).parent)
+        .get_template("audit.html")
+        .render(
+            name=found.datalist.name,
+            summary=found.datalist.summary(),
+            counts=found.counts(),
+            problems=found.problems,
+            totals={name: len(own) for name, own in pairs.items()} | {"marked": len(marked)},
+            shown={name: [_pair(found, pair) for pair in own[:most]] for name, own in pairs.items()}
+            | {"marked": [_marked(found.records[place], marks) for place, marks in marked[:most]]},
+        )
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-_NONE = '<p class="none">None.</p>'
+def _pair(found: Audit, pair: Pair) -> Thumbnail:
+    records = [found.records[place] for place in (pair.first, pair.second)]
+    parts = [found.parts[place] for place in (pair.first, pair.second)]
+    pictures = [_jpeg(Image.fromarray(to_rgb_uint8(read_picture(record["image"])))) for record in records]
+    names = " and ".join(f"{record['name']} ({part})" for record, part in zip(records, parts, strict=True))
+    return Thumbnail(pictures, f"{names}: {pair.likeness:.2f}", crossing=parts[0] != parts[1])
 
 
-def _gallery(figures: Sequence[str], number: int) -> str:
-    if not figures:
-        return _NONE
-    more = f"<p>{len(figures)} of {number} are shown.</p>" if number > len(figures) else ""
-    return f'{more}<div class="gallery">{"".join(figures)}</div>'
-
-
-def _pair_gallery(found: Audit, pairs: Sequence[Pair], most: int) -> str:
-    return _gallery([_pair_figure(found, pair) for pair in pairs[:most]], len(pairs))
-
-
-def _pair_figure(found: Audit, pair: Pair) -> str:
-    places = (pair.first, pair.second)
-    pictures = "".join(_picture(_thumbnail(found.records[place]["image"])) for place in places)
-    names = " and ".join(f"{found.records[place]['name']} ({found.parts[place]})" for place in places)
-    crossing = ' class="crossing"' if len({found.parts[place] for place in places}) > 1 else ""
-    caption = html.escape(f"{names}: {pair.likeness:.2f}")
-    return f"<figure{crossing}>{pictures}<figcaption>{caption}</figcaption></figure>"
-
-
-def _marked(record: Record, markings: Sequence[Marking]) -> str:
+def _marked(record: Record, markings: Sequence[Marking]) -> Thumbnail:
     image, mask = _read(record)
     inner = mask.copy()
     inner[1:-1, 1:-1] &= mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
@@ -206,19 +208,14 @@ def _marked(record: Record, markings: Sequence[Marking]) -> str:
     draw = ImageDraw.Draw(picture)
     for box in markings:
         draw.rectangle((box.x0 - 3, box.y0 - 3, box.x1 + 2, box.y1 + 2), outline=(230, 0, 0), width=2)
-    caption = f"<figcaption>{html.escape(record['name'])}: {len(markings)}</figcaption>"
-    return f"<figure>{_picture(picture)}{caption}</figure>"
+    return Thumbnail([_jpeg(picture)], f"{record['name']}: {len(markings)}")
 
 
-def _thumbnail(path: str) -> Image.Image:
-    return Image.fromarray(to_rgb_uint8(read_picture(path)))
-
-
-def _picture(picture: Image.Image) -> str:
+def _jpeg(picture: Image.Image) -> str:
     width = max(1, round(picture.width * THUMBNAIL / picture.height))
     buffer = io.BytesIO()
     picture.resize((width, THUMBNAIL), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=80)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -244,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = audit(datalist)
     write_page(found, options.output, options.most)
     print(datalist.summary())
-    print("\n".join(starmap("{1:6d}  {0}".format, found.figures())))
+    print("\n".join(starmap("{1:6d}  {0}".format, found.counts())))
     print(f"The page is {options.output}.")
     if options.datalist:
         print(f"The split is {datalist.write(options.datalist)}.")

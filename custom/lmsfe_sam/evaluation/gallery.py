@@ -1,34 +1,86 @@
-"""The report's pictures: the best, median and worst cases of a prompt mode."""
+"""Pictures of the report: the best, median and worst cases of each prompt mode."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lmsfe_sam.evaluation.protocol import MATCHED_CONTROLS
-from lmsfe_sam.evaluation.results import ImageResult, Prompt
-from lmsfe_sam.evaluation.tables import title
+from lmsfe_sam.evaluation.formatting import control_of
+from lmsfe_sam.evaluation.results import ImageResult
 
 LONGEST_SIDE = 512
-"""Pictures in the report are at most this large."""
+"""Largest side of an embedded picture in pixels."""
 
 OUTLINE_TOLERANCE = 0.3
-"""Outlines may be drawn this many pixels off, which takes most of their points."""
+"""Largest error of a drawn outline in pixels; it removes most of the outline's points."""
 
 ImageReader = Callable[[str], NDArray[np.uint8]]
 """Returns the picture (H,W,3) of an image's name, at any size."""
 
 
-def pick_cases(results: Sequence[ImageResult], mode: str, count: int) -> dict[str, list[ImageResult]]:
-    """Return the ``count`` best, median and worst images by Dice, none of them twice.
+@dataclass(frozen=True)
+class Picture:
+    """An image that is embedded in the page.
 
-    Of few images each kind gets fewer. Ties are in the order of ``results``.
+    Attributes:
+        id: by which the page uses it.
+        width: of the masks that belong to it, in pixels.
+        height: of the masks that belong to it, in pixels.
+        jpeg: the file in base 64.
+    """
+
+    id: str
+    width: int
+    height: int
+    jpeg: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image in one prompt mode.
+
+    Attributes:
+        name: of the image.
+        picture: the image.
+        box: the prompt, x0, y0, x1, y1 in pixels of the masks, or None.
+        clicks: the prompt, x, y and label of each click.
+        truth: outline of the true mask as an SVG path.
+        prediction: outline of the prediction as an SVG path.
+        scores: names and formatted values.
+    """
+
+    name: str
+    picture: Picture
+    box: tuple[float, float, float, float] | None
+    clicks: list[tuple[float, float, int]]
+    truth: str
+    prediction: str
+    scores: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Content of the template ``gallery.html``.
+
+    Attributes:
+        pictures: each image once.
+        modes: the cases of each mode by kind (best, median, worst).
+    """
+
+    pictures: list[Picture]
+    modes: dict[str, dict[str, list[Case]]]
+
+
+def pick_cases(results: Sequence[ImageResult], mode: str, count: int) -> dict[str, list[ImageResult]]:
+    """Return the ``count`` best, median and worst images by Dice, each image once.
+
+    With few images each kind has fewer than ``count``. Ties are in the order of ``results``.
     """
     ordered = sorted(results, key=lambda result: -result.scores[mode]["dice"])
     count = min(count, max(1, len(ordered) // 3))
@@ -45,91 +97,56 @@ def pick_cases(results: Sequence[ImageResult], mode: str, count: int) -> dict[st
     return {kind: chosen[kind] for kind in ("best", "median", "worst")}
 
 
-def gallery(results: Sequence[ImageResult], modes: Sequence[str], count: int, read: ImageReader) -> str:
-    """Return the HTML of the gallery: one foldable part a mode, each picture embedded once.
+def make_gallery(
+    results: Sequence[ImageResult], modes: Sequence[str], count: int, read: ImageReader
+) -> Gallery:
+    """Return the content of the gallery.
 
     Args:
-        results: one an image.
+        results: one for each image.
         modes: the network's modes to show.
         count: cases of each kind (best, median, worst).
         read: loads an image.
     """
     chosen = {mode: pick_cases(results, mode, count) for mode in modes}
     names = sorted({case.image for kinds in chosen.values() for cases in kinds.values() for case in cases})
-    links = {name: f"picture-{i}" for i, name in enumerate(names)}
-    shapes = {result.image: result.truth.shape for result in results if result.image in links}
-    pictures = "".join(_embedded(read(name), shapes[name], links[name]) for name in names)
-    parts = []
-    for place, (mode, kinds) in enumerate(chosen.items()):
-        cases = "".join(
-            f'<h4>{kind}</h4><div class="cases">'
-            + "".join(_case(case, mode, links[case.image]) for case in own)
-            + "</div>"
-            for kind, own in kinds.items()
-            if own
-        )
-        parts.append(
-            f"<details{' open' if place == 0 else ''}><summary>{title(mode)}</summary>{cases}</details>"
-        )
-    return f'<svg class="store" aria-hidden="true"><defs>{pictures}</defs></svg>{"".join(parts)}'
-
-
-def _case(case: ImageResult, mode: str, link: str) -> str:
-    height, width = case.truth.shape
-    truth, prediction = case.truth.unpack(), case.masks[mode].unpack()
-    true_outline, outline = _outline(truth), _outline(prediction)
-    panels: Mapping[str, str] = {
-        "image and prompt": _prompt(case.prompts[mode]),
-        "truth": f'<path class="truth filled" d="{true_outline}"/>',
-        "prediction": f'<path class="prediction filled" d="{outline}"/>',
-        "both": f'<path class="truth" d="{true_outline}"/><path class="prediction" d="{outline}"/>',
+    shapes = {result.image: result.truth.shape for result in results}
+    pictures = {
+        name: Picture(f"picture-{i}", shapes[name][1], shapes[name][0], _jpeg(read(name), shapes[name]))
+        for i, name in enumerate(names)
     }
-    drawn = "".join(
-        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
-        f'<use href="#{link}"/>{overlay}</svg><figcaption>{name}</figcaption></figure>'
-        for name, overlay in panels.items()
-    )
-    return (
-        f'<div class="case"><p class="name">{escape(case.image)}</p>'
-        f'<div class="panels">{drawn}</div>{_figures(case, mode)}</div>'
-    )
+    shown = {
+        mode: {kind: [_case(case, mode, pictures[case.image]) for case in own] for kind, own in kinds.items()}
+        for mode, kinds in chosen.items()
+    }
+    return Gallery(list(pictures.values()), shown)
 
 
-def _figures(case: ImageResult, mode: str) -> str:
-    scores = case.scores[mode]
-    figures = {
+def _case(case: ImageResult, mode: str, picture: Picture) -> Case:
+    prompt, scores = case.prompts[mode], case.scores[mode]
+    shown = {
         "Dice": f"{scores['dice']:.3f}",
         "IoU": f"{scores['iou']:.3f}",
         "HD": f"{scores['hd']:.1f} px",
         "ASSD": f"{scores['assd']:.1f} px",
         **({"predicted IoU": f"{case.predicted_iou[mode]:.3f}"} if mode in case.predicted_iou else {}),
     }
-    rival = MATCHED_CONTROLS.get(mode)
-    if rival in case.scores:
-        figures["ellipse's Dice"] = f"{case.scores[rival]['dice']:.3f}"
-    return (
-        '<p class="figures">'
-        + " ".join(f"<span>{name} <b>{value}</b></span>" for name, value in figures.items())
-        + "</p>"
-    )
-
-
-def _prompt(prompt: Prompt) -> str:
-    if prompt.box is not None:
-        x0, y0, x1, y1 = prompt.box
-        return (
-            f'<rect class="prompt" x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/>'
-        )
-    return "".join(
-        f'<circle class="{"positive" if click.label else "negative"}" '
-        f'cx="{click.x + 0.5}" cy="{click.y + 0.5}" r="4">'
-        f"<title>click {number}: {'lesion' if click.label else 'background'}</title></circle>"
-        for number, click in enumerate(prompt.clicks, start=1)
+    control = control_of(mode)
+    if control in case.scores:
+        shown["ellipse's Dice"] = f"{case.scores[control]['dice']:.3f}"
+    return Case(
+        case.image,
+        picture,
+        prompt.box,
+        [(click.x, click.y, click.label) for click in prompt.clicks],
+        _outline(case.truth.unpack()),
+        _outline(case.masks[mode].unpack()),
+        shown,
     )
 
 
 def _outline(mask: NDArray[np.bool_]) -> str:
-    """Return the outlines of a mask (H,W) as an SVG path; pixel (0, 0) has its centre at (.5, .5)."""
+    """Return the outlines of a mask (H,W) as an SVG path. The centre of pixel (0, 0) is (.5, .5)."""
     from skimage.measure import approximate_polygon, find_contours
 
     # Padded by one: a lesion at the image's edge has an outline there too.
@@ -140,8 +157,8 @@ def _outline(mask: NDArray[np.bool_]) -> str:
     )
 
 
-def _embedded(picture: NDArray[np.uint8], shape: tuple[int, int], name: str) -> str:
-    """Return a picture as an SVG image of ``shape``, under a name to use it by."""
+def _jpeg(picture: NDArray[np.uint8], shape: tuple[int, int]) -> str:
+    """Return a picture (H,W,3) as JPEG in base 64, with the aspect ratio of ``shape``."""
     height, width = shape
     shrink = min(1.0, LONGEST_SIDE / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -149,8 +166,4 @@ def _embedded(picture: NDArray[np.uint8], shape: tuple[int, int], name: str) -> 
     image = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
     grey = np.ptp(np.asarray(image, dtype=int), axis=-1).max() == 0
     (image.convert("L") if grey else image).save(file, "JPEG", quality=85)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    return (
-        f'<image id="{name}" width="{width}" height="{height}" preserveAspectRatio="none" '
-        f'href="data:image/jpeg;base64,{data}"/>'
-    )
+    return base64.b64encode(file.getvalue()).decode("ascii")

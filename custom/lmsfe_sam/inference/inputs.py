@@ -12,7 +12,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.inference.formats import INPUT_SUFFIXES, is_input, stem
 from lmsfe_sam.options import InferenceOptions, check_options
-from lmsfe_sam.prompts.user import check_names, read_prompts
+from lmsfe_sam.prompts.prompts_file import check_names, read_prompts
 from lmsfe_sam.settings import check_device
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ def start(records: list[dict[str, Any]], output_dir: str | os.PathLike[str]) -> 
     """
     if not records:
         raise InputError("input is missing: name an image file or a folder of them with --input.")
-    ensure_folder(output_dir, "output_dir")
+    folder = ensure_folder(output_dir, "output_dir")
+    if (folder / "objects.csv").exists():
+        logger.warning("'%s' holds the results of an earlier run, which this one replaces.", output_dir)
     objects = sum(len(record["prompts"]) for record in records)
     logger.info(
         "Segmenting %d image(s) with %d prompted object(s) into %s.", len(records), objects, output_dir

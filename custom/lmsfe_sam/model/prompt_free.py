@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import read_state
 from lmsfe_sam.model.network import DecodedTokens, ImageEmbedding
+from lmsfe_sam.model.weight_files import read_state
 
 
 @runtime_checkable

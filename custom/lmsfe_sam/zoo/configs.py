@@ -1,19 +1,18 @@
-"""What changes in a config when the package lies inside the bundle.
+"""Changes in the configs of a packaged bundle, so that it runs from every folder.
 
-MONAI puts a bundle's folder on the module path when a run starts, after ``initialize``; a config that
-touches the package in ``initialize`` therefore works from the bundle's own folder alone. Packaged, those
-steps become the first of ``run``, and ``bundle_root`` is found from the package's own place: the bundle
-runs from every folder.
+MONAI puts the bundle's folder on the module path when ``run`` starts. That is after ``initialize``, where the
+package could therefore be found from the bundle's own folder alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 Config = dict[str, Any]
 
 STEPS = "prepare"
-"""The key that holds the steps of ``initialize`` in a packaged config."""
+"""The key that ``initialize`` is renamed to; its steps become the first of ``run``."""
 
 BUNDLE_ROOT = "$str(Path(lmsfe_sam.__file__).resolve().parents[1])"
 
@@ -28,24 +27,25 @@ NETWORK_KEYS = (
     "position_mode",
     "backbone",
 )
-"""What the description beside a checkpoint and the training config both say of a network."""
+"""Options of the network in the description of a checkpoint."""
 
 
-def vendored(config: Config, modules: list[str]) -> Config:
-    """Return a config that runs with the package inside the bundle.
+def portable(config: Config, modules: Iterable[str]) -> Config:
+    """Return a copy of a config that runs from every folder.
 
     Args:
-        config: the parsed content of a config file; it is not changed. One that was packaged before
-            comes back as it is.
-        modules: what the package imports; a missing one ends the run in one sentence that names it.
+        config: the content of a config file. A packaged one is returned without changes.
+        modules: top-level modules that the package needs. If one is missing, the run ends with one sentence.
     """
     if STEPS in config or f"+{STEPS}" in config:
         return dict(config)
-    changed = {_renamed(key): value for key, value in config.items()}
+    renamed = {"initialize": STEPS, "+initialize": f"+{STEPS}"}
+    changed = {renamed.get(key, key): value for key, value in config.items()}
     if STEPS in changed:
-        changed[STEPS] = [_missing(modules) if "find_spec" in step else step for step in changed[STEPS]]
+        steps = [step for step in changed[STEPS] if "find_spec" not in step]
+        changed[STEPS] = [_require(modules), *steps]
         changed["run"] = [f"@{STEPS}", *changed["run"]]
-    if "imports" in changed:  # one config's replace the other's: each brings what bundle_root needs
+    if "imports" in changed:  # The imports of a second config replace these: each config needs its own.
         changed["imports"] = ["$from pathlib import Path", *changed["imports"]]
     if "bundle_root" in changed:
         changed["bundle_root"] = BUNDLE_ROOT
@@ -53,22 +53,13 @@ def vendored(config: Config, modules: list[str]) -> Config:
 
 
 def with_network(config: Config, description: Config) -> Config:
-    """Return a training config whose network is the one of the bundle's own weights.
-
-    Args:
-        config: the parsed ``train.json``; it is not changed.
-        description: the content of ``model.json``.
-    """
-    return {**config, **{key: description[key] for key in NETWORK_KEYS if key in description}}
+    """Return a copy of ``train.json`` with the network options of ``model.json``, as far as it has them."""
+    return config | {key: description[key] for key in NETWORK_KEYS if key in config and key in description}
 
 
-def _renamed(key: str) -> str:
-    return {"initialize": STEPS, "+initialize": f"+{STEPS}"}.get(key, key)
-
-
-def _missing(modules: list[str]) -> str:
+def _require(modules: Iterable[str]) -> str:
     sentence = (
         "'error: the Python module ' + name + ' is missing: install what configs/metadata.json lists under "
         "required_packages_version.'"
     )
-    return f"$[sys.exit({sentence}) for name in {modules!r} if find_spec(name) is None]"
+    return f"$[sys.exit({sentence}) for name in {sorted(modules)!r} if find_spec(name) is None]"

@@ -1,4 +1,4 @@
-"""Writing the bundle's folder for the model zoo, Hugging Face or a colleague."""
+"""Write the bundle and the package as one folder, for the model zoo, Hugging Face or a colleague."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import read_description, sha256
+from lmsfe_sam.files import own_bundle
+from lmsfe_sam.model.checkpoints import read_description
+from lmsfe_sam.model.weight_files import sha256
 from lmsfe_sam.version import __version__
-from lmsfe_sam.zoo.checks import LARGEST, METADATA, PACKAGE, required_modules
-from lmsfe_sam.zoo.configs import vendored, with_network
-from lmsfe_sam.zoo.modules import files_needed
+from lmsfe_sam.zoo.checks import LARGEST, METADATA, imported_modules
+from lmsfe_sam.zoo.configs import portable, with_network
 
 NAME = "lmsfe_sam_ultrasound_segmentation"
 """What the bundle is called in the model zoo."""
@@ -24,6 +25,7 @@ NAME = "lmsfe_sam_ultrasound_segmentation"
 METADATA_FILE = "configs/metadata.json"
 MODEL = "models/model.pt"
 DESCRIPTION = "models/model.json"
+SELFTEST = "models/selftest.json"
 LARGE_FILES = "large_files.yml"
 REQUIRED = ("LICENSE", METADATA_FILE, "configs/inference.json", "docs/README.md", "docs/data_license.txt")
 
@@ -33,12 +35,11 @@ Content = Path | str
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line of `lmsfe_sam.package` sets.
+    """Options of `lmsfe_sam.package`.
 
     Attributes:
         output: the folder to write.
-        bundle: the bundle to take configs, documents and weights from; by default the one in the clone
-            that this package lies in.
+        bundle: the source of configs, documents and weights; by default the package's own bundle.
         checkpoint: other weights for ``models/model.pt``.
         model_url: where the weights can be downloaded if they are too large for the zoo.
         any_size: keep files above `LARGEST` bytes, for Hugging Face.
@@ -52,13 +53,13 @@ class Options:
 
 
 def write_bundle(options: Options) -> Path:
-    """Write the folder and return it. It is complete or not there: it is renamed when all is written.
+    """Write the folder and return its path. A folder that could not be completed is removed.
 
     Raises:
-        InputError: a part is missing, a file is too large, or the place is taken or cannot be written to.
+        InputError: a part is missing, a file is too large, or the output exists or cannot be written to.
     """
     target = options.output.absolute()
-    _check_place(target, options.output)
+    _check_output(target, options.output)
     files = bundle_files(options.bundle or own_bundle(), options)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,23 +81,8 @@ def write_bundle(options: Options) -> Path:
     return target
 
 
-def own_bundle() -> Path:
-    """Return the bundle in the clone that this package lies in.
-
-    Raises:
-        InputError: the package is installed on its own.
-    """
-    package = Path(__file__).resolve().parents[1]
-    bundle = package.parents[1] / "bundle"
-    if not (bundle / METADATA_FILE).is_file():
-        raise InputError(
-            f"there is no bundle beside the package in '{package}': name its folder with --bundle."
-        )
-    return bundle
-
-
 def bundle_files(bundle: Path, options: Options) -> dict[str, Content]:
-    """Return what the packaged folder holds: name inside it, and the file to copy or the text to write.
+    """Return the contents of the packaged folder: a file to copy, or a text to write, for each name.
 
     Raises:
         InputError: a part is missing, damaged or too large.
@@ -107,31 +93,24 @@ def bundle_files(bundle: Path, options: Options) -> dict[str, Content]:
     checkpoint = options.checkpoint or bundle / MODEL
     description = read_description(checkpoint)
     package = Path(__file__).resolve().parents[1]
-    sources = {
-        path.relative_to(bundle).as_posix(): path
-        for folder in ("configs", "docs")
-        for path in _visible(bundle / folder)
-    }
-    configs = {name: _read_json(path) for name, path in sources.items() if _is_config(name)}
-    code = files_needed(package, (json.dumps(config) for config in configs.values()))
-    files: dict[str, Content] = {**sources, "LICENSE": bundle / "LICENSE", MODEL: checkpoint}
-    files |= {f"{PACKAGE}/{path.relative_to(package).as_posix()}": path for path in code}
+    files: dict[str, Content] = {"LICENSE": bundle / "LICENSE", MODEL: checkpoint}
     if checkpoint.with_suffix(".json").is_file():
         files[DESCRIPTION] = checkpoint.with_suffix(".json")
-    modules = sorted(required_modules(code))
-    for name, config in configs.items():
+    if options.checkpoint is None and (bundle / SELFTEST).is_file():
+        files[SELFTEST] = bundle / SELFTEST
+    for folder in (bundle / "configs", bundle / "docs", package):
+        files |= {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for path in _visible(folder)}
+    modules = imported_modules(_visible(package))
+    for name in [name for name in files if name.startswith("configs/") and name.endswith(".json")]:
+        config = _read_json(bundle / name)
         if name == METADATA_FILE:
             content = _checked_metadata(config, description, own_weights=options.checkpoint is None)
         else:
-            content = vendored(config, modules)
+            content = portable(config, modules)
             if name == "configs/train.json":
                 content = with_network(content, description)
         files[name] = json.dumps(content, indent=4, ensure_ascii=False) + "\n"
     return _without_large_files(files, options)
-
-
-def _is_config(name: str) -> bool:
-    return name.startswith("configs/") and name.endswith(".json")
 
 
 def _visible(folder: Path) -> Iterator[Path]:
@@ -151,7 +130,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _checked_metadata(metadata: dict[str, Any], network: dict[str, Any], own_weights: bool) -> dict[str, Any]:
-    """Return the metadata as it goes out: complete, of this version, of the network that is packaged."""
+    """Return the metadata with the input size of the packaged network.
+
+    Raises:
+        InputError: a field is missing, or the version is another than the package's.
+    """
     missing = [field for field in METADATA if field not in metadata]
     if missing:
         raise InputError(f"configs/metadata.json lacks {', '.join(missing)}: add what is missing.")
@@ -195,8 +178,8 @@ def _without_large_files(files: dict[str, Content], options: Options) -> dict[st
     return {**{name: content for name, content in files.items() if name != MODEL}, LARGE_FILES: text}
 
 
-def _check_place(target: Path, output: Path) -> None:
-    """Refuse a place that holds anything."""
+def _check_output(target: Path, output: Path) -> None:
+    """Refuse an output that exists and is not an empty folder."""
     try:
         is_free = not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Take a packaged bundle to the model zoo, as a commit in a clone of it, or to a Hugging Face repository."""
+"""Publish a packaged bundle: commit it in a clone of the model zoo, or upload it to Hugging Face."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from lmsfe_sam.zoo.verify import check_packaged
 ZOO = "https://github.com/Project-MONAI/model-zoo"
 
 UPLOADERS = ("huggingface_hub", "httpx", "httpcore", "requests", "hf_xet")
-"""Packages that upload; some have a number behind their names."""
+"""Packages whose errors mean that an upload failed; some have a number after their names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Publish as the command line says; ``--dry_run`` shows what would be done and does nothing."""
+    """Run the command line. With ``--dry_run`` it prints what it would do and changes nothing."""
     plain_errors()
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.zoo.publish", description=str(__doc__).split("\n")[0]
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hub.add_argument("--public", action="store_true", help="make a new repository public")
     for way in (zoo, hub):
         way.add_argument("folder", type=Path, help="what lmsfe_sam.package wrote")
-        way.add_argument("--dry_run", action="store_true", help="only say what would be done")
+        way.add_argument("--dry_run", action="store_true", help="print what would be done, change nothing")
     given = parser.parse_args(arguments)
     if given.way == "zoo":
         print(to_zoo(given.folder, given.clone, given.branch, given.dry_run))
@@ -63,10 +63,10 @@ def to_zoo(folder: Path, clone: Path, branch: str | None = None, dry_run: bool =
         dry_run: change nothing.
 
     Returns:
-        What was done, or would be, and the commands that remain: these reach the network.
+        What was done, or would be, and the remaining commands, which need a network.
 
     Raises:
-        InputError: what is published, or the clone, is not as it has to be; or git refuses.
+        InputError: the folder or the clone is not fit for it, or a git command fails.
     """
     version = _version(folder)
     large = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > LARGEST]
@@ -146,16 +146,16 @@ def to_hub(folder: Path, repo: str, public: bool = False, dry_run: bool = False)
     The token is the one that ``hf auth login`` stored, or that of the variable HF_TOKEN.
 
     Args:
-        folder: what `lmsfe_sam.package` wrote; MONAI makes the model's card of docs/README.md in a copy.
+        folder: what `lmsfe_sam.package` wrote. MONAI adds the card's header to a copy of docs/README.md.
         repo: OWNER/NAME.
         public: make the repository public if it is new.
-        dry_run: make every call, but to a stand-in: nothing reaches the network.
+        dry_run: call a stand-in for Hugging Face, without a network.
 
     Returns:
         What was done, or would be.
 
     Raises:
-        InputError: what is published is no bundle, a name that cannot be one, or the upload fails.
+        InputError: the folder is no packaged bundle, the name has another form, or the upload fails.
     """
     version = _version(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
@@ -193,13 +193,13 @@ def to_hub(folder: Path, repo: str, public: bool = False, dry_run: bool = False)
 
 
 def _is_upload_error(error: Exception) -> bool:
-    """Whether the server or the network refused: such errors are those of the packages that talk to it."""
+    """Tell whether an error comes from the network or from a package that uploads."""
     return isinstance(error, OSError) or type(error).__module__.startswith(UPLOADERS)
 
 
 @contextmanager
 def _no_network(calls: list[str]) -> Iterator[None]:
-    """Let MONAI talk to a stand-in for Hugging Face's interface that writes down what it is asked."""
+    """Replace Hugging Face's client in MONAI by one that records the calls."""
     from monai.bundle import scripts
 
     class Recorder:

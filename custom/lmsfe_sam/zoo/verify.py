@@ -1,4 +1,4 @@
-"""Check a packaged bundle as the model zoo will, on a copy, in a process that knows no other copy of it."""
+"""Check a packaged bundle as the model zoo does, on a copy of it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,18 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.zoo import checks
-from lmsfe_sam.zoo.folder import METADATA_FILE, NAME, PACKAGE
+from lmsfe_sam.zoo import checks, runtime_checks
+from lmsfe_sam.zoo.checks import PACKAGE, Result
+from lmsfe_sam.zoo.folder import METADATA_FILE, NAME
 
-TRIED = ("monai", "torch", "numpy", "onnx", "onnxruntime")
-"""Packages whose versions stand under the table."""
-
-
-class Result(NamedTuple):
-    """What became of one check.
-
-    Attributes:
-        name: what is checked.
-        state: "passed", "failed" or "skipped".
-        detail: what was found, or why it failed.
-    """
-
-    name: str
-    state: str
-    detail: str
+REPORTED = ("monai", "torch", "numpy", "onnx", "onnxruntime")
+"""Packages whose versions are printed below the table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table of the checks; the exit code is 1 if one failed."""
+    """Print a table of the checks. The exit code is 1 if one failed."""
     plain_errors()
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.zoo.verify", description=str(__doc__).split("\n")[0]
@@ -55,26 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def verify(folder: Path, schema: Path | str | None = None) -> list[Result]:
-    """Make every check of `lmsfe_sam.zoo.checks` on a copy of a packaged folder, in a fresh process.
+    """Check a copy of a packaged folder. The checks that run the bundle are made in a new process.
 
     Args:
         folder: what `lmsfe_sam.package` wrote; it is not changed.
-        schema: the file of MONAI's metadata schema, `checks.ONLINE`, or None: its check is skipped.
+        schema: the file of MONAI's metadata schema, `checks.ONLINE`, or None to skip its check.
 
     Raises:
-        InputError: no packaged bundle, no such schema, or the process ended early.
+        InputError: the folder is no packaged bundle, the schema does not exist, or the process ended early.
     """
     check_packaged(folder)
     if schema not in (None, checks.ONLINE) and not Path(schema or "").is_file():
         raise InputError(f"schema '{schema}' does not exist: name a file with --schema, or use --online.")
-    located = schema if schema in (None, checks.ONLINE) else Path(schema or "").resolve()
     with tempfile.TemporaryDirectory(prefix="lmsfe_sam_verify_") as scratch:
         copy, report = Path(scratch) / "models" / NAME, Path(scratch) / "report.json"
         shutil.copytree(folder, copy)
+        results = checks.run(checks.CHECKS, copy, str(schema or ""))
         start = Path(scratch) / "start"
         start.mkdir()
         process = subprocess.run(
-            [sys.executable, "-P", checks.__file__, str(copy), str(located or ""), str(report)],
+            [sys.executable, "-P", runtime_checks.__file__, str(copy), str(report)],
             cwd=start,
             env=_environment(),
             stdout=sys.stderr,
@@ -84,14 +70,14 @@ def verify(folder: Path, schema: Path | str | None = None) -> list[Result]:
             raise InputError(
                 f"the checks of '{folder}' ended early, with exit code {process.returncode}: see above."
             )
-        return [Result(*entry) for entry in json.loads(report.read_text())]
+        return results + [Result(*entry) for entry in json.loads(report.read_text())]
 
 
 def check_packaged(folder: Path) -> None:
-    """Refuse what is no packaged bundle.
+    """Refuse a folder that is no packaged bundle.
 
     Raises:
-        InputError: metadata or the package is not in it.
+        InputError: the metadata or the package is missing.
     """
     for part in (METADATA_FILE, f"{PACKAGE}/__init__.py"):
         if not (folder / part).is_file():
@@ -107,7 +93,7 @@ def table(results: Sequence[Result]) -> str:
     states = ("passed", "failed", "skipped")
     numbers = [(sum(result.state == state for result in results), state) for state in states]
     counts = ", ".join(f"{number} {state}" for number, state in numbers if number)
-    versions = [f"Python {platform.python_version()}", *map(_version, TRIED)]
+    versions = [f"Python {platform.python_version()}", *map(_version, REPORTED)]
     return "\n".join(
         [
             "| check | result | detail |",
@@ -127,7 +113,7 @@ def _version(name: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """This process's variables without those that lead Python to other modules."""
+    """Return the environment without PYTHONPATH and its like, which lead to other copies of the package."""
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 

@@ -1,0 +1,233 @@
+"""Test an installation: segment phantoms with the shipped weights and compare with expected results.
+
+    python -m lmsfe_sam.selftest
+
+needs no data and takes some seconds. It prints what is wrong in plain sentences; the exit code is 1 then.
+``--update`` stores new expected results in ``models/selftest.json`` after the weights have been changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.files import atomic_write, own_bundle
+from lmsfe_sam.model.checkpoints import network_from_checkpoint
+from lmsfe_sam.model.weight_files import sha256
+
+WEIGHTS, EXPECTED, METADATA = "models/model.pt", "models/selftest.json", "configs/metadata.json"
+
+PHANTOMS = (3, 12, 21)
+"""Numbers of the phantoms; see `lmsfe_sam.data.phantoms.render_phantom`."""
+
+TOLERANCES = {"dice": 0.01, "predicted_iou": 0.01, "mean_logit": 0.1}
+"""Largest differences from the expected results. Other processors and builds of torch differ by far less."""
+
+
+class Case(NamedTuple):
+    """Result of one prompt on one phantom.
+
+    Attributes:
+        phantom: its number.
+        prompt: "box", "click" or "none".
+        dice: with the exact mask.
+        predicted_iou: by the network.
+        mean_logit: of the low-res logits.
+    """
+
+    phantom: int
+    prompt: str
+    dice: float
+    predicted_iou: float
+    mean_logit: float
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line. The exit code is 1 if something is wrong."""
+    plain_errors()
+    parser = argparse.ArgumentParser(
+        prog="python -m lmsfe_sam.selftest", description=str(__doc__).split("\n")[0]
+    )
+    parser.add_argument("--bundle", type=Path, help="the bundle's folder (default: this installation's own)")
+    parser.add_argument("--device", default="cpu", help="where the network runs (default: %(default)s)")
+    parser.add_argument("--update", action="store_true", help="store these results as the expected ones")
+    options = parser.parse_args(arguments)
+    bundle = options.bundle or own_bundle()
+    if options.update:
+        print(f"Expected results are stored in {update(bundle)}.")
+        return
+    print(f"lmsfe_sam in {Path(__file__).parent}, bundle {bundle}, Python {platform.python_version()}")
+    problems = find_problems(bundle, options.device)
+    for problem in problems:
+        print(f"Problem: {problem}")
+    if problems:
+        sys.exit(1)
+    print("The installation works.")
+
+
+def find_problems(bundle: Path, device: str = "cpu") -> list[str]:
+    """Return a sentence for each thing that is wrong with an installation.
+
+    Args:
+        bundle: a folder with ``configs`` and ``models``.
+        device: where the network runs.
+    """
+    tested = tested_versions(bundle)
+    installed = {name: _installed(name) for name in tested}
+    missing = [f"{name}=={tested[name]}" for name, own in installed.items() if own is None]
+    if missing:
+        return [f"packages are missing: run pip install {' '.join(missing)}."]
+    try:
+        expected = _read_expected(bundle)
+        weights = _check_weights(bundle, expected["weights_sha256"])
+        cases = segment_phantoms(bundle, device)
+    except InputError as error:
+        return [str(error)]
+    wrong = weights + compare(cases, [Case(**case) for case in expected["cases"]])
+    others = [
+        f"{name} {installed[name]} instead of {own}" for name, own in tested.items() if installed[name] != own
+    ]
+    if wrong and others:
+        wrong.append(
+            f"this installation has other versions than the tested ones, which may be the reason: "
+            f"{', '.join(others)}."
+        )
+    return wrong
+
+
+def segment_phantoms(bundle: Path, device: str = "cpu") -> list[Case]:
+    """Segment each phantom with each kind of prompt.
+
+    Raises:
+        InputError: the weights or the device cannot be used.
+    """
+    from lmsfe_sam.data.phantoms import render_phantom
+    from lmsfe_sam.predict.predictor import Predictor
+    from lmsfe_sam.prompts.simulate import first_click, tight_box
+    from lmsfe_sam.settings import check_device
+
+    check_device(device)
+    predictor = Predictor(network_from_checkpoint(bundle / WEIGHTS).to(device))
+    cases = []
+    for number in PHANTOMS:
+        picture, lesion = render_phantom(number)
+        truth = np.asarray(lesion) > 0
+        predictor.set_image(picture)
+        prompts: dict[str, dict[str, Any]] = {
+            "box": {"box": tight_box(truth)},
+            "click": {"points": [first_click(truth)], "labels": [1]},
+            "none": {},
+        }
+        for name, prompt in prompts.items():
+            masks, iou, logits = predictor.predict(**prompt)
+            dice = 2 * np.sum(masks[0] & truth) / max(1, np.sum(masks[0]) + np.sum(truth))
+            cases.append(Case(number, name, *(round(float(x), 5) for x in (dice, iou[0], logits.mean()))))
+    return cases
+
+
+def compare(cases: Sequence[Case], expected: Sequence[Case]) -> list[str]:
+    """Return a sentence for each result that differs from the expected one by more than `TOLERANCES`."""
+    if not all(np.isfinite([case.mean_logit for case in cases])):
+        return ["the network's output contains NaN or infinity: try another device or torch build."]
+    if all(case.dice == 0 for case in cases):
+        return ["all masks are empty or beside the lesion: weights, torch or device do not work."]
+    if [case[:2] for case in cases] != [case[:2] for case in expected]:
+        return [f"{EXPECTED} has other cases than this version: run python -m lmsfe_sam.selftest --update."]
+    problems = []
+    for case, reference in zip(cases, expected, strict=True):
+        for name, tolerance in TOLERANCES.items():
+            own, other = getattr(case, name), getattr(reference, name)
+            if abs(own - other) > tolerance:
+                prompt = {"box": "a box", "click": "one click", "none": "no prompt"}[case.prompt]
+                problems.append(
+                    f"{name.replace('_', ' ')} of phantom {case.phantom} with {prompt} is {own:.3f} "
+                    f"instead of {other:.3f}."
+                )
+    return problems
+
+
+def update(bundle: Path) -> Path:
+    """Store the results of this installation as the expected ones.
+
+    Raises:
+        InputError: the weights cannot be used, or the file cannot be written.
+    """
+    cases = segment_phantoms(bundle)
+    content = {
+        "weights_sha256": sha256(bundle / WEIGHTS),
+        "cases": [case._asdict() for case in cases],
+    }
+    with atomic_write(bundle / EXPECTED) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return bundle / EXPECTED
+
+
+def tested_versions(bundle: Path) -> dict[str, str]:
+    """Return the versions in the bundle's metadata by the packages' names on PyPI.
+
+    Raises:
+        InputError: the metadata is missing or damaged.
+    """
+    metadata = _read_json(bundle / METADATA)
+    try:
+        apart = {
+            "monai": metadata["monai_version"],
+            "torch": metadata["pytorch_version"],
+            "numpy": metadata["numpy_version"],
+        }
+        return apart | metadata["required_packages_version"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{bundle / METADATA}' is incomplete: install the bundle again.") from error
+
+
+def _read_expected(bundle: Path) -> dict[str, Any]:
+    expected = _read_json(bundle / EXPECTED)
+    try:
+        for case in expected["cases"]:
+            Case(**case)
+        str(expected["weights_sha256"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{bundle / EXPECTED}' is incomplete: run with --update to write it.") from error
+    return expected
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"'{path}' does not exist: name a complete bundle with --bundle"
+            + (", or run with --update to write it." if path.name == Path(EXPECTED).name else ".")
+        ) from error
+    except ValueError as error:
+        raise InputError(f"'{path}' is damaged ({error}): restore it.") from error
+
+
+def _check_weights(bundle: Path, digest: str) -> list[str]:
+    path = bundle / WEIGHTS
+    if path.is_file() and sha256(path) != digest:
+        return [
+            f"'{path}' is damaged, or other weights than the expected results were made with: download "
+            "it again, or run with --update if you replaced it."
+        ]
+    return []
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name).split("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The self-test: the shipped weights pass, and what is wrong with an installation is said in a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsfe_sam import selftest
+from lmsfe_sam.selftest import Case, compare, find_problems
+
+
+@pytest.fixture(scope="module")
+def cases(bundle_root: Path) -> list[Case]:
+    return selftest.segment_phantoms(bundle_root)
+
+
+@pytest.fixture
+def bundle(bundle_root: Path, tmp_path: Path) -> Path:
+    for part in ("configs", "models"):
+        shutil.copytree(bundle_root / part, tmp_path / part)
+    return tmp_path
+
+
+def expected(bundle: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((bundle / "models" / "selftest.json").read_text())
+    return content
+
+
+def test_the_shipped_weights_pass(bundle_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    selftest.main([])
+    assert capsys.readouterr().out.endswith("The installation works.\n")
+
+
+def test_the_expected_results_are_those_of_the_weights(bundle_root: Path, cases: list[Case]) -> None:
+    stored = [Case(**case) for case in expected(bundle_root)["cases"]]
+    assert compare(cases, stored) == []
+    assert all(case.dice > 0.8 for case in stored)
+
+
+def test_damaged_weights(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = bundle / "models" / "model.pt"
+    content = model.read_bytes()
+    model.write_bytes(content[: len(content) // 2])
+    with pytest.raises(SystemExit) as caught:
+        selftest.main(["--bundle", str(bundle)])
+    assert caught.value.code == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Problem: ")]
+    assert len(lines) == 1 and "model.pt' " in lines[0]
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 0xFF
+    model.write_bytes(changed)
+    assert any("model.pt' " in problem for problem in find_problems(bundle))
+    model.unlink()
+    assert any("model.pt' does not exist" in problem for problem in find_problems(bundle))
+
+
+def test_other_weights_need_an_update(
+    bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = expected(bundle)
+    (bundle / "models" / "selftest.json").write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
+    problems = find_problems(bundle)
+    assert len(problems) == 1 and "or run with --update if you replaced it" in problems[0]
+    selftest.main(["--bundle", str(bundle), "--update"])
+    assert find_problems(bundle) == []
+    assert expected(bundle)["weights_sha256"] == content["weights_sha256"]
+
+
+def test_packages_that_are_missing_or_of_another_version(bundle: Path, cases: list[Case]) -> None:
+    path = bundle / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    packages = {**metadata["required_packages_version"], "no-such-package": "1.2"}
+    path.write_text(json.dumps({**metadata, "required_packages_version": packages}))
+    assert find_problems(bundle) == ["packages are missing: run pip install no-such-package==1.2."]
+
+    path.write_text(json.dumps({**metadata, "pytorch_version": "2.0.0"}))
+    assert find_problems(bundle) == [], "another version alone is no problem"
+    wrong = [{**case, "dice": case["dice"] - 0.1} for case in expected(bundle)["cases"]]
+    content = {**expected(bundle), "cases": wrong}
+    (bundle / "models" / "selftest.json").write_text(json.dumps(content))
+    problems = find_problems(bundle)
+    assert len(problems) == len(cases) + 1
+    assert problems[0].startswith("dice of phantom 3 with a box is 0.97")
+    assert "other versions than the tested ones" in problems[-1] and "instead of 2.0.0" in problems[-1]
+
+
+def test_black_masks_and_nan(cases: list[Case]) -> None:
+    black = [case._replace(dice=0.0) for case in cases]
+    assert compare(black, cases) == [
+        "all masks are empty or beside the lesion: weights, torch or device do not work."
+    ]
+    broken = [cases[0]._replace(mean_logit=float("nan")), *cases[1:]]
+    assert "NaN" in compare(broken, cases)[0]
+    assert "other cases than this version" in compare(cases, cases[1:])[0]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"cases": [{}], "weights_sha256": ""}', "[]"])
+def test_a_damaged_file_of_expected_results(bundle: Path, text: str) -> None:
+    (bundle / "models" / "selftest.json").write_text(text)
+    (problem,) = find_problems(bundle)
+    assert "selftest.json' is" in problem
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"metadata\.json' does not exist: name a complete bundle"):
+        find_problems(tmp_path)
+
+
+def test_a_device_that_is_not_there(bundle_root: Path) -> None:
+    (problem,) = find_problems(bundle_root, device="cuda:99")
+    assert problem.startswith("device is 'cuda:99'")
