@@ -27,14 +27,13 @@ from lmsfe_sam import LMSFESAM
 from lmsfe_sam.data.phantoms import render_phantom
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.inference.inferers import LABELS, ZoomInferer
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
-from lmsfe_sam.inference.zooming import LABELS, ZoomInferer
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
-from lmsfe_sam.predict.decoding import pack_prompts
 from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from lmsfe_sam.prompts.simulate import tight_box
-from lmsfe_sam.prompts.user import ObjectPrompt
 from lmsfe_sam.settings import check_device
 
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -230,7 +229,7 @@ def windows(network: LMSFESAM, machine: Machine, plan: Plan) -> Table:
         corners = rng.integers(0, side - side // 8, (plan.boxes, 2))
         sizes = rng.integers(16, side // 8, (plan.boxes, 2))
         boxes = np.concatenate([corners, corners + sizes], axis=1)
-        packed = pack_prompts([ObjectPrompt(box=box) for box in boxes.tolist()])
+        packed = Prompts.of([ObjectPrompt(box=box) for box in boxes.tolist()])
         prompted = MetaTensor(image[None], meta={PROMPTS: packed})
         for batch in plan.window_batches:
             inferers = {

@@ -30,12 +30,11 @@ from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
 from lmsfe_sam.model.network import ImageEmbedding
-from lmsfe_sam.predict.decoding import pack_prompts
 from lmsfe_sam.predict.windows import Window
 from lmsfe_sam.predict.zoom import AUTO, ObjectMask, WindowEncoder, Zoom
 from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from lmsfe_sam.prompts.simulate import first_click, inscribed_ellipse, mode_box
-from lmsfe_sam.prompts.user import ObjectPrompt
 
 PROMPTS = ("box", "box_jitter_10", "box_jitter_20", "point")
 CONTROL = "ellipse in the box"
@@ -150,7 +149,7 @@ def measure(
     for picture, lesions in pictures(records, tiles):
         size = (picture.shape[0], picture.shape[1])
         prompts = [prompt for lesion in lesions for prompt in prompts_of(lesion, seed)]
-        packed = pack_prompts(prompts)
+        packed = Prompts.of(prompts)
         encode = KeptWindows(WindowEncoder(network, torch.from_numpy(picture).permute(2, 0, 1)))
         truths = [lesion.in_picture(size) for lesion in lesions]
         for way, look in looks.items():

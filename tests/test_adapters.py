@@ -135,9 +135,9 @@ class TestPositionAdapter:
         position = torch.randn(1, 4, 4, 4)
         with torch.no_grad():
             before = adapter(position)
-            kept = adapter._kept[2]
+            kept = adapter._cached[2]
             adapter(position)
-            assert adapter._kept[2] is kept
+            assert adapter._cached[2] is kept
             adapter.stages[0][1].weight.mul_(2)
             assert not torch.allclose(adapter(position), before)
         assert adapter(position).requires_grad

@@ -24,17 +24,10 @@ from torch import Tensor, nn
 from conftest import ROOT
 from lmsfe_sam import LMSFESAM, __version__
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import (
-    load_pretrained,
-    load_weights,
-    network_from_checkpoint,
-    read_description,
-    read_state,
-    resize_table,
-    save_weights,
-    sha256,
-)
+from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
 from lmsfe_sam.model.presets import PRESETS
+from lmsfe_sam.model.pretrained import load_pretrained, resize_table
+from lmsfe_sam.model.weight_files import read_state, sha256
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY, tiny_presets
 
@@ -618,3 +611,63 @@ class TestOwnFiles:
     def test_sha256(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"abc")
         assert sha256(tmp_path / "file").startswith("ba7816bf8f01cfea")
+
+
+class TestDescriptions:
+    def test_a_preset_alone_means_the_defaults(self, tmp_path: Path) -> None:
+        save_weights(LMSFESAM("tiny_t", 256), tmp_path / "model.pt")
+        (tmp_path / "model.json").write_text('{"preset": "tiny_t"}')
+        description = read_description(tmp_path / "model.pt")
+        assert description["image_size"] == 256 and description["mhpm"] is True
+        assert network_from_checkpoint(tmp_path / "model.pt").toggles["adapters"] is True
+
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            ({"local_encoder": "no"}, "local_encoder 'no'"),
+            ({"image_size": 160000000}, "image_size 160000000"),
+            ({"image_size": 100}, "image_size 100"),
+            ({"preset": ["vit_t"]}, r"preset \['vit_t'\]"),
+            ({"position_norm": "batch"}, "position_norm 'batch'"),
+        ],
+    )
+    def test_nonsense_is_refused_before_a_network_is_built(
+        self, entry: dict[str, Any], words: str, tmp_path: Path
+    ) -> None:
+        save_weights(LMSFESAM("tiny_t", SIZE), tmp_path / "model.pt")
+        (tmp_path / "model.json").write_text(json.dumps({"preset": "tiny_t", **entry}))
+        with pytest.raises(InputError, match=f"model.json' has {words}"):
+            network_from_checkpoint(tmp_path / "model.pt")
+
+    def test_bottomless_nesting(self, tmp_path: Path) -> None:
+        save_weights(LMSFESAM("tiny_t", SIZE), tmp_path / "model.pt")
+        (tmp_path / "model.json").write_text("[" * 100_000)
+        with pytest.raises(InputError, match="is no JSON"):
+            read_description(tmp_path / "model.pt")
+
+    def test_a_norm_that_only_the_description_tells_is_not_taken_silently(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        save_weights(LMSFESAM("tiny_t", SIZE, position_norm="instance"), tmp_path / "model.pt")
+        assert read_description(tmp_path / "model.pt")["position_norm"] == "instance"
+        (tmp_path / "model.json").unlink()
+        assert read_description(tmp_path / "model.pt")["position_norm"] == "layer"
+        assert "'model.json' is missing" in caplog.text
+
+    def test_tensors_of_older_files_are_renamed(self, tmp_path: Path) -> None:
+        model = randomise(LMSFESAM("tiny_t", SIZE), 0).eval()
+        old = {
+            name.replace("mask_decoder.fine_head", "fine_head").replace(
+                "prompt_encoder.map_encoder", "dense_prompt_encoder"
+            ): tensor
+            for name, tensor in model.state_dict().items()
+        }
+        assert len(old.keys() - model.state_dict().keys()) > 20
+        torch.save(old, tmp_path / "old.pt")
+        loaded = load_pretrained(LMSFESAM("tiny_t", SIZE), tmp_path / "old.pt")
+        assert not loaded.new
+        strict = LMSFESAM("tiny_t", SIZE).eval()
+        strict.load_state_dict(old)
+        image = torch.zeros(1, 3, SIZE, SIZE)
+        with torch.no_grad():
+            torch.testing.assert_close(strict(image), model(image))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsfe_sam.model.prompt_batch import flatten_prompts
-from lmsfe_sam.predict.clicked_regions import drop_unclicked
+from lmsfe_sam.model.clicked_regions import drop_unclicked
+from lmsfe_sam.model.prompt_batch import flatten_prompts, group_prompts
+from lmsfe_sam.prompts.prompt import Prompts
 
 SIDE = 8
 LEFT, RIGHT = (slice(1, 4), slice(1, 3)), (slice(2, 7), slice(5, 8))
@@ -33,8 +34,8 @@ def asked(
 
 
 def dropped(*prompts: Tensor | None) -> Tensor:
-    (group,) = flatten_prompts(1, *prompts, torch.device("cpu")).groups()
-    return drop_unclicked(two_regions(), group, 2 * SIDE)
+    (group,) = group_prompts(*flatten_prompts(Prompts(*prompts), 1, torch.device("cpu")))
+    return drop_unclicked(two_regions(), group.prompts, 2 * SIDE)
 
 
 def kept(logits: Tensor) -> tuple[bool, bool]:
@@ -89,5 +90,5 @@ def test_what_a_smaller_mask_is_padded_with_counts_for_nothing() -> None:
 
 def test_without_clicks_the_logits_pass() -> None:
     logits = two_regions()
-    (group,) = flatten_prompts(1, None, None, None, None, torch.device("cpu")).groups()
-    assert drop_unclicked(logits, group, 2 * SIDE) is logits
+    (group,) = group_prompts(*flatten_prompts(Prompts(), 1, torch.device("cpu")))
+    assert drop_unclicked(logits, group.prompts, 2 * SIDE) is logits

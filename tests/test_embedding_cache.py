@@ -8,11 +8,10 @@ import torch
 from monai.data import MetaTensor
 
 from boxnet import BoxNetwork
-from lmsfe_sam.inference.inferer import PromptInferer
+from lmsfe_sam.inference.inferers import FullImageInferer
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.predict.decoding import pack_prompts
 from lmsfe_sam.predict.embedding_cache import EmbeddingCache
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 
 SHAPE = (1, 3, 64, 64)
 
@@ -94,11 +93,11 @@ class TestEmbeddingCache:
 
 
 def test_the_inferer_answers_new_prompts_from_the_kept_embedding() -> None:
-    network, inferer = BoxNetwork().eval(), PromptInferer()
+    network, inferer = BoxNetwork().eval(), FullImageInferer(cached_embeddings=8)
     for box in ((4, 6, 40, 30), (20, 10, 60, 50)):
-        image = MetaTensor(picture(1), meta={PROMPTS: pack_prompts([ObjectPrompt(box)])})
+        image = MetaTensor(picture(1), meta={PROMPTS: Prompts.of([ObjectPrompt(box)]).given()})
         with torch.no_grad():
-            inside = inferer(image, network)["logits"][0, 0] > 0
+            inside = inferer(image, network)["labels"][0, 0] == 1
         x0, y0, x1, y1 = box
         assert inside[y0:y1, x0:x1].all()
         assert inside.sum() == (x1 - x0) * (y1 - y0)

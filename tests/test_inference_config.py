@@ -14,7 +14,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.inferers import SlidingWindowInferer
 from PIL import Image
+from torch.nn import functional
 
 from boxnet import BoxNetwork
 from lmsfe_sam import LMSFESAM, Predictor
@@ -22,9 +24,10 @@ from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.inference.reading import read_image
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
-from lmsfe_sam.predict.preprocessing import prepare
+from lmsfe_sam.predict.preprocessing import normalise, prepare, resize_image
+from lmsfe_sam.predict.windows import full_window, load_windows
 from lmsfe_sam.predict.zoom import AUTO
-from lmsfe_sam.prompts.user import read_prompts
+from lmsfe_sam.prompts.prompts_file import read_prompts
 from medical_files import save_dicom, ultrasound_region
 
 HEIGHT, WIDTH = 128, 192
@@ -263,7 +266,8 @@ class TestAgainstThePredictor:
         items = list(made.dataset)
         assert len(items) == 4
         for item in items:
-            tensor = item["image"].as_tensor()
+            image = item["image"].as_tensor()
+            tensor = load_windows(image, [full_window((image.shape[1], image.shape[2]))], 256)[0]
             expected = prepare(read_image(folder / item["name"]).pixels, 256)
             assert tensor.dtype == torch.float32
             torch.testing.assert_close(tensor, expected, rtol=0, atol=1e-6)
@@ -353,7 +357,7 @@ class TestRefusals:
         whole = (folder / "b.png").read_bytes()
         (folder / "b.png").write_bytes(whole[: len(whole) // 2])
         nib.save(nib.Nifti1Image(np.zeros((8, 8, 3), np.uint8), np.eye(4)), folder / "e.nii")
-        prompts = write_prompts(folder, **{"c.png": [{"box": [0, 0, 500, 50]}], "d.png": [{"box": BOX}]})
+        prompts = write_prompts(folder, **{"c.png": [{"box": [192, 0, 500, 50]}], "d.png": [{"box": BOX}]})
         with pytest.raises(Exception) as caught:
             segment(input=str(folder), prompts=prompts)
         lines = str(find_input_error(caught.value)).splitlines()
@@ -420,3 +424,57 @@ class TestRefusals:
             segment(**keys)
         assert_sentence(caught.value, words)
         assert not (folder.parent / "out" / "masks").exists()
+
+
+class TestMonaisInferers:
+    """MONAI's own inferers in the place of ours: a normalised float image in, logits out."""
+
+    SLIDING = {"_target_": "SlidingWindowInferer", "roi_size": [64, 64], "sw_batch_size": 2}  # noqa: RUF012
+    SIMPLE = {"_target_": "SimpleInferer"}  # noqa: RUF012
+    UNET = {  # noqa: RUF012
+        "_target_": "UNet",
+        "spatial_dims": 2,
+        "in_channels": 3,
+        "out_channels": 1,
+        "channels": [4, 8],
+        "strides": [2],
+    }
+
+    @pytest.mark.parametrize("mode", [{}, {"mode": "zoom"}, {"mode": "resize"}])
+    @pytest.mark.parametrize("inferer", [SLIDING, SIMPLE])
+    def test_they_see_the_normalised_image_and_give_the_mask(
+        self, folder: Path, tmp_path: Path, workflow: Run, inferer: dict[str, Any], mode: dict[str, str]
+    ) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        torch.manual_seed(0)
+        made = workflow(input=str(folder), network=self.UNET, image_size=64, inferer=inferer, **mode)
+        network = made.parser.get_parsed_content("network").eval()
+        finish(made)
+        image = normalise(torch.from_numpy(NOISE).float().expand(1, 3, -1, -1))
+        with torch.no_grad():
+            if inferer is self.SIMPLE:
+                logits = network(resize_image(image, (64, 64)))
+            else:
+                logits = SlidingWindowInferer((64, 64), 2)(image, network)
+        expected = functional.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear")[0, 0].numpy()
+        labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
+        assert labels.shape == (HEIGHT, WIDTH) and 0.05 < labels.mean() < 0.95
+        wrong = (labels == 1) != (expected > 0)
+        assert np.abs(expected[wrong]).max(initial=0) < 1e-4
+        (row,) = table(tmp_path / "out")
+        assert int(row["area_px"]) == labels.sum() and 0 < float(row["predicted_iou"]) < 1
+
+    def test_they_refuse_prompts(self, folder: Path, workflow: Run) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        prompts = write_prompts(folder, **{"a.png": [{"box": BOX}]})
+        with pytest.raises(Exception) as caught:
+            finish(
+                workflow(
+                    input=str(folder),
+                    prompts=prompts,
+                    network=self.UNET,
+                    image_size=64,
+                    inferer=self.SIMPLE,
+                )
+            )
+        assert_sentence(caught.value, "inferer takes no prompts: leave out --prompts")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.formats import stem
 from lmsfe_sam.inference.inputs import check_settings, find_inputs, start, unique_stems
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 from medical_files import save_dicom
 
 SUFFIXES = st.sampled_from([".png", ".jpg", ".nii.gz", ""])

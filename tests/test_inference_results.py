@@ -17,20 +17,20 @@ from PIL import Image
 from skimage.segmentation import find_boundaries
 
 from boxnet import BoxNetwork
-from lmsfe_sam.data.loading import ResizeUltrasoundd
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference import overlay
 from lmsfe_sam.inference.dataset import SkippingDataset
-from lmsfe_sam.inference.inferer import PromptInferer
-from lmsfe_sam.inference.merging import MeasureObjectsd, MergeObjectsd, measure_objects, merge_objects
+from lmsfe_sam.inference.inferers import FullImageInferer
+from lmsfe_sam.inference.merging import MeasureObjectsd, MergeObjectsd, measure_objects
 from lmsfe_sam.inference.overlay import COLOURS, INSIDE, OUTSIDE, draw_overlay
 from lmsfe_sam.inference.prompting import AttachPromptsd
 from lmsfe_sam.inference.reading import LoadFileImaged
 from lmsfe_sam.inference.saving import COLUMNS, ObjectsTable
 from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES, to_file_axes, write_label_map
-from lmsfe_sam.predict.decoding import pack_prompts
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from medical_files import save_dicom
+from prompt_rows import prompt_rows
 
 OBLIQUE = np.array([[0.2, 0.05, -0.1, 12.0], [-0.04, 0.3, 0.2, -7.0], [0.01, -0.06, 1.5, 33.0], [0, 0, 0, 1]])
 """Sheared a little, so that no writer may rebuild it from spacing and direction unnoticed."""
@@ -46,46 +46,48 @@ def image_of(path: Path, slice_index: int | None = None) -> MetaTensor:
 class TestPrompting:
     IMAGE = MetaTensor(torch.zeros(3, 128, 192), meta={"filename_or_obj": "a.png"})
 
-    def test_prompts_travel_scaled(self) -> None:
+    def test_prompts_travel_in_the_metadata(self) -> None:
         data = {"image": self.IMAGE.clone(), "prompts": [ObjectPrompt([30, 42, 180, 100], [[90, 64]])]}
-        result = AttachPromptsd("image", image_size=64)(data)
-        assert result["image"].meta["prompts"].tolist() == [[10, 21, 60, 50, 30, 32, 1]]
-        assert result["prompts"].tolist() == [[30, 42, 180, 100, 90, 64, 1]]
+        result = AttachPromptsd("image")(data)
+        for prompts in (result["image"].meta["prompts"], result["prompts"]):
+            assert prompt_rows(Prompts(**prompts)).tolist() == [[30, 42, 180, 100, 90, 64, 1]]
 
     def test_no_prompts(self) -> None:
-        result = AttachPromptsd("image", image_size=64)({"image": self.IMAGE.clone()})
-        assert np.isnan(result["image"].meta["prompts"]).tolist() == [[True] * 4]
+        result = AttachPromptsd("image")({"image": self.IMAGE.clone()})
+        assert result["image"].meta["prompts"]["boxes"].isnan().tolist() == [[True] * 4]
 
     def test_a_prompt_outside_is_named(self) -> None:
         data = {
             "image": self.IMAGE.clone(),
-            "prompts": [ObjectPrompt([0, 0, 1, 1]), ObjectPrompt([0, 0, 193, 1])],
+            "prompts": [ObjectPrompt([0, 0, 1, 1]), ObjectPrompt([192, 0, 193, 1])],
         }
         with pytest.raises(InputError, match=r"object 2 of 'a\.png' in the prompts: the box .* 192 x 128"):
-            AttachPromptsd("image", image_size=64)(data)
+            AttachPromptsd("image")(data)
 
 
 class TestInferer:
     def test_prompts_in_the_metadata_are_followed(self) -> None:
-        packed = pack_prompts([ObjectPrompt([8, 8, 24, 40]), ObjectPrompt(points=[[50, 50]])])
-        for prompts in (packed, torch.from_numpy(packed)[None]):
-            image = MetaTensor(torch.zeros(1, 3, 64, 64), meta={"prompts": prompts})
-            answer = PromptInferer()(image, BoxNetwork())
-            assert answer["logits"].shape == (1, 2, 64, 64)
+        prompts = Prompts.of([ObjectPrompt([8, 8, 24, 40]), ObjectPrompt(points=[[50, 50]])])
+        collated = prompts.map(lambda tensor: tensor[None])
+        for carried in (prompts, collated):
+            image = MetaTensor(torch.zeros(1, 3, 64, 64), meta={"prompts": carried.given()})
+            answer = FullImageInferer()(image, BoxNetwork())
+            assert answer["labels"].shape == (1, 1, 64, 64)
             assert answer["predicted_iou"].shape == (1, 2)
-            assert (answer["logits"][0, 0] > 0).sum() == 16 * 32
+            assert (answer["labels"] == 1).sum() == 16 * 32
 
     def test_without_any(self) -> None:
         for image in (torch.zeros(1, 3, 64, 64), MetaTensor(torch.zeros(1, 3, 64, 64))):
-            assert PromptInferer()(image, BoxNetwork())["logits"].shape == (1, 1, 64, 64)
+            answer = FullImageInferer()(image, BoxNetwork())
+            assert answer["labels"].shape == (1, 1, 64, 64)
+            assert answer["predicted_iou"].shape == (1, 1)
 
     def test_the_way_without_an_engine(self, tmp_path: Path) -> None:
         """As a server does it: one item, an axis added and taken off again, no collation."""
         Image.fromarray(np.zeros((128, 192), np.uint8)).save(tmp_path / "a.png")
         data = {"image": tmp_path / "a.png", "prompts": [ObjectPrompt([30, 42, 180, 100])]}
-        data = AttachPromptsd("image", image_size=64)(LoadFileImaged("image")(data))
-        data["image"] = ResizeUltrasoundd(64, keys="image")({"image": data["image"].float()})["image"]
-        answer = PromptInferer()(data["image"][None], BoxNetwork())
+        data = AttachPromptsd("image")(LoadFileImaged("image")(data))
+        answer = FullImageInferer()(data["image"][None], BoxNetwork())
         data["pred"] = decollate_batch(answer)[0]
         result = MeasureObjectsd("pred")(MergeObjectsd("pred")(data))
         assert result["pred"].shape == (1, 128, 192)
@@ -93,7 +95,11 @@ class TestInferer:
 
     def test_one_image_at_a_time(self) -> None:
         with pytest.raises(ValueError, match="batch_size"):
-            PromptInferer()(torch.zeros(2, 3, 64, 64), BoxNetwork())
+            FullImageInferer()(torch.zeros(2, 3, 64, 64), BoxNetwork())
+
+
+def merge_objects(logits: torch.Tensor, iou: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    return paint_objects([mask_parts(one, (0, 0), size) for one in logits], iou.tolist(), size)
 
 
 class TestMerging:
@@ -229,7 +235,7 @@ class TestOverlay:
         picture = np.full((60, 90, 3), 100, np.uint8)
         labels = np.zeros((60, 90), np.uint8)
         labels[10:30, 10:30] = 1
-        prompts = pack_prompts([ObjectPrompt([50, 20, 80, 50], [[60, 40], [70, 30]], [1, 0]), ObjectPrompt()])
+        prompts = Prompts.of([ObjectPrompt([50, 20, 80, 50], [[60, 40], [70, 30]], [1, 0]), ObjectPrompt()])
         drawn = np.asarray(draw_overlay(picture, labels, prompts))
         assert drawn.shape == picture.shape
         assert (drawn[20, 20] != 100).any()
@@ -244,12 +250,12 @@ class TestOverlay:
         rng = np.random.default_rng(0)
         picture = rng.integers(0, 256, (40, 30, 3), np.uint8)
         labels = np.kron(rng.integers(0, 12, (8, 6)), np.ones((5, 5), int)).astype(np.uint8)
-        expected = np.asarray(draw_overlay(picture, labels, pack_prompts([])))
+        expected = np.asarray(draw_overlay(picture, labels, Prompts.of([])))
         outline = find_boundaries(labels, mode="inner")
         np.testing.assert_array_equal(expected[outline], COLOURS[(labels[outline] - 1) % len(COLOURS)])
         for rows in (1, 3, 5, 39):
-            monkeypatch.setattr(overlay, "BLOCK", rows * 30)
-            drawn = np.asarray(draw_overlay(picture, labels, pack_prompts([])))
+            monkeypatch.setattr(overlay, "PIXELS_AT_ONCE", rows * 30)
+            drawn = np.asarray(draw_overlay(picture, labels, Prompts.of([])))
             np.testing.assert_array_equal(drawn, expected)
 
 

@@ -24,7 +24,7 @@ from lmsfe_sam.label.limits import LimitBody
 from lmsfe_sam.label.records import check_label, check_raw_label, export_labels
 from lmsfe_sam.label.request import ChooseSliced, ReadPromptsd, chosen_slice, read_prompt, read_region
 from lmsfe_sam.label.uncertainty import disagreement
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 SIZE = (90, 120)
 PLACES = st.integers(0, 100)

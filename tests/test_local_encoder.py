@@ -141,7 +141,7 @@ class TestWhatIsKept:
         module.train()
         with torch.no_grad():
             module(x)
-        assert module.xy._kept is None
+        assert module.xy._cached is None
 
     @pytest.mark.parametrize("change", ["in place", "step", "state dict", "data", "data in place", "double"])
     def test_dropped_when_a_parameter_changes(self, module, x, change: str) -> None:
@@ -183,10 +183,27 @@ class TestWhatIsKept:
                 found = module(x)
             torch.testing.assert_close(found, module(x).detach())
 
+    def test_only_a_change_of_mode_empties_the_cache(self, module, x, monkeypatch) -> None:
+        """MONAI's evaluators call ``eval()`` for each batch."""
+        with torch.no_grad():
+            module.eval()(x)
+            cached = module.xy._cached
+            module.eval()(x)
+            assert module.xy._cached is cached
+            module.train()
+            assert module.xy._cached is None
+
+    def test_autocast_has_results_of_its_own(self, module, x) -> None:
+        with torch.no_grad():
+            before = module(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                module(x)
+            assert torch.equal(module(x), before)
+
     def test_copies_and_pickles_go_without(self, module, x) -> None:
         with torch.no_grad():
             expected = module(x)
-        assert module.xy._kept is not None
+        assert module.xy._cached is not None
         buffer = io.BytesIO()
         torch.save(module, buffer)
         buffer.seek(0)
@@ -196,12 +213,12 @@ class TestWhatIsKept:
             torch.load(buffer, weights_only=False),
         ]
         for other in others:
-            assert other.xy._kept is None
+            assert other.xy._cached is None
             with torch.no_grad():
                 assert torch.equal(other(x), expected)
                 other.xy.table.zero_()
                 assert not torch.equal(other(x), module(x))
-        assert not any("kept" in name for name in module.state_dict())
+        assert not any("cached" in name for name in module.state_dict())
 
     def test_inference_mode(self, module, x) -> None:
         with torch.inference_mode():

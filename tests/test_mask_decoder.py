@@ -6,8 +6,9 @@ import pytest
 import torch
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
-from lmsfe_sam.model.dense_prompts import CHANNELS
-from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder, PointPositions, PromptedContext
+from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder, PromptedContext
+from lmsfe_sam.model.prompt_encoder import PointPositions
+from lmsfe_sam.model.prompt_maps import CHANNELS
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY
 
@@ -33,9 +34,7 @@ def test_each_object_has_its_own_image() -> None:
     sparse = torch.randn(3, 2, 32, generator=generator)
     positions = sam.prompt_encoder.get_dense_pe()
     with torch.no_grad():
-        found, vectors, iou = ours(features, positions, sparse)
-        fine = ours.upscale_again(ours.upscale_once(found))
-        masks = torch.einsum("mkc,mchw->mkhw", vectors, fine)
+        masks, iou = ours(features, positions, sparse, torch.zeros(1, 32, 1, 1), [], None)
         for i in range(3):
             one = slice(i, i + 1)
             expected, scores = sam.mask_decoder.predict_masks(

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from lmsfe_sam import LMSFESAM, ImageEmbedding
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.network import DecodedTokens, choose_masks, expected_iou
+from lmsfe_sam.model.clicked_regions import drop_unclicked
+from lmsfe_sam.model.network import DecodedTokens, choose_masks, expected_iou, resize_logits
 from lmsfe_sam.model.presets import PRESETS
-from lmsfe_sam.model.prompt_batch import flatten_prompts
-from lmsfe_sam.predict.clicked_regions import drop_unclicked
+from lmsfe_sam.model.prompt_batch import flatten_prompts, group_prompts
+from lmsfe_sam.prompts.prompt import Prompts
 from sam_med2d import randomise
 from tiny import SIZE, tiny_presets
 
@@ -91,11 +92,9 @@ EACH_KIND = [
 
 def without_unclicked(tokens: DecodedTokens) -> Tensor:
     """The masks of `every_kind` of three images, each object's unclicked regions dropped."""
-    prompts = every_kind(3)
-    named = (prompts.get(key) for key in ("boxes", "points", "point_labels", "masks"))
     masks = tokens.masks.flatten(0, 1).clone()
-    for group in flatten_prompts(3, *named, masks.device).groups():
-        masks[group.index] = drop_unclicked(masks[group.index], group, SIZE)
+    for place, _, prompts in group_prompts(*flatten_prompts(Prompts(**every_kind(3)), 3, masks.device)):
+        masks[place] = drop_unclicked(masks[place], prompts, SIZE)
     return masks.reshape(tokens.masks.shape)
 
 
@@ -183,7 +182,7 @@ class TestPrompts:
         for i, mask in enumerate(masks):
             alone, _ = model.decode(image_of(embedding, i), masks=mask[None])
             torch.testing.assert_close(together[i], alone[0], **TOLERANCE)
-        if model.fine_head is None:  # SAM's only use of a mask is at 4 x the grid
+        if model.mask_decoder.fine_head is None:  # SAM's only use of a mask is at 4 x the grid
             resized = F.interpolate(masks[1][None], (16, 16), mode="bilinear", align_corners=False)
             alone, _ = model.decode(image_of(embedding, 1), masks=resized)
             torch.testing.assert_close(together[1], alone[0], **TOLERANCE)
@@ -215,7 +214,7 @@ class TestPrompts:
     def test_low_resolution_shows_the_same_mask(self, encoded) -> None:
         model, embedding = encoded
         logits, _, low = model.decode(embedding, **every_kind(3), return_low_res=True)
-        if model.fine_head is None:
+        if model.mask_decoder.fine_head is None:
             expected = F.interpolate(low, (SIZE, SIZE), mode="bilinear", align_corners=False)
             torch.testing.assert_close(logits, expected, **TOLERANCE)
         else:
@@ -259,7 +258,7 @@ class TestPrompts:
         found, _ = model.decode(embedding, **prompts, multimask_output=True)
         expected = (without_unclicked(tokens) if model.clicked_regions else tokens.masks)[:, :, 1:]
         for (b, n), one in zip(itertools.product(range(3), range(6)), expected.flatten(0, 1), strict=True):
-            torch.testing.assert_close(found[b, n], model._resize(one, SIZE), **TOLERANCE)
+            torch.testing.assert_close(found[b, n], resize_logits(one, SIZE), **TOLERANCE)
         assert PRESETS["vit_t"].clicked_regions
         assert not any(PRESETS[name].clicked_regions for name in ("vit_b", "vit_l", "vit_h"))
 

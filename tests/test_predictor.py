@@ -17,7 +17,7 @@ from lmsfe_sam.predict.decoding import CHUNK
 from lmsfe_sam.predict.postprocessing import masks_at
 from lmsfe_sam.predict.preprocessing import prepare
 from lmsfe_sam.predict.zoom import Zoom
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 HEIGHT, WIDTH = 128, 192
 
@@ -183,7 +183,7 @@ class TestLabelMaps:
         assert network.encoded == 1  # set_image's
 
     def test_small_objects_are_looked_at_up_close(self, predictor: Predictor, network: BoxNetwork) -> None:
-        labels, iou = predictor.segment([ObjectPrompt(box=(100, 50, 110, 58))], Zoom(0.2, least=1))
+        labels, iou = predictor.segment([ObjectPrompt(box=(100, 50, 110, 58))], Zoom(0.2, min_side=1))
         assert network.encoded == 2
         assert iou.shape == (1,) and labels.dtype == np.uint8
         expected = np.zeros((HEIGHT, WIDTH), bool)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.prompts.sampling import KINDS, MixedPrompts, Prompts, correct
+from lmsfe_sam.prompts.prompt import Prompts
+from lmsfe_sam.prompts.sampling import KINDS, MixedPrompts, correct
 from lmsfe_sam.prompts.simulate import first_click, inscribed_ellipse, tight_box
 
 SIZE = 64
@@ -97,8 +98,8 @@ def test_box_and_click():
 
 
 def test_none_is_no_tensor_at_all():
-    assert draw(only("none")) == Prompts()
-    assert draw(only("none")).as_arguments() == dict.fromkeys(("boxes", "points", "point_labels", "masks"))
+    assert draw(only("none")).given() == {}
+    assert list(vars(draw(only("none")))) == ["boxes", "points", "point_labels", "masks"]
 
 
 def tokens(prompts: Prompts) -> torch.Tensor:
@@ -133,11 +134,11 @@ def test_an_empty_mask_is_prompted_with_nothing():
     prompts = draw(only("box_point"), masks)
     assert prompts.boxes[1].isnan().all() and (prompts.point_labels[1] == -1).all()
     assert not prompts.boxes[0].isnan().any() and (prompts.point_labels[0] == 1).all()
-    assert draw(only("box_point"), masks[1:]) == Prompts()
+    assert draw(only("box_point"), masks[1:]).given() == {}
 
 
 def test_the_generator_decides_alone():
-    first, again, other = (draw(MixedPrompts(), seed=seed).as_arguments() for seed in (5, 5, 6))
+    first, again, other = (draw(MixedPrompts(), seed=seed).given() for seed in (5, 5, 6))
     same = [
         torch.equal(first[key].nan_to_num(-9), again[key].nan_to_num(-9))
         for key in first

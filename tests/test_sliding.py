@@ -12,16 +12,20 @@ from monai.inferers import SlidingWindowInferer
 from torch.nn import functional
 
 from boxnet import BoxNetwork
-from lmsfe_sam.inference.inferer import IOU
+from lmsfe_sam.inference.inferers import IOU, LABELS
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.inference.sliding import BlendedObject, PromptedWindowInferer, reaches, touched, window_grid
-from lmsfe_sam.inference.zooming import LABELS
+from lmsfe_sam.inference.sliding import (
+    BlendedObject,
+    PromptedWindowInferer,
+    column_ranges,
+    select_windows,
+    window_grid,
+)
 from lmsfe_sam.model.network import LMSFESAM
-from lmsfe_sam.predict.decoding import pack_prompts
 from lmsfe_sam.predict.preprocessing import normalise
-from lmsfe_sam.predict.windows import Window, clip_prompts
-from lmsfe_sam.predict.zoom import Found, WindowEncoder
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.predict.zoom import WindowEncoder, WindowPrediction
+from lmsfe_sam.prompts.coordinates import Window
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from tiny import SIZE, seeded_network
 
 HEIGHT, WIDTH = 150, 210
@@ -34,7 +38,7 @@ def network() -> LMSFESAM:
 
 
 def with_prompts(prompts: list[ObjectPrompt], image: torch.Tensor = IMAGE) -> MetaTensor:
-    return MetaTensor(image[None], meta={PROMPTS: pack_prompts(prompts)})
+    return MetaTensor(image[None], meta={PROMPTS: Prompts.of(prompts).given()})
 
 
 def boxed(*boxes: tuple[int, ...]) -> list[ObjectPrompt]:
@@ -171,9 +175,9 @@ class TestPrompts:
 
         sides = (40, 50, 100, 90)
         PromptedWindowInferer()(with_prompts(boxed(sides)), Writing().eval())
-        packed = pack_prompts(boxed(sides))
-        views = touched(window_grid((HEIGHT, WIDTH), 64, 0.5), packed)
-        assert asked == [clip_prompts(packed, view.window)[0].tolist() for view in views]
+        prompts_of_all = Prompts.of(boxed(sides))
+        views = select_windows(window_grid((HEIGHT, WIDTH), 64, 0.5), prompts_of_all)
+        assert asked == [prompts_of_all.clip(view.window).boxes[0].tolist() for view in views]
         assert len(views) == 4 * 4
 
     def test_more_than_one_image_is_refused(self) -> None:
@@ -187,27 +191,29 @@ class TestMemory:
         blended = BlendedObject(slice(0, 64))
         weights = torch.ones(64, 64)
         for top in range(0, 64 * 50, 32):
-            found = Found(0, Window(top, 0, 64, 64), torch.ones(64, 64), torch.tensor(0.5), torch.empty(0))
+            found = WindowPrediction(
+                0, Window(top, 0, 64, 64), torch.ones(64, 64), torch.tensor(0.5), torch.empty(0)
+            )
             blended.add(found, weights)
             assert blended._sums is not None and blended._sums.shape == (64, 64)
         blended.finish()
         assert blended._sums is None
-        rows = [rows for (rows, _), _ in blended.blocks()]
+        rows = [rows for (rows, _), _ in blended.parts()]
         assert rows[0].start == 0 and rows[-1].stop == 32 * 101
         assert all(one.stop == other.start for one, other in pairwise(rows))
         assert blended.iou == 0.5
 
-    def test_done_objects_keep_packed_strips_alone(self, network: LMSFESAM) -> None:
+    def test_done_objects_keep_prompts_of_all_strips_alone(self, network: LMSFESAM) -> None:
         prompts = boxed((10, 10, 40, 40), (150, 100, 200, 140))
         objects = PromptedWindowInferer().segment(
-            network, WindowEncoder(network, IMAGE), pack_prompts(prompts), (HEIGHT, WIDTH)
+            network, WindowEncoder(network, IMAGE), Prompts.of(prompts), (HEIGHT, WIDTH)
         )
         assert all(one._sums is None for one in objects)
 
     def test_columns_that_the_windows_of_an_object_reach(self) -> None:
-        packed = pack_prompts(boxed((0, 0, 10, 10), (100, 0, 140, 10)))
-        views = touched(window_grid((64, 210), 64, 0.5), packed)
-        assert reaches(views, 2) == [slice(0, 64), slice(64, 192)]
+        prompts_of_all = Prompts.of(boxed((0, 0, 10, 10), (100, 0, 140, 10)))
+        views = select_windows(window_grid((64, 210), 64, 0.5), prompts_of_all)
+        assert column_ranges(views, 2) == [slice(0, 64), slice(64, 192)]
 
     def test_nothing_found_is_an_empty_object(self) -> None:
         dark = torch.zeros(3, 100, 100, dtype=torch.uint8)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.prompts.sampling import MixedPrompts, Prompts
+from lmsfe_sam.prompts.prompt import Prompts
+from lmsfe_sam.prompts.sampling import MixedPrompts
 from lmsfe_sam.training.iteration import (
     PromptedIteration,
     PromptedSteps,

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_state, save_weights
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights
 from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.training.soup import average_checkpoints, main
 from tiny import SIZE, tiny_presets
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.predict.decoding import pack_prompts, scale_prompts, unpack_prompts
-from lmsfe_sam.prompts.user import ObjectPrompt, check_names, read_prompts
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
+from lmsfe_sam.prompts.prompts_file import check_names, read_prompts
+from prompt_rows import prompt_rows
 
 EXAMPLE = {
     "case_12.png": {
@@ -93,10 +94,10 @@ class TestObjectPrompt:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ({"box": [30, 42, 401, 171]}, r"box \[30, 42, 401, 171\] reaches outside .* 400 x 300"),
-            ({"box": [-1, 42, 180, 171]}, "reaches outside"),
-            ({"box": [30, 42, 180, 300.5]}, "reaches outside"),
-            ({"box": [400, 42, 500, 171]}, "lies outside"),
+            ({"box": [400, 42, 500, 171]}, r"box \[400, 42, 500, 171\] lies outside .* 400 x 300"),
+            ({"box": [-5, 42, 0, 171]}, "lies outside"),
+            ({"box": [30, -9, 180, 0]}, "lies outside"),
+            ({"box": [30, 300, 180, 301]}, "lies outside"),
             ({"points": [[400, 90]]}, r"point \[400, 90\] lies outside .* 400 x 300"),
             ({"points": [[10, 10], [90, 300]]}, r"point \[90, 300\]"),
             ({"points": [[-0.5, 90]]}, "lies outside"),
@@ -110,11 +111,11 @@ class TestObjectPrompt:
         ObjectPrompt(box=[0, 0, 400, 300], points=[[0, 0], [399.9, 299]]).check_inside(300, 400)
 
     def test_a_box_may_hang_over_where_that_is_allowed(self) -> None:
-        ObjectPrompt(box=[-20, 42, 500, 171]).check_inside(300, 400, overhang=True)
+        ObjectPrompt(box=[-20, 42, 500, 171]).check_inside(300, 400)
         with pytest.raises(InputError, match="lies outside"):
-            ObjectPrompt(box=[400, 42, 500, 171]).check_inside(300, 400, overhang=True)
+            ObjectPrompt(box=[400, 42, 500, 171]).check_inside(300, 400)
         with pytest.raises(InputError, match="lies outside"):
-            ObjectPrompt(points=[[-1, 0]]).check_inside(300, 400, overhang=True)
+            ObjectPrompt(points=[[-1, 0]]).check_inside(300, 400)
 
 
 class TestReadPrompts:
@@ -199,34 +200,33 @@ class TestCheckNames:
             check_names({"zzz": []}, ["case_12.png"], "p.json")
 
 
-class TestPacking:
+class TestPrompts:
     @given(st.lists(object_prompts(), min_size=1, max_size=5))
-    def test_what_is_packed_comes_out_again(self, prompts: list[ObjectPrompt]) -> None:
-        boxes, points, labels = unpack_prompts(pack_prompts(prompts))
-        assert len(boxes) == len(prompts)
-        for prompt, box, point, label in zip(prompts, boxes, points, labels, strict=True):
+    def test_objects_as_tensors(self, prompts: list[ObjectPrompt]) -> None:
+        rows = prompt_rows(Prompts.of(prompts))
+        assert len(rows) == len(prompts)
+        for prompt, row in zip(prompts, rows, strict=True):
+            box, clicks = row[:4], row[4:].reshape(-1, 3)
             assert np.isnan(box).all() if prompt.box is None else tuple(box) == prompt.box
             count = len(prompt.points)
-            assert [tuple(p) for p in point[:count]] == list(prompt.points)
-            assert label.tolist() == [*prompt.labels, *[-1] * (len(label) - count)]
+            assert [tuple(p) for p in clicks[:count, :2]] == list(prompt.points)
+            assert clicks[:, 2].tolist() == [*prompt.labels, *[-1] * (len(clicks) - count)]
 
     def test_nothing_is_one_unprompted_object(self) -> None:
-        boxes, points, labels = unpack_prompts(pack_prompts([]))
-        assert np.isnan(boxes).tolist() == [[True] * 4]
-        assert points.shape == (1, 0, 2)
-        assert labels.shape == (1, 0)
+        assert list(Prompts.of([]).given()) == ["boxes"]
+        assert np.isnan(prompt_rows(Prompts.of([]))).tolist() == [[True] * 4]
 
     @given(st.lists(object_prompts(), max_size=4), st.tuples(*[st.integers(1, 3000)] * 4))
     def test_scaling_there_and_back(
         self, prompts: list[ObjectPrompt], sides: tuple[int, int, int, int]
     ) -> None:
         here, there = sides[:2], sides[2:]
-        packed = pack_prompts(prompts)
-        there_and_back = scale_prompts(scale_prompts(packed, here, there), there, here)
-        np.testing.assert_allclose(there_and_back, packed, rtol=1e-12, atol=1e-9)
+        tensors = Prompts.of(prompts)
+        there_and_back = prompt_rows(tensors.scale(here, there).scale(there, here))
+        np.testing.assert_allclose(there_and_back, prompt_rows(tensors), rtol=1e-12, atol=1e-9)
 
     def test_scaling_leaves_labels_alone(self) -> None:
-        packed = pack_prompts([ObjectPrompt([2, 4, 6, 8], [[10, 20]], [0]), ObjectPrompt()])
-        scaled = scale_prompts(packed, (100, 50), (200, 200))
+        tensors = Prompts.of([ObjectPrompt([2, 4, 6, 8], [[10, 20]], [0]), ObjectPrompt()])
+        scaled = prompt_rows(tensors.scale((100, 50), (200, 200)))
         assert scaled[0].tolist() == [8, 8, 24, 16, 40, 40, 0]
         assert scaled[1, 4:].tolist() == [0, 0, -1]

@@ -9,29 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsfe_sam.predict import windows
-from lmsfe_sam.predict.decoding import pack_prompts
 from lmsfe_sam.predict.preprocessing import prepare
-from lmsfe_sam.predict.windows import (
-    Window,
-    clip_prompts,
-    has_prompt,
-    load_windows,
-    touches,
-    whole,
-    window_around,
-)
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.predict.windows import full_window, load_windows, window_around
+from lmsfe_sam.prompts.coordinates import Window
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
+from prompt_rows import prompt_rows
 
 WINDOW = Window(top=100, left=200, height=64, width=32)
 """Rows 100 to 163, columns 200 to 231."""
 
 
-def touched(prompt: ObjectPrompt, window: Window = WINDOW) -> bool:
-    return bool(touches(pack_prompts([prompt]), window)[0])
+def concerned(prompt: ObjectPrompt, window: Window = WINDOW) -> bool:
+    return bool(Prompts.of([prompt]).concern(window)[0])
 
 
 def clipped(*prompts: ObjectPrompt) -> list[list[float]]:
-    return np.nan_to_num(clip_prompts(pack_prompts(prompts), WINDOW), nan=-9).tolist()
+    return np.nan_to_num(prompt_rows(Prompts.of(prompts).clip(WINDOW)), nan=-9).tolist()
 
 
 def box(*sides: float) -> ObjectPrompt:
@@ -42,7 +35,7 @@ def click(x: float, y: float, label: int = 1) -> ObjectPrompt:
     return ObjectPrompt(points=[(x, y)], labels=[label])
 
 
-class TestTouching:
+class TestConcern:
     @pytest.mark.parametrize(
         ("sides", "expected"),
         [
@@ -56,27 +49,27 @@ class TestTouching:
         ],
     )
     def test_a_box_by_its_area(self, sides: tuple[float, ...], expected: bool) -> None:
-        assert touched(box(*sides)) is expected
+        assert concerned(box(*sides)) is expected
 
     @pytest.mark.parametrize(
         ("x", "y", "expected"),
         [(200, 100, True), (231, 163, True), (232, 163, False), (231, 164, False), (199, 100, False)],
     )
     def test_a_click_by_its_pixel(self, x: float, y: float, expected: bool) -> None:
-        assert touched(click(x, y)) is expected
+        assert concerned(click(x, y)) is expected
 
     def test_a_click_outside_the_object_asks_for_no_window_unless_there_is_nothing_else(self) -> None:
         outside_here = ((10, 10), (210, 110))
-        assert not touched(ObjectPrompt(points=outside_here, labels=(1, 0)))
-        assert touched(ObjectPrompt(points=outside_here, labels=(0, 0)))
-        assert not touched(ObjectPrompt(box=(0, 0, 9, 9), points=[(210, 110)], labels=[0]))
-        assert touched(ObjectPrompt(box=(0, 0, 9, 9), points=[(210, 110)], labels=[1]))
+        assert not concerned(ObjectPrompt(points=outside_here, labels=(1, 0)))
+        assert concerned(ObjectPrompt(points=outside_here, labels=(0, 0)))
+        assert not concerned(ObjectPrompt(box=(0, 0, 9, 9), points=[(210, 110)], labels=[0]))
+        assert concerned(ObjectPrompt(box=(0, 0, 9, 9), points=[(210, 110)], labels=[1]))
 
     def test_nothing_is_everywhere(self) -> None:
-        packed = pack_prompts([ObjectPrompt(), box(0, 0, 5, 5), click(7, 7, 0)])
-        assert has_prompt(packed).tolist() == [False, True, True]
-        assert touches(packed, WINDOW).tolist() == [True, False, False]
-        assert has_prompt(pack_prompts([])).tolist() == [False]
+        prompts = Prompts.of([ObjectPrompt(), box(0, 0, 5, 5), click(7, 7, 0)])
+        assert (prompts.has_box() | (prompts.clicks() > 0)).tolist() == [False, True, True]
+        assert prompts.concern(WINDOW).tolist() == [True, False, False]
+        assert Prompts.of([]).concern(WINDOW).tolist() == [True]
 
 
 class TestClipping:
@@ -103,10 +96,10 @@ class TestClipping:
         y0, y1 = sorted(values[2:])
         if x0 == x1 or y0 == y1:
             return
-        packed = pack_prompts([box(x0, y0, x1, y1)])
-        inside = clip_prompts(packed, WINDOW)[0]
-        assert bool(touches(packed, WINDOW)[0]) is not bool(np.isnan(inside).any())
-        if touches(packed, WINDOW)[0]:
+        prompts = Prompts.of([box(x0, y0, x1, y1)])
+        inside = prompt_rows(prompts.clip(WINDOW))[0]
+        assert bool(prompts.concern(WINDOW)[0]) is not bool(np.isnan(inside).any())
+        if prompts.concern(WINDOW)[0]:
             assert inside[0] >= 0 and inside[1] >= 0 and inside[2] <= 32 and inside[3] <= 64
             assert (inside[2:] > inside[:2]).all()
 
@@ -114,7 +107,9 @@ class TestClipping:
 class TestWindowAround:
     def test_the_box_is_in_the_middle(self) -> None:
         assert window_around((100, 200, 140, 220), (500, 600), share=0.5) == Window(190, 80, 40, 80)
-        assert window_around((100, 200, 140, 220), (500, 600), share=0.5, least=60) == Window(180, 80, 60, 80)
+        assert window_around((100, 200, 140, 220), (500, 600), share=0.5, min_side=60) == Window(
+            180, 80, 60, 80
+        )
 
     def test_it_is_moved_into_the_image_and_at_last_cut(self) -> None:
         assert window_around((0, 480, 40, 500), (500, 600), share=0.5) == Window(460, 0, 40, 80)
@@ -129,11 +124,11 @@ class TestWindowAround:
     )
     @settings(max_examples=200)
     def test_it_holds_the_box(
-        self, size: tuple[int, int], corners: list[float], share: float, least: int
+        self, size: tuple[int, int], corners: list[float], share: float, min_side: int
     ) -> None:
         x0, x1 = (side * size[1] for side in sorted(corners[:2]))
         y0, y1 = (side * size[0] for side in sorted(corners[2:]))
-        window = window_around((x0, y0, x1, y1), size, share, least)
+        window = window_around((x0, y0, x1, y1), size, share, min_side)
         rows, columns = window.slices
         assert 0 <= rows.start < rows.stop <= size[0] and 0 <= columns.start < columns.stop <= size[1]
         assert rows.start <= y0 + 1 and rows.stop >= y1 - 1
@@ -145,15 +140,15 @@ class TestLoading:
     TENSOR = torch.from_numpy(IMAGE).permute(2, 0, 1)
 
     def test_the_tensor_of_the_part_alone(self) -> None:
-        parts = [whole((90, 140)), Window(10, 100, 80, 40), Window(0, 0, 64, 64), Window(89, 139, 1, 1)]
+        parts = [full_window((90, 140)), Window(10, 100, 80, 40), Window(0, 0, 64, 64), Window(89, 139, 1, 1)]
         loaded = load_windows(self.TENSOR, parts, side=64)
         assert loaded.shape == (4, 3, 64, 64)
         for part, window in zip(loaded, parts, strict=True):
             torch.testing.assert_close(part, prepare(self.IMAGE[window.slices], 64), rtol=0, atol=1e-5)
 
     def test_strips_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        expected = load_windows(self.TENSOR, [whole((90, 140))], side=64)
+        expected = load_windows(self.TENSOR, [full_window((90, 140))], side=64)
         for pixels in (140 * 89, 140 * 7, 1):
-            monkeypatch.setattr(windows, "BLOCK", pixels)
-            loaded = load_windows(self.TENSOR, [whole((90, 140))], side=64)
+            monkeypatch.setattr(windows, "PIXELS_AT_ONCE", pixels)
+            loaded = load_windows(self.TENSOR, [full_window((90, 140))], side=64)
             torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-4)

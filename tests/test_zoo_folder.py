@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lmsfe_sam import package
+from lmsfe_sam import files, package
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.zoo import folder
 from lmsfe_sam.zoo.checks import LARGEST, METADATA, OPTIONAL, imported_modules
@@ -260,9 +260,7 @@ def test_the_bundles_own_weights_fit(bundle_root: Path) -> None:
 
 
 def test_a_package_without_a_bundle_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        folder, "__file__", str(tmp_path / "site-packages" / "lmsfe_sam" / "zoo" / "folder.py")
-    )
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "site-packages" / "lmsfe_sam" / "files.py"))
     with pytest.raises(InputError, match="name its folder with --bundle"):
         write_bundle(Options(tmp_path / "out"))
 
@@ -272,4 +270,4 @@ def test_the_command_says_what_it_wrote(
 ) -> None:
     package.main(["--output", str(tmp_path / "out"), "--checkpoint", str(checkpoint)])
     line = capsys.readouterr().out
-    assert re.fullmatch(rf"{tmp_path}/out: \d+ files, 0\.\d MB, the largest 0\.\d MB\.\n", line)
+    assert re.fullmatch(rf"{tmp_path}/out: \d+ files, 1\.\d MB, the largest 0\.\d MB\.\n", line)

@@ -8,12 +8,10 @@ import torch
 from monai.data import MetaTensor, decollate_batch
 
 from boxnet import BoxNetwork
-from lmsfe_sam.inference.inferer import IOU, PromptInferer
+from lmsfe_sam.inference.inferers import IOU, LABELS, FullImageInferer, ZoomInferer
 from lmsfe_sam.inference.merging import MergeObjectsd
 from lmsfe_sam.inference.prompting import PROMPTS, AttachPromptsd
-from lmsfe_sam.inference.zooming import LABELS, ZoomInferer
-from lmsfe_sam.predict.decoding import pack_prompts
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 
 HEIGHT, WIDTH = 120, 160
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH), np.uint8))
@@ -21,13 +19,13 @@ META = {"filename_or_obj": "a.png", "spatial_shape": np.array([WIDTH, HEIGHT])}
 
 
 def prompted(*prompts: ObjectPrompt) -> MetaTensor:
-    return MetaTensor(IMAGE[None], meta={PROMPTS: pack_prompts(prompts)})
+    return MetaTensor(IMAGE[None], meta={PROMPTS: Prompts.of(prompts).given()})
 
 
 def test_prompts_travel_in_the_pixels_of_the_image() -> None:
     data = {"image": MetaTensor(IMAGE, meta=META), "prompts": [ObjectPrompt(box=(30, 42, 90, 100))]}
-    result = AttachPromptsd("image", image_size=None)(data)
-    assert result["image"].meta[PROMPTS].tolist() == [[30, 42, 90, 100]]
+    result = AttachPromptsd("image")(data)
+    assert result["image"].meta[PROMPTS]["boxes"].tolist() == [[30, 42, 90, 100]]
 
 
 def test_objects_in_their_places_the_better_one_on_top() -> None:
@@ -45,7 +43,7 @@ def test_objects_in_their_places_the_better_one_on_top() -> None:
 
 def test_more_than_255_objects() -> None:
     boxes = [ObjectPrompt(box=(x, y, x + 6, y + 6)) for x in range(0, 154, 8) for y in range(0, 114, 8)]
-    labels = ZoomInferer(least=1)(prompted(*boxes), BoxNetwork().eval())[LABELS]
+    labels = ZoomInferer(min_side=1)(prompted(*boxes), BoxNetwork().eval())[LABELS]
     assert labels.dtype == torch.uint16
     assert labels[0, 0].to(torch.int32).unique().numel() == len(boxes) + 1
 
@@ -62,7 +60,7 @@ def test_the_label_map_goes_on_through_the_postprocessing() -> None:
 
 
 def test_a_second_look_at_the_same_window_costs_no_encoding() -> None:
-    stand_in, inferer = BoxNetwork().eval(), ZoomInferer()
+    stand_in, inferer = BoxNetwork().eval(), ZoomInferer(cached_embeddings=8)
     box = (20, 20, 100, 100)
     with torch.no_grad():
         inferer(prompted(ObjectPrompt(box=box)), stand_in)
@@ -74,7 +72,7 @@ def test_a_second_look_at_the_same_window_costs_no_encoding() -> None:
     assert stand_in.encoded == 2
 
 
-@pytest.mark.parametrize("inferer", [ZoomInferer(), PromptInferer()])
-def test_more_than_one_image_is_refused(inferer: ZoomInferer | PromptInferer) -> None:
+@pytest.mark.parametrize("inferer", [ZoomInferer(), FullImageInferer()])
+def test_more_than_one_image_is_refused(inferer: ZoomInferer | FullImageInferer) -> None:
     with pytest.raises(ValueError, match="one image at a time"):
         inferer(torch.zeros(2, 3, 64, 64), BoxNetwork())

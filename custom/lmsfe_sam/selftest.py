@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import atomic_write
-from lmsfe_sam.model.checkpoints import network_from_checkpoint, sha256
+from lmsfe_sam.files import atomic_write, own_bundle
+from lmsfe_sam.model.checkpoints import network_from_checkpoint
+from lmsfe_sam.model.weight_files import sha256
 
 WEIGHTS, EXPECTED, METADATA = "models/model.pt", "models/selftest.json", "configs/metadata.json"
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="where the network runs (default: %(default)s)")
     parser.add_argument("--update", action="store_true", help="store these results as the expected ones")
     options = parser.parse_args(arguments)
-    bundle = options.bundle or _own_bundle()
+    bundle = options.bundle or own_bundle()
     if options.update:
         print(f"Expected results are stored in {update(bundle)}.")
         return
@@ -226,12 +227,6 @@ def _installed(name: str) -> str | None:
         return version(name).split("+")[0]
     except PackageNotFoundError:
         return None
-
-
-def _own_bundle() -> Path:
-    from lmsfe_sam.zoo.folder import own_bundle
-
-    return own_bundle()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ EXPECTED_SECONDS = 300
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("models") / "model.pt"
+    torch.manual_seed(0)
     save_weights(LMSFESAM(preset="vit_t"), path)
     return path
 

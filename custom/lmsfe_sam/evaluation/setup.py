@@ -16,7 +16,8 @@ from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metric
 from lmsfe_sam.evaluation.protocol import network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import ensure_folder
-from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description, sha256
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description
+from lmsfe_sam.model.weight_files import sha256
 from lmsfe_sam.settings import (
     Test,
     check_device,

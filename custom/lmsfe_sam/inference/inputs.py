@@ -12,7 +12,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.inference.formats import INPUT_SUFFIXES, is_input, stem
 from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
-from lmsfe_sam.prompts.user import check_names, read_prompts
+from lmsfe_sam.prompts.prompts_file import check_names, read_prompts
 from lmsfe_sam.settings import check_device, check_values, one_of, real, text, true_or_false, whole
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ RULES = {
     "window_size": whole(16, or_none=True),
     "window_overlap": real(0, 0.9, low_included=True),
     "window_batch": whole(1),
+    "cached_embeddings": whole(0),
     "preset": text(or_none=True),
     "checkpoint": text(),
     "output_dir": text(),
@@ -86,7 +87,9 @@ def start(records: list[dict[str, Any]], output_dir: str | os.PathLike[str]) -> 
     """
     if not records:
         raise InputError("input is missing: name an image file or a folder of them with --input.")
-    ensure_folder(output_dir, "output_dir")
+    folder = ensure_folder(output_dir, "output_dir")
+    if (folder / "objects.csv").exists():
+        logger.warning("'%s' holds the results of an earlier run, which this one replaces.", output_dir)
     objects = sum(len(record["prompts"]) for record in records)
     logger.info(
         "Segmenting %d image(s) with %d prompted object(s) into %s.", len(records), objects, output_dir

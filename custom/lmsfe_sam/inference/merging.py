@@ -1,4 +1,4 @@
-"""From the objects' logits to one label map at the image's own size, and to what the table tells."""
+"""From an inferer's output to one label map at the image's own size, and to the table of objects."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from monai.transforms import MapTransform
 from monai.utils import MetaKeys
 from torch import Tensor
 
-from lmsfe_sam.inference.inferer import IOU, LOGITS
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.inference.inferers import IOU, LABELS
+from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SPACING
-from lmsfe_sam.inference.zooming import LABELS
-from lmsfe_sam.predict.postprocessing import object_blocks, paint_objects
+from lmsfe_sam.model.network import expected_iou
+from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects
 from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.prompt import Prompts
 
 OBJECTS = "objects"
 """The key of the measured objects."""
 
 
 class MergeObjectsd(MapTransform):
-    """Turn an inferer's answer into a label map (1, H, W) at the image's original size.
+    """Turn an inferer's output into a label map (1, H, W) at the image's original size.
 
-    The answer of a `PromptInferer` is painted (`merge_objects`); a label map that an inferer has
-    painted itself is taken as it is.
+    The label map of a `PromptedInferer` is taken as it is. Logits (1, h, w) of any other inferer are
+    resized and thresholded at 0: object 1 is what is positive, and its predicted IoU is what its own
+    probabilities say.
 
     Background is 0 and object k is k. ``predicted_iou`` (N,) is added to the data.
 
     Args:
-        keys: of the answers.
-        image_key: of the image, whose metadata tell the original size, and are kept.
+        keys: of the outputs.
+        image_key: of the image, whose metadata have the original size, and are kept.
         allow_missing_keys: as for every MONAI `MapTransform`.
+
+    Raises:
+        InputError: when called, on the logits of an inferer that takes no prompts where some were given.
     """
 
     def __init__(
@@ -48,30 +55,22 @@ class MergeObjectsd(MapTransform):
         meta = result[self.image_key].meta
         width, height = (int(size) for size in meta[MetaKeys.SPATIAL_SHAPE][:2])
         for key in self.key_iterator(result):
-            answer = result[key]
-            labels = (
-                answer[LABELS]
-                if LABELS in answer
-                else torch.from_numpy(merge_objects(answer[LOGITS], answer[IOU], (height, width)))[None]
-            )
-            result[key] = MetaTensor(labels, meta=meta)
-            result[IOU] = answer[IOU]
+            output = result[key]
+            if isinstance(output, Tensor):
+                output = _from_logits(output, (height, width), result.get(PROMPTS))
+            result[key] = MetaTensor(output[LABELS], meta=meta)
+            result[IOU] = output[IOU]
         return result
 
 
-def merge_objects(logits: Tensor, iou: Tensor, size: Size) -> np.ndarray:
-    """Paint N objects into one label map, the best last, so that it wins where objects overlap.
-
-    Args:
-        logits: (N, S, S).
-        iou: predicted IoU (N,); of equals the first wins.
-        size: height and width of the map.
-
-    Returns:
-        (height, width), uint8, or uint16 from 256 objects on.
-    """
-    masks = [object_blocks(one, (0, 0), size) for one in logits]
-    return paint_objects(masks, iou.tolist(), size)
+def _from_logits(logits: Tensor, size: Size, prompts: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Return the label map (1, height, width) and predicted IoU (1,) of logits (1, h, w)."""
+    given = Prompts(**prompts) if prompts else Prompts.of([])
+    if bool((given.has_box() | (given.clicks() > 0)).any()):
+        raise InputError("inferer takes no prompts: leave out --prompts, or leave out --inferer.")
+    logits = logits.as_subclass(Tensor).float().cpu()
+    labels = paint_objects([mask_parts(logits[0], (0, 0), size)], [0.0], size)
+    return {LABELS: torch.from_numpy(labels)[None], IOU: expected_iou(logits)}
 
 
 class MeasureObjectsd(MapTransform):

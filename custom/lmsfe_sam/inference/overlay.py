@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lmsfe_sam.predict.decoding import unpack_prompts
+from lmsfe_sam.prompts.prompt import Prompts
 
 COLOURS = np.array(
     [
@@ -23,25 +23,25 @@ COLOURS = np.array(
 
 TINT = 0.25
 
-BLOCK = 2**21
+PIXELS_AT_ONCE = 2**21
 """Pixels of a picture that are tinted at a time."""
 
 INSIDE, OUTSIDE = (0, 255, 0), (255, 0, 0)
 """Colours of clicks."""
 
 
-def draw_overlay(picture: np.ndarray, labels: np.ndarray, prompts: np.ndarray) -> Image.Image:
+def draw_overlay(picture: np.ndarray, labels: np.ndarray, prompts: Prompts) -> Image.Image:
     """Draw labels and prompts on a picture.
 
     Args:
         picture: (H, W, 3) uint8.
         labels: (H, W), object k is k.
-        prompts: packed (`lmsfe_sam.predict.decoding`), in pixels of the picture.
+        prompts: of the objects, in pixels of the picture.
     """
     height, width = labels.shape
     line = max(1, round(min(height, width) / 250))
     drawn = picture.copy()
-    at_once = max(1, BLOCK // width)
+    at_once = max(1, PIXELS_AT_ONCE // width)
     for start in range(0, height, at_once):
         _tint(drawn, labels, slice(start, min(start + at_once, height)))
     image = Image.fromarray(drawn)
@@ -63,13 +63,16 @@ def _tint(drawn: np.ndarray, labels: np.ndarray, rows: slice) -> None:
     part[objects] = np.where(outline[objects][:, None], colours, tinted)
 
 
-def _draw_prompts(canvas: ImageDraw.ImageDraw, prompts: np.ndarray, line: int) -> None:
-    for row, (box, points, labels) in enumerate(zip(*unpack_prompts(prompts), strict=True)):
-        if not np.isnan(box).any():
-            x0, y0, x1, y1 = box.tolist()
+def _draw_prompts(canvas: ImageDraw.ImageDraw, prompts: Prompts, line: int) -> None:
+    for number, has_box in enumerate(prompts.has_box().tolist()):
+        if has_box and prompts.boxes is not None:
+            x0, y0, x1, y1 = prompts.boxes[number].tolist()
             corners = (x0, y0, max(x0, x1 - 1), max(y0, y1 - 1))
-            canvas.rectangle(corners, outline=tuple(COLOURS[row % len(COLOURS)].tolist()), width=line)
-        for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
+            canvas.rectangle(corners, outline=tuple(COLOURS[number % len(COLOURS)].tolist()), width=line)
+        if prompts.points is None or prompts.point_labels is None:
+            continue
+        clicks = zip(prompts.points[number].tolist(), prompts.point_labels[number].tolist(), strict=True)
+        for (x, y), label in clicks:
             if label >= 0:
                 radius = 2 * line
                 corners = (x - radius, y - radius, x + radius, y + radius)

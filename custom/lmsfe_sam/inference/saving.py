@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
 from PIL import Image
 
@@ -17,6 +16,7 @@ from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.overlay import draw_overlay
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.writing import write_label_map
+from lmsfe_sam.prompts.prompt import Prompts
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,8 @@ class OverlaySaver:
         """Write the overlays of this iteration."""
         for item in _items(engine):
             picture = item[self.picture_key].cpu().numpy().transpose(1, 2, 0)
-            overlay: Image.Image = draw_overlay(
-                picture, item["pred"][0].cpu().numpy(), np.asarray(item[PROMPTS])
-            )
+            labels = item["pred"][0].cpu().numpy()
+            overlay: Image.Image = draw_overlay(picture, labels, Prompts(**item[PROMPTS]))
             with atomic_write(self.folder / f"{item['stem']}.png") as temporary:
                 overlay.save(temporary)
 

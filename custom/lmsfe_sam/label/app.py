@@ -19,6 +19,7 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.label.checks import for_clients
+from lmsfe_sam.label.request import add_request_transforms
 from lmsfe_sam.label.scoring import MEASURES, LeastSure, Uncertainty
 from lmsfe_sam.label.training import LabelTrainTask
 from lmsfe_sam.version import __version__
@@ -61,6 +62,8 @@ class UltrasoundApp(MONAILabelApp):
             task = BundleInferTask(path, conf, load_strict=True, config=dict(CONFIG))
             task.labels = LABELS
             task.bundle_config["mode"] = "resize"  # one embedding an image; windows move with the prompts
+            task.bundle_config["cached_embeddings"] = 8
+            add_request_transforms(task.bundle_config)
             tasks[name] = task
         return tasks
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import sha256
+from lmsfe_sam.model.weight_files import sha256
 
 logger = logging.getLogger(__name__)
 

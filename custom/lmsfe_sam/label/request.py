@@ -24,7 +24,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SLICE
 from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 REQUEST = "image_path"
 """The key that a MONAI Label server adds to every request, and nothing else does."""
@@ -106,6 +106,16 @@ class ReadPromptsd(_OfRequestsd):
             index = int(request[key].meta[SLICE]) if stacked else None
             prompt = read_prompt(request, (height, width), index)
             request[PROMPTS] = [prompt] if prompt else []
+
+
+def add_request_transforms(config: Any) -> None:
+    """Let a bundle's inference config, a `ConfigParser`, take the requests of MONAI Label."""
+    before: list[dict[str, Any]] = config["preprocessing#transforms"]
+    attach = next(i for i, t in enumerate(before) if t["_target_"].endswith(".AttachPromptsd"))
+    choose, read = ({"_target_": f"{__name__}.{kind.__name__}"} for kind in (ChooseSliced, ReadPromptsd))
+    config["preprocessing#transforms"] = [choose, *before[:attach], read, *before[attach:]]
+    after = config["postprocessing#transforms"]
+    config["postprocessing#transforms"] = [*after, {"_target_": "lmsfe_sam.label.answer.AnswerRequestd"}]
 
 
 def read_prompt(request: Mapping[Any, Any], size: tuple[int, int], index: int | None) -> ObjectPrompt:

@@ -11,8 +11,8 @@ import numpy as np
 from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.inference.reading import read_image
 from lmsfe_sam.predict.predictor import Predictor
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 from lmsfe_sam.prompts.simulate import first_click, tight_box
-from lmsfe_sam.prompts.user import ObjectPrompt
 
 MOST_SLICES = 8
 """So many slices of a volume are looked at, evenly spaced."""

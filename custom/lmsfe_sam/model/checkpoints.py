@@ -1,295 +1,40 @@
-"""Checkpoints: reading SAM's, SAM-Med2D's, MedSAM's and our own without running what they hold.
+"""This project's own checkpoints: a network's weights, and what it takes to build it again.
 
-A file of ours is a bare state dict, ``NAME.pt``, with ``NAME.json`` beside it, which says what it
-takes to build the network again. Pickles never execute here: a file either loads with
-``weights_only=True`` or passes a restricted unpickler that knows tensors and discards optimizers.
+A checkpoint is a bare state dict, ``NAME.pt``, with ``NAME.json`` beside it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
 import os
-import pickle
-import types
-import zipfile
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
-from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.backbone import PLAIN
+from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
+from lmsfe_sam.model.pretrained import (
+    BACKBONE,
+    POSITION_SCALE,
+    POSITION_SOURCE,
+    POSITION_TABLE,
+    first_names,
+    load_pretrained,
+)
+from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.version import __version__
-
-if TYPE_CHECKING:
-    from lmsfe_sam.model.network import LMSFESAM
 
 logger = logging.getLogger(__name__)
 
-OUR_PARTS = (
-    "local_encoder",
-    "local_to_neck",
-    "position_adapter",
-    "feature_adapter",
-    "channel_spatial_adapter",
-    "balancing_adapter",
-    "dense_prompt_encoder",
-    "fine_head",
-)
-"""Modules that a file of SAM, MedSAM or SAM-Med2D may lack."""
-
-BACKBONE = "image_encoder.local_encoder.stages."
-BACKBONE_SHAPED = (BACKBONE, "image_encoder.local_encoder.project.", "fine_head.skip_projections.")
-"""Parts of another shape with another backbone."""
-
-SAM_MED2D_ADAPTER = ".Adapter."
-
-POSITION_TABLE = "image_encoder.pos_embed"
-POSITION_SCALE = "image_encoder.position_adapter.scale"
-POSITION_SOURCE = "image_encoder.position_adapter.source"
-"""The position adapter works on the table of the file itself, as `PositionAdapter` says."""
-
-
-@dataclass
-class LoadReport:
-    """What became of each tensor, by name.
-
-    Attributes:
-        path: the file.
-        format: ``lmsfe_sam``, ``sam`` (SAM and MedSAM) or ``sam-med2d``.
-        loaded: copied as they are.
-        resized: position tables brought to this network's grid.
-        new: parts of this network that the file does not hold; they keep their start values.
-        replaced: tensors of the file that belong to another backbone, and were left out.
-        unused: tensors of the file that this network has no place for; always empty on return,
-            as a leftover is an error.
-    """
-
-    path: Path
-    format: str
-    loaded: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        titles = ("loaded", "resized", "new", "replaced", "unused")
-        counts = ", ".join(
-            f"{len(getattr(self, title))} {title}" for title in titles if title != "replaced" or self.replaced
-        )
-        lines = [f"{self.path} ({self.format}): {counts}"]
-        for title in titles[1:]:
-            names = getattr(self, title)
-            if names:
-                lines.append(f"  {title}: {', '.join(names)}")
-        return "\n".join(lines)
-
-
-def load_pretrained(model: LMSFESAM, path: str | os.PathLike[str]) -> LoadReport:
-    """Load a file of SAM, MedSAM, SAM-Med2D or our own into ``model``.
-
-    Raises:
-        InputError: no such file, no checkpoint, a pickle that holds more than tensors, or tensors
-            that do not fit the network.
-    """
-    file = Path(path)
-    state, form = _translate(read_state(file))
-    target = model.state_dict()
-    if form != "lmsfe_sam" and POSITION_SOURCE in target and POSITION_TABLE in state:
-        state[POSITION_SOURCE] = state[POSITION_TABLE]
-    report = LoadReport(file, form)
-    if form == "lmsfe_sam" and _backbone_names(state) and _backbone_names(state) != _backbone_names(target):
-        report.replaced = [name for name in state if name.startswith(BACKBONE_SHAPED)]
-        state = {name: tensor for name, tensor in state.items() if name not in report.replaced}
-    fitted: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name not in target:
-            report.unused.append(name)
-        elif tensor.shape == target[name].shape:
-            fitted[name] = tensor
-            report.loaded.append(name)
-        elif _is_position_table(name) and tensor.dim() == target[name].dim():
-            fitted[name] = resize_table(tensor, target[name].shape)
-            report.resized.append(name)
-        else:
-            raise InputError(
-                f"checkpoint '{file}' does not fit preset '{model.preset}': {name} has shape "
-                f"{tuple(tensor.shape)} where {tuple(target[name].shape)} is needed; "
-                "name the preset that the file was made for."
-            )
-    report.new = [name for name in target if name not in fitted]
-    _refuse_misfits(report, model)
-    model.load_state_dict({**target, **fitted})
-    logger.info("%s", report)
-    return report
-
-
-def _backbone_names(state: dict[str, Tensor]) -> set[str]:
-    return {name for name in state if name.startswith(BACKBONE)}
-
-
-def _refuse_misfits(report: LoadReport, model: LMSFESAM) -> None:
-    if report.unused:
-        raise InputError(
-            f"checkpoint '{report.path}' holds {len(report.unused)} tensors that preset '{model.preset}' "
-            f"with {model.toggles} has no place for ({_some(report.unused)}): "
-            "switch the part on that they belong to, or name the right preset."
-        )
-    allowed = () if report.format == "lmsfe_sam" else OUR_PARTS
-    missing = [name for name in report.new if not any(part in name.split(".") for part in allowed)]
-    if report.replaced:
-        missing = [name for name in missing if not name.startswith(BACKBONE_SHAPED)]
-    if missing:
-        raise InputError(
-            f"checkpoint '{report.path}' lacks {len(missing)} tensors of preset '{model.preset}' "
-            f"({_some(missing)}): name the preset and the parts that the file was made for."
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _translate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Rename a foreign file's tensors to ours, and say which format it has."""
-    if any(SAM_MED2D_ADAPTER in name for name in state):
-        form = "sam-med2d"
-        state = {name.replace(SAM_MED2D_ADAPTER, ".channel_spatial_adapter."): t for name, t in state.items()}
-    elif any(part in name.split(".") for name in state for part in OUR_PARTS):
-        return state, "lmsfe_sam"
-    else:
-        form = "sam"
-    return state, form
-
-
-def _is_position_table(name: str) -> bool:
-    return name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w", "position_adapter.source"))
-
-
-def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
-    """Resize a position table bilinearly: ``(1, H, W, C)``, or ``(L, C)`` along L."""
-    if table.dim() == 2:
-        resized = F.interpolate(table.t()[None].float(), size=shape[0], mode="linear", align_corners=False)
-        return resized[0].t().to(table.dtype)
-    maps = table.permute(0, 3, 1, 2).float()
-    resized = F.interpolate(maps, size=list(shape[1:3]), mode="bilinear", align_corners=False)
-    return resized.permute(0, 2, 3, 1).to(table.dtype)
-
-
-def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint file without executing anything in it.
-
-    Raises:
-        InputError: no such file, no checkpoint, or a pickle that asks for anything but tensors.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"checkpoint '{file}' does not exist: give the path of a .pt or .pth file.")
-    if _is_torchscript(file):
-        raise InputError(
-            f"checkpoint '{file}' is a TorchScript program, which could not be read without running it: "
-            "give the file of weights that it was made from."
-        )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        content = _read_restricted(file, error)
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
-    is_state = isinstance(content, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
-    )
-    if not is_state or not content:
-        raise InputError(
-            f"checkpoint '{file}' is no state dict: save the network's state_dict() and give that file."
-        )
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _is_torchscript(file: Path) -> bool:
-    """Whether `torch.load` would hand the file to `torch.jit.load`."""
-    if not zipfile.is_zipfile(file):
-        return False
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return any(name.rsplit("/", 1)[-1] == "constants.pkl" for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
-
-
-def _read_restricted(file: Path, first_error: Exception) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle)
-    except ForbiddenGlobalError as error:
-        raise InputError(
-            f"checkpoint '{file}' asks to run '{error.name}' while it loads and was refused: "
-            "get the file from a source that you trust and save its state_dict() alone."
-        ) from None
-    except Exception:
-        first_line = (str(first_error) or type(first_error).__name__).splitlines()[0]
-        raise InputError(
-            f"checkpoint '{file}' cannot be read ({first_line[:120]}): "
-            "it is damaged or no PyTorch checkpoint; download it again."
-        ) from first_error
-
-
-class ForbiddenGlobalError(pickle.UnpicklingError):
-    """A pickle asks for something that is neither a tensor nor known to be harmless."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-
-class _Discarded(dict[Any, Any]):
-    """Stands in for an optimizer and what it holds: takes everything, keeps nothing of use."""
-
-    def __new__(cls, *_: object, **__: object) -> _Discarded:
-        return super().__new__(cls)
-
-    def __init__(self, *_: object, **__: object) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-_TENSOR_GLOBALS = {
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("collections", "OrderedDict"): OrderedDict,
-}
-
-
-class _RestrictedUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _TENSOR_GLOBALS:
-            return _TENSOR_GLOBALS[module, name]
-        if module == "torch" and name.endswith("Storage"):
-            return getattr(torch, name)
-        optimizer = module == "torch.optim" or module.startswith("torch.optim.")
-        if optimizer or (module, name) in {
-            ("collections", "defaultdict"),
-            ("builtins", "dict"),
-            ("__builtin__", "dict"),
-        }:
-            return _Discarded
-        raise ForbiddenGlobalError(f"{module}.{name}")
-
-
-_restricted_pickle = types.ModuleType("restricted_pickle")
-_restricted_pickle.Unpickler = _RestrictedUnpickler  # type: ignore[attr-defined]
-_restricted_pickle.load = lambda file, **options: _RestrictedUnpickler(file, **options).load()  # type: ignore[attr-defined]
+POSITION_STAGES = "image_encoder.position_adapter.stages."
 
 
 def save_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> None:
@@ -333,39 +78,47 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
             f"checkpoint '{file}' does not exist: train one or give the path of a .pt file with --checkpoint."
         )
     sidecar = file.with_suffix(".json")
-    if sidecar.is_file():
-        try:
-            description = json.loads(sidecar.read_text())
-        except ValueError as error:
-            raise InputError(f"'{sidecar}' is no JSON ({error}): restore it or remove it.") from error
-        if not isinstance(description, dict) or "preset" not in description:
-            raise InputError(f"'{sidecar}' names no preset: restore it or remove it.")
-    else:
-        description = _describe_state(read_state(file), file)
-    arguments = {name: description[name] for name in CONSTRUCTOR_ARGUMENTS if name in description}
-    arguments.setdefault("backbone", PLAIN)  # files older than the option
-    if preset is not None and preset != arguments.get("preset"):
+    description = _read_sidecar(sidecar) if sidecar.is_file() else _describe_state(read_state(file), file)
+    if preset is not None and preset != description.preset:
         raise InputError(
-            f"preset '{preset}' contradicts checkpoint '{file}', which holds '{arguments.get('preset')}': "
+            f"preset '{preset}' contradicts checkpoint '{file}', which holds '{description.preset}': "
             "leave out --preset or name another checkpoint."
         )
-    return arguments
+    return description.model_dump()
 
 
-CONSTRUCTOR_ARGUMENTS = (
-    "preset",
-    "image_size",
-    "local_encoder",
-    "mhpm",
-    "adapters",
-    "balancing_adapter",
-    "position_norm",
-    "position_mode",
-    "backbone",
-)
+class Description(BaseModel):
+    """The arguments of `LMSFESAM` in the file beside a checkpoint; files older than an option lack it."""
+
+    model_config = ConfigDict(strict=True)
+
+    preset: str
+    image_size: int = Field(default=256, ge=16, le=4096, multiple_of=16)
+    local_encoder: bool = True
+    mhpm: bool = True
+    adapters: bool = True
+    balancing_adapter: bool = True
+    position_norm: Literal["layer", "instance"] = "layer"
+    position_mode: Literal["add", "replace"] = "add"
+    backbone: str = Field(default=PLAIN, max_length=100)
 
 
-def _describe_state(state: dict[str, Tensor], file: Path) -> dict[str, Any]:
+def _read_sidecar(file: Path) -> Description:
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"'{file}' is no JSON ({str(error)[:100]}): restore it or remove it.") from error
+    if not isinstance(content, dict) or "preset" not in content:
+        raise InputError(f"'{file}' names no preset: restore it or remove it.")
+    try:
+        return Description.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, value = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
+        raise InputError(f"'{file}' has {key} {value} ({first['msg']}): restore it or remove it.") from error
+
+
+def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
     names = {part for name in state for part in name.split(".")}
     table = state.get(POSITION_TABLE)
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
@@ -376,17 +129,23 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> dict[str, Any]:
         )
     for preset, sizes in PRESETS.items():
         if table is not None and (sizes.embed_dim, sizes.depth) == (table.shape[-1], depth):
-            return {
-                "preset": preset,
-                "image_size": 16 * table.shape[1],
-                "local_encoder": "local_encoder" in names,
-                "mhpm": "xy" in names,
-                "adapters": "position_adapter" in names,
-                "balancing_adapter": "balancing_adapter" in names,
-                "position_mode": "add"
-                if POSITION_SCALE in state or POSITION_SOURCE not in state
-                else "replace",
-            }
+            if any(name.startswith(POSITION_STAGES) for name in state):
+                logger.warning(
+                    "'%s' is missing, which says how the position adapter normalises: it is taken to be "
+                    "position_norm 'layer'; put the file beside '%s' if that is wrong.",
+                    file.with_suffix(".json").name,
+                    file,
+                )
+            adds = POSITION_SCALE in state or POSITION_SOURCE not in state
+            return Description(
+                preset=preset,
+                image_size=16 * table.shape[1],
+                local_encoder="local_encoder" in names,
+                mhpm="xy" in names,
+                adapters="position_adapter" in names,
+                balancing_adapter="balancing_adapter" in names,
+                position_mode="add" if adds else "replace",
+            )
     raise InputError(
         f"checkpoint '{file}' holds none of this project's networks: give a .pt file that training wrote."
     )
@@ -398,8 +157,6 @@ def network_from_checkpoint(path: str | os.PathLike[str], preset: str | None = N
     Raises:
         InputError: as `read_description` and `load_weights`.
     """
-    from lmsfe_sam.model.network import LMSFESAM
-
     return load_weights(LMSFESAM(**read_description(path, preset)), path).eval()
 
 
@@ -413,13 +170,7 @@ def load_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> LMSFESAM:
     if report.resized or report.new or report.replaced:
         raise InputError(
             f"checkpoint '{path}' does not fit preset '{model.preset}' at {model.image_size} pixels with "
-            f"{model.toggles} ({_some(report.resized + report.new)}): name what it was trained with, "
+            f"{model.toggles} ({first_names(report.resized + report.new)}): name what it was trained with, "
             "or start from it with --pretrained."
         )
     return model
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,122 +1,14 @@
-"""SAM's prompt encoder and mask decoder for batches of images, and a finer mask head.
-
-Both subclasses keep segment_anything's parameters and arithmetic; what they change is the shape of
-a batch (objects of several images at once), and that TorchScript can compile what runs without a
-prompt.
-"""
+"""SAM's mask decoder for batches of images, and a fine head that refines its masks."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder
-from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.model.dense_prompts import CHANNELS
+from lmsfe_sam.model.prompt_maps import CHANNELS
 from lmsfe_sam.model.two_way import FewTokenTransformer
-
-
-class PointPositions(PositionEmbeddingRandom):
-    """SAM's random Fourier positions, with a grid that TorchScript can compile."""
-
-    def forward(self, size: tuple[int, int]) -> Tensor:
-        """Return the encoding of a grid's pixel centres, ``(C, H, W)``."""
-        h, w = size
-        matrix = self.positional_encoding_gaussian_matrix
-        y = (torch.arange(h, device=matrix.device, dtype=matrix.dtype) + 0.5) / h
-        x = (torch.arange(w, device=matrix.device, dtype=matrix.dtype) + 0.5) / w
-        grid = torch.stack([x[None, :].expand(h, w), y[:, None].expand(h, w)], dim=-1)
-        angles = 2 * math.pi * ((2 * grid - 1) @ matrix)
-        return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1).permute(2, 0, 1)
-
-
-class ObjectPromptEncoder(PromptEncoder):
-    """SAM's prompt encoder for objects that all have the same number of tokens.
-
-    Args:
-        embed_dim: channels C of a token.
-        grid_size: side g of the token grid.
-        image_size: side of the input in pixels, which the prompts' coordinates count.
-    """
-
-    def __init__(self, embed_dim: int, grid_size: int, image_size: int) -> None:
-        super().__init__(embed_dim, (grid_size, grid_size), (image_size, image_size), mask_in_chans=16)
-        self.pe_layer = PointPositions(embed_dim // 2)
-
-    def get_dense_pe(self) -> Tensor:
-        """Return the grid's positions, ``(1, C, g, g)``."""
-        return self.pe_layer(self.image_embedding_size)[None]
-
-    @torch.jit.unused
-    def forward(
-        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Embed the prompts of M objects; see segment_anything.
-
-        Args:
-            points: coordinates ``(M, K, 2)`` in pixels of the input, x before y, and labels ``(M, K)``.
-            boxes: ``(M, 4)``: x0, y0, x1, y1 in pixels of the input.
-            masks: logits ``(M, 1, 4g, 4g)``.
-
-        Returns:
-            Tokens ``(M, T, C)`` and the dense embedding ``(M, C, g, g)``.
-        """
-        return super().forward(points, boxes, masks)
-
-
-class ObjectMaskDecoder(MaskDecoder):
-    """SAM's mask decoder for M objects, each with its own image embedding.
-
-    Args:
-        dim: channels of the embeddings.
-        mlp_dim: hidden channels of the two-way transformer.
-    """
-
-    def __init__(self, dim: int, mlp_dim: int) -> None:
-        super().__init__(
-            transformer_dim=dim,
-            transformer=FewTokenTransformer(dim, num_heads=8, mlp_dim=mlp_dim),
-            iou_head_hidden_dim=dim,
-        )
-
-    def forward(self, features: Tensor, positions: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the two-way transformer.
-
-        Args:
-            features: ``(M, C, g, g)``, image embedding plus dense prompts.
-            positions: ``(1, C, g, g)``.
-            sparse: ``(M, T, C)``, the prompts' tokens.
-
-        Returns:
-            Image features ``(M, C, g, g)``, one vector per mask token ``(M, 4, C/8)``, and the
-            predicted IoU ``(M, 4)``.
-        """
-        m, c, h, w = features.shape
-        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
-        tokens = torch.cat([output_tokens[None].expand(m, -1, -1), sparse], dim=1)
-        hs, src = self.transformer(features, positions, tokens)
-        vectors: list[Tensor] = []
-        for i, mlp in enumerate(self.output_hypernetworks_mlps):
-            vectors.append(mlp(hs[:, 1 + i]))
-        iou = self.iou_prediction_head(hs[:, 0])
-        return src.transpose(1, 2).reshape(m, c, h, w), torch.stack(vectors, dim=1), iou
-
-    def upscale_once(self, features: Tensor) -> Tensor:
-        """SAM's first transposed convolution, ``(M, C, g, g)`` to ``(M, C/4, 2g, 2g)``."""
-        for i, layer in enumerate(self.output_upscaling):
-            if i == 0:
-                features = layer(features)
-        return features
-
-    def upscale_again(self, features: Tensor) -> Tensor:
-        """The rest of SAM's upscaling, ``(M, C/4, 2g, 2g)`` to ``(M, C/8, 4g, 4g)``."""
-        for i, layer in enumerate(self.output_upscaling):
-            if i > 0:
-                features = layer(features)
-        return features
 
 
 class PromptedContext(nn.Module):
@@ -207,7 +99,7 @@ class FineMaskHead(nn.Module):
         """Bring the skip at 1/8 and the surroundings into SAM's upscaling, as SAM 2's decoder does.
 
         Args:
-            features: ``(M, dim / 4, 2g, 2g)``, of `ObjectMaskDecoder.upscale_once`.
+            features: ``(M, dim / 4, 2g, 2g)``, of SAM's first transposed convolution.
             skips: projected skips at 1/2, 1/4 and 1/8, ``(M, ...)`` each, or none.
             maps: drawn prompts ``(M, CHANNELS, 8g, 8g)``; None where the network draws none.
         """
@@ -221,7 +113,7 @@ class FineMaskHead(nn.Module):
         """Return mask features ``(M, dim / 8, 8g, 8g)``.
 
         Args:
-            upscaled: ``(M, dim / 8, 4g, 4g)``, of `ObjectMaskDecoder.upscale_again`.
+            upscaled: ``(M, dim / 8, 4g, 4g)``, of SAM's whole upscaling.
             skips: as for `join`.
             maps: as for `join`.
         """
@@ -239,6 +131,78 @@ class FineMaskHead(nn.Module):
         if maps is not None:
             half = torch.cat([half, maps], dim=1)
         return self.out(self.refine_half(half))
+
+
+class ObjectMaskDecoder(MaskDecoder):
+    """SAM's mask decoder for M objects, each with its own image embedding.
+
+    It keeps segment_anything's parameters and, without a fine head, its arithmetic.
+
+    Args:
+        dim: channels of the embeddings.
+        mlp_dim: hidden channels of the two-way transformer.
+        fine_head: refines SAM's upscaling, or None.
+    """
+
+    def __init__(self, dim: int, mlp_dim: int, fine_head: FineMaskHead | None = None) -> None:
+        super().__init__(
+            transformer_dim=dim,
+            transformer=FewTokenTransformer(dim, num_heads=8, mlp_dim=mlp_dim),
+            iou_head_hidden_dim=dim,
+        )
+        self.fine_head = fine_head
+
+    def project_skips(self, skips: list[Tensor]) -> list[Tensor]:
+        """Bring an image's skips to the fine head's widths; an empty list without one."""
+        projected: list[Tensor] = []
+        if self.fine_head is not None:
+            projected = self.fine_head.project(skips)
+        return projected
+
+    def forward(
+        self,
+        features: Tensor,
+        positions: Tensor,
+        sparse: Tensor,
+        dense: Tensor,
+        skips: list[Tensor],
+        maps: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode M objects.
+
+        Args:
+            features: image embeddings ``(M, C, g, g)``.
+            positions: ``(1, C, g, g)``.
+            sparse: the prompts' tokens ``(M, T, C)``.
+            dense: addition to the image embedding, ``(M, C, g, g)`` or ``(M, C, 1, 1)``.
+            skips: of `project_skips`, ``(M, ...)`` each.
+            maps: drawn prompts ``(M, CHANNELS, 8g, 8g)``, or None.
+
+        Returns:
+            Logits of the four mask tokens ``(M, 4, s, s)``, s being 4g, or 8g with the fine head, and
+            predicted IoU ``(M, 4)``.
+        """
+        m, c, h, w = features.shape
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight], dim=0)
+        tokens = torch.cat([output_tokens[None].expand(m, -1, -1), sparse], dim=1)
+        hs, src = self.transformer(features + dense, positions, tokens)
+        vectors: list[Tensor] = []
+        for i, mlp in enumerate(self.output_hypernetworks_mlps):
+            vectors.append(mlp(hs[:, 1 + i]))
+        upscaled = self._upscale(src.transpose(1, 2).reshape(m, c, h, w), skips, maps)
+        masks = torch.bmm(torch.stack(vectors, dim=1), upscaled.flatten(2))
+        size = upscaled.shape[-2:]
+        return masks.reshape(m, -1, size[0], size[1]), self.iou_prediction_head(hs[:, 0])
+
+    def _upscale(self, features: Tensor, skips: list[Tensor], maps: Tensor | None) -> Tensor:
+        """Upscale ``(M, C, g, g)`` to ``(M, C/8, 4g, 4g)`` as SAM does, to 8g with the fine head."""
+        for i, layer in enumerate(self.output_upscaling):
+            features = layer(features)
+            if i == 0 and self.fine_head is not None:
+                features = self.fine_head.join(features, skips, maps)
+        if self.fine_head is not None:
+            features = self.fine_head(features, skips, maps)
+        return features
 
 
 def _convolution(inputs: int, outputs: int, dilation: int = 1) -> list[nn.Module]:

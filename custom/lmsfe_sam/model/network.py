@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import LoadReport, load_pretrained
-from lmsfe_sam.model.dense_prompts import DensePromptEncoder, draw_prompts
+from lmsfe_sam.model.clicked_regions import drop_unclicked
 from lmsfe_sam.model.image_encoder import PATCH_SIZE, ImageEncoder
-from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder, ObjectPromptEncoder
-from lmsfe_sam.model.presets import get_preset
-from lmsfe_sam.model.prompt_batch import ObjectPrompts, flatten_prompts, pad_prompts
+from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder
+from lmsfe_sam.model.presets import Preset, get_preset
+from lmsfe_sam.model.pretrained import LoadReport, load_pretrained, rename_old_tensors
+from lmsfe_sam.model.prompt_batch import PromptGroup, flatten_prompts, group_prompts, lone_clicks, pad_prompts
+from lmsfe_sam.model.prompt_encoder import ObjectPromptEncoder
 from lmsfe_sam.model.summary import summarise
-from lmsfe_sam.predict.clicked_regions import drop_unclicked
+from lmsfe_sam.prompts.prompt import Prompts
 
 logger = logging.getLogger(__name__)
+
+Ragged = Tensor | list[Tensor] | None
 
 
 class ImageEmbedding(NamedTuple):
@@ -49,7 +52,39 @@ class DecodedTokens(NamedTuple):
     lone_click: Tensor
 
 
-class LMSFESAM(nn.Module):
+class UnpromptedNetwork(nn.Module):
+    """The parts of `LMSFESAM`, and what they do without a prompt: all that TorchScript compiles.
+
+    Args:
+        image_encoder, prompt_encoder, mask_decoder: the parts.
+        image_size: side of the square input in pixels.
+    """
+
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        prompt_encoder: ObjectPromptEncoder,
+        mask_decoder: ObjectMaskDecoder,
+        image_size: int,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.image_size = image_size
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Segment ``image (B, 3, S, S)``: logits ``(B, 1, S, S)``."""
+        features, skips = self.image_encoder(image)
+        sparse, dense, maps = self.prompt_encoder.unprompted(features)
+        positions = self.prompt_encoder.get_dense_pe()
+        projected = self.mask_decoder.project_skips(skips)
+        masks, _ = self.mask_decoder(features, positions, sparse, dense, projected, maps)
+        size = [self.image_size, self.image_size]
+        return F.interpolate(masks[:, :1], size=size, mode="bilinear", align_corners=False)
+
+
+class LMSFESAM(UnpromptedNetwork):
     """SAM with a local multi-scale feature encoder, for ultrasound at 256 x 256.
 
     Args:
@@ -89,28 +124,20 @@ class LMSFESAM(nn.Module):
         position_mode: str = "add",
         backbone: str | None = None,
     ) -> None:
-        super().__init__()
         sizes = get_preset(preset)
         if not isinstance(image_size, int) or image_size <= 0 or image_size % PATCH_SIZE:
             raise InputError(f"image_size {image_size!r} is not possible: give a multiple of {PATCH_SIZE}.")
         if (mhpm or balancing_adapter) and not local_encoder:
             logger.info("mhpm and balancing_adapter have no effect without local_encoder.")
-        self.preset = preset
-        self.image_size = image_size
-        self.toggles = {
+        toggles = {
             "local_encoder": local_encoder,
             "mhpm": mhpm,
             "adapters": adapters,
             "balancing_adapter": balancing_adapter,
         }
-        self.position_options = {"position_norm": position_norm, "position_mode": position_mode}
-        self.backbone = backbone or sizes.backbone
-        grid = image_size // PATCH_SIZE
-        dim = sizes.decoder_dim
-        self.low_res_size = 4 * grid
-        self.iou_from_mask = sizes.iou_from_mask
-        self.clicked_regions = sizes.clicked_regions
-        self.image_encoder = ImageEncoder(
+        options = {"position_norm": position_norm, "position_mode": position_mode}
+        backbone = backbone or sizes.backbone
+        image_encoder = ImageEncoder(
             sizes,
             image_size,
             local_encoder,
@@ -119,24 +146,32 @@ class LMSFESAM(nn.Module):
             balancing_adapter,
             position_norm,
             position_mode,
-            self.backbone,
+            backbone,
         )
-        self.prompt_encoder = ObjectPromptEncoder(dim, grid, image_size)
-        self.mask_decoder = ObjectMaskDecoder(dim, sizes.decoder_mlp_dim)
-        self.dense_prompt_encoder = DensePromptEncoder(dim) if sizes.dense_prompts else None
-        self.fine_head = (
-            FineMaskHead(
-                dim,
-                self.image_encoder.skip_widths(),
-                sizes.dense_prompts,
-                sizes.context_width,
-            )
-            if sizes.fine_head
-            else None
+        grid, dim = image_size // PATCH_SIZE, sizes.decoder_dim
+        super().__init__(
+            image_encoder,
+            ObjectPromptEncoder(dim, grid, image_size, sizes.dense_prompts),
+            ObjectMaskDecoder(dim, sizes.decoder_mlp_dim, _fine_head(sizes, image_encoder)),
+            image_size,
         )
+        self.preset = preset
+        self.toggles = toggles
+        self.position_options = options
+        self.backbone = backbone
+        self.low_res_size = 4 * grid
+        self.iou_from_mask = sizes.iou_from_mask
+        self.clicked_regions = sizes.clicked_regions
+        self.register_load_state_dict_pre_hook(_rename_old_tensors)
+
+    def __prepare_scriptable__(self) -> UnpromptedNetwork:
+        """Return what `torch.jit.script` compiles in the place of this network."""
+        return UnpromptedNetwork(
+            self.image_encoder, self.prompt_encoder, self.mask_decoder, self.image_size
+        ).train(self.training)
 
     def describe(self) -> dict[str, object]:
-        """What it takes to build this network again, for the file beside a checkpoint."""
+        """Return what it takes to build this network again, for the file beside a checkpoint."""
         return {
             "preset": self.preset,
             "image_size": self.image_size,
@@ -145,23 +180,21 @@ class LMSFESAM(nn.Module):
             "backbone": self.backbone,
         }
 
-    @torch.jit.unused
     def load_pretrained(self, path: str | os.PathLike[str]) -> LoadReport:
-        """Load weights of SAM, SAM-Med2D, MedSAM or this project; see `lmsfe_sam.model.checkpoints`."""
+        """Load weights of SAM, SAM-Med2D, MedSAM or this project; see `lmsfe_sam.model.pretrained`."""
         return load_pretrained(self, path)
 
-    @torch.jit.unused
     def summary(self) -> str:
-        """A table of the parts with their parameters, and how many of these train."""
+        """Return a table of the parts with their parameters, and how many of these train."""
         return summarise(self)
 
     def forward(
         self,
         image: Tensor,
-        boxes: Tensor | list[Tensor] | None = None,
-        points: Tensor | list[Tensor] | None = None,
-        point_labels: Tensor | list[Tensor] | None = None,
-        masks: Tensor | list[Tensor] | None = None,
+        boxes: Ragged = None,
+        points: Ragged = None,
+        point_labels: Ragged = None,
+        masks: Ragged = None,
         multimask_output: bool | None = None,
         return_low_res: bool = False,
     ) -> Any:
@@ -169,17 +202,11 @@ class LMSFESAM(nn.Module):
 
         With an image and nothing else, logits alone, ``(B, 1, S, S)``.
         """
-        if torch.jit.is_scripting():
-            return self._unprompted(image)
-        else:  # TorchScript compiles whatever stands outside of the branch
-            return self._segment(image, boxes, points, point_labels, masks, multimask_output, return_low_res)
-
-    @torch.jit.unused
-    def _segment(self, image: Tensor, *prompts_and_options: Any) -> Any:
-        *prompts, return_low_res = prompts_and_options
-        if not return_low_res and all(p is None for p in prompts):
-            return self._unprompted(image)
-        return self.decode(self.encode(image), *prompts_and_options)
+        options = (boxes, points, point_labels, masks, multimask_output)
+        if not return_low_res and all(option is None for option in options):
+            self._check_image(image)
+            return super().forward(image)
+        return self.decode(self.encode(image), *options, return_low_res)
 
     def encode(self, image: Tensor) -> ImageEmbedding:
         """Encode ``image (B, 3, S, S)``, normalised by SAM's mean and deviation.
@@ -187,52 +214,22 @@ class LMSFESAM(nn.Module):
         Raises:
             ValueError: another shape.
         """
+        self._check_image(image)
+        features, skips = self.image_encoder(image)
+        return ImageEmbedding(features, self.mask_decoder.project_skips(skips))
+
+    def _check_image(self, image: Tensor) -> None:
         size = self.image_size
         if image.dim() != 4 or list(image.shape[1:]) != [3, size, size]:
             raise ValueError(f"image has shape {list(image.shape)}, (B, 3, {size}, {size}) is needed")
-        features, skips = self.image_encoder(image)
-        if self.fine_head is not None:
-            return ImageEmbedding(features, self.fine_head.project(skips))
-        skips = skips[:0]
-        return ImageEmbedding(features, skips)
 
-    def _unprompted(self, image: Tensor) -> Tensor:
-        embedding = self.encode(image)
-        features = embedding.features
-        sparse = torch.zeros(
-            features.shape[0], 0, features.shape[1], dtype=features.dtype, device=features.device
-        )
-        dense = self.prompt_encoder.no_mask_embed.weight[:, :, None, None]
-        maps: Tensor | None = None
-        if self.dense_prompt_encoder is not None:
-            maps = self.dense_prompt_encoder.blank(features)
-        masks, _ = self._decode_objects(features, embedding.skips, sparse, dense, maps)
-        size = [self.image_size, self.image_size]
-        return F.interpolate(masks[:, :1], size=size, mode="bilinear", align_corners=False)
-
-    def _decode_objects(
-        self, features: Tensor, skips: list[Tensor], sparse: Tensor, dense: Tensor, maps: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """All four masks ``(M, 4, s, s)`` and predicted IoU ``(M, 4)`` of M objects."""
-        positions = self.prompt_encoder.get_dense_pe()
-        features, vectors, iou = self.mask_decoder(features + dense, positions, sparse)
-        fine = self.mask_decoder.upscale_once(features)
-        if self.fine_head is not None:
-            fine = self.fine_head.join(fine, skips, maps)
-        fine = self.mask_decoder.upscale_again(fine)
-        if self.fine_head is not None:
-            fine = self.fine_head(fine, skips, maps)
-        m, c, h, w = fine.shape
-        return torch.bmm(vectors, fine.reshape(m, c, h * w)).reshape(m, -1, h, w), iou
-
-    @torch.jit.unused
     def decode(
         self,
         embedding: ImageEmbedding,
-        boxes: Tensor | list[Tensor] | None = None,
-        points: Tensor | list[Tensor] | None = None,
-        point_labels: Tensor | list[Tensor] | None = None,
-        masks: Tensor | list[Tensor] | None = None,
+        boxes: Ragged = None,
+        points: Ragged = None,
+        point_labels: Ragged = None,
+        masks: Ragged = None,
         multimask_output: bool | None = None,
         return_low_res: bool = False,
     ) -> Any:
@@ -261,18 +258,17 @@ class LMSFESAM(nn.Module):
             ValueError: shapes that do not fit together.
         """
         prompts, counts = pad_prompts(boxes, points, point_labels, masks)
-        tokens = self.decode_tokens(embedding, *prompts, clicked_regions=self.clicked_regions)
+        tokens = self.decode_tokens(embedding, **vars(prompts), clicked_regions=self.clicked_regions)
         if self.iou_from_mask:
             tokens = tokens._replace(iou=0.5 * (tokens.iou + expected_iou(tokens.masks)))
         chosen, iou = choose_masks(tokens, multimask_output)
-        outputs = [self._resize(chosen, self.image_size), iou]
+        outputs = [resize_logits(chosen, self.image_size), iou]
         if return_low_res:
-            outputs.append(self._resize(chosen, self.low_res_size))
+            outputs.append(resize_logits(chosen, self.low_res_size))
         if counts is None:
             return tuple(outputs)
         return tuple([image[:n] for image, n in zip(output, counts, strict=True)] for output in outputs)
 
-    @torch.jit.unused
     def decode_tokens(
         self,
         embedding: ImageEmbedding,
@@ -289,60 +285,52 @@ class LMSFESAM(nn.Module):
         SAM's attention sees padding tokens, so objects are grouped by how many tokens they have,
         and each group is one pass. With ``clicked_regions`` what `drop_unclicked` drops is gone.
         """
-        batch = embedding.features.shape[0]
-        prompts = flatten_prompts(batch, boxes, points, point_labels, masks, embedding.features.device)
-        groups = prompts.groups()
+        batch, device = embedding.features.shape[0], embedding.features.device
+        prompts, n = flatten_prompts(Prompts(boxes, points, point_labels, masks), batch, device)
+        groups = group_prompts(prompts, n)
         parts = [self._decode_group(embedding, group) for group in groups]
-        masks_of_groups = [part[0] for part in parts]
+        logits = [part[0] for part in parts]
         if clicked_regions:
-            pairs = zip(masks_of_groups, groups, strict=True)
-            masks_of_groups = [drop_unclicked(part, group, self.image_size) for part, group in pairs]
-        order = torch.argsort(torch.cat([group.index for group in groups]))
-        logits = torch.cat(masks_of_groups)[order]
-        iou = torch.cat([part[1] for part in parts])[order]
-        n = prompts.per_image
+            pairs = zip(logits, groups, strict=True)
+            logits = [drop_unclicked(part, group.prompts, self.image_size) for part, group in pairs]
+        order = torch.argsort(torch.cat([group.place for group in groups]))
         return DecodedTokens(
-            logits.reshape(batch, n, *logits.shape[1:]),
-            iou.reshape(batch, n, -1),
-            prompts.lone_clicks().reshape(batch, n),
+            torch.cat(logits)[order].unflatten(0, (batch, n)),
+            torch.cat([part[1] for part in parts])[order].unflatten(0, (batch, n)),
+            lone_clicks(prompts).reshape(batch, n),
         )
 
-    def _decode_group(self, embedding: ImageEmbedding, group: ObjectPrompts) -> tuple[Tensor, Tensor]:
+    def _decode_group(self, embedding: ImageEmbedding, group: PromptGroup) -> tuple[Tensor, Tensor]:
         features = embedding.features[group.image]
         skips = [skip[group.image] for skip in embedding.skips]
-        sparse, dense = self._embed(group)
-        maps: Tensor | None = None
-        if self.dense_prompt_encoder is not None:
-            maps = self.dense_prompt_encoder.blank(features)
-            if group.any():
-                maps = draw_prompts(
-                    group.boxes, group.points, group.labels, group.masks, self.image_size, maps.shape[-1]
-                ).to(features.dtype)
-                dense = dense + self.dense_prompt_encoder(maps)
-        return self._decode_objects(features, skips, sparse, dense, maps)
+        sparse, dense, maps = self.prompt_encoder(group.prompts, features)
+        positions = self.prompt_encoder.get_dense_pe()
+        return self.mask_decoder(features, positions, sparse, dense, skips, maps)
 
-    def _embed(self, group: ObjectPrompts) -> tuple[Tensor, Tensor]:
-        clicks = None
-        if group.points is not None and group.labels is not None:
-            clicks = (group.points, group.labels)
-        masks = group.masks
-        if masks is not None:
-            size = [self.low_res_size, self.low_res_size]
-            masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
-        sparse, dense = self.prompt_encoder(clicks, group.boxes, masks)
-        count = group.image.shape[0]
-        return sparse.expand(count, -1, -1), dense.expand(count, -1, -1, -1)
 
-    @staticmethod
-    def _resize(logits: Tensor, size: int) -> Tensor:
-        if logits.shape[-1] == size:
-            return logits
-        flat = logits.reshape(-1, 1, *logits.shape[-2:])
-        if logits.shape[-1] == 2 * size:
-            flat = F.avg_pool2d(flat, 2)
-        else:
-            flat = F.interpolate(flat, size=[size, size], mode="bilinear", align_corners=False)
-        return flat.reshape(*logits.shape[:-2], size, size)
+def _fine_head(sizes: Preset, image_encoder: ImageEncoder) -> FineMaskHead | None:
+    if not sizes.fine_head:
+        return None
+    return FineMaskHead(
+        sizes.decoder_dim, image_encoder.skip_widths(), sizes.dense_prompts, sizes.context_width
+    )
+
+
+def _rename_old_tensors(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Let ``load_state_dict`` take files that are older than the tensors' present names."""
+    rename_old_tensors(state, prefix)
+
+
+def resize_logits(logits: Tensor, size: int) -> Tensor:
+    """Resize logits ``(..., s, s)`` to ``(..., size, size)``: bilinearly, to half the size by 2 x 2 means."""
+    if logits.shape[-1] == size:
+        return logits
+    flat = logits.reshape(-1, 1, *logits.shape[-2:])
+    if logits.shape[-1] == 2 * size:
+        flat = F.avg_pool2d(flat, 2)
+    else:
+        flat = F.interpolate(flat, size=[size, size], mode="bilinear", align_corners=False)
+    return flat.reshape(*logits.shape[:-2], size, size)
 
 
 def choose_masks(tokens: DecodedTokens, multimask_output: bool | None) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lmsfe_sam.prompts.coordinates import Size
 
-BLOCK = 2**21
-"""Pixels of a mask that are real numbers at a time."""
+PIXELS_AT_ONCE = 2**21
+"""Pixels of a mask that are interpolated at a time."""
 
-Block = tuple[tuple[slice, slice], NDArray[np.bool_]]
+MaskPart = tuple[tuple[slice, slice], NDArray[np.bool_]]
 """Rows and columns of an image, and which of their pixels are inside the object."""
 
 
@@ -67,14 +67,14 @@ def mask_window(logits: Tensor, size: Size) -> tuple[tuple[slice, slice], np.nda
     tall = _interpolate(logits.float(), 0, size[0], rows)
     inside = np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype=bool)
     if inside.size:
-        at_once = max(1, BLOCK // inside.shape[1])
+        at_once = max(1, PIXELS_AT_ONCE // inside.shape[1])
         for start in range(0, len(inside), at_once):
             part = slice(start, start + at_once)
             inside[part] = (_interpolate(tall[part], 1, size[1], columns) > 0).cpu().numpy()
     return (rows, columns), inside
 
 
-def object_blocks(logits: Tensor, corner: tuple[int, int], size: Size) -> Iterator[Block]:
+def mask_parts(logits: Tensor, corner: tuple[int, int], size: Size) -> Iterator[MaskPart]:
     """Yield the mask of one object whose logits (S, S) cover a window of an image.
 
     Args:
@@ -90,7 +90,7 @@ def object_blocks(logits: Tensor, corner: tuple[int, int], size: Size) -> Iterat
     )
 
 
-def paint_objects(masks: Sequence[Iterable[Block]], iou: Sequence[float], size: Size) -> np.ndarray:
+def paint_objects(masks: Sequence[Iterable[MaskPart]], iou: Sequence[float], size: Size) -> np.ndarray:
     """Paint N objects into one label map, the best last, so that it wins where objects overlap.
 
     Args:

@@ -1,9 +1,10 @@
-"""`Predictor`: encode an image once, ask about it many times, numpy in and numpy out."""
+"""`Predictor`: encode an image once, segment its objects from many prompts, numpy in and numpy out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from torch import Tensor
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
 from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
-from lmsfe_sam.predict.decoding import DecodedObjects, decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.predict.decoding import DecodedObjects, decode_objects
 from lmsfe_sam.predict.postprocessing import masks_at, paint_objects
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
-from lmsfe_sam.predict.windows import Window, whole
+from lmsfe_sam.predict.windows import full_window
 from lmsfe_sam.predict.zoom import AUTO, WindowEncoder, Zoom
-from lmsfe_sam.prompts.coordinates import Size
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.prompts.coordinates import Size, Window
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Masks (C, H, W) bool, predicted IoU (C,) and low-res logits (C, h, w), the last two float32."""
@@ -94,7 +95,7 @@ class Predictor:
         self._embedding = None
         self._image = torch.from_numpy(to_rgb_uint8(array)).permute(2, 0, 1)
         self._size = (self._image.shape[1], self._image.shape[2])
-        self._embedding = WindowEncoder(self.model, self._image)([whole(self._size)])
+        self._embedding = WindowEncoder(self.model, self._image)([full_window(self._size)])
 
     def predict(
         self,
@@ -107,8 +108,8 @@ class Predictor:
         """Segment one object; without any prompt, whatever the network takes for the object.
 
         Args:
-            box: x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive; it may reach over the
-                image's border.
+            box: x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive; it is cut at the image's
+                border.
             points: (K, 2), x before y.
             labels: (K,), 1 inside and 0 outside; all 1 if left out.
             mask: low-res logits of an earlier call, (h, w) or (1, h, w).
@@ -145,13 +146,13 @@ class Predictor:
     def segment(self, prompts: Sequence[ObjectPrompt], zoom: Zoom = AUTO) -> tuple[np.ndarray, np.ndarray]:
         """Segment many objects into one label map, as the command line does, in an image of any size.
 
-        Objects that are small in the image are looked at up close, each window encoded anew. What is kept
-        of an object is small, so that hundreds of them in a large image take little memory, where
-        `predict_objects` would return as many masks of its size.
+        Objects that are small in the image are predicted in a window around them, and each window is
+        encoded. Little is stored of an object, so that hundreds of them in a large image take little
+        memory, where `predict_objects` would return as many masks of its size.
 
         Args:
             prompts: of the objects.
-            zoom: how they are looked at; by default as the command line does it.
+            zoom: how their windows are chosen; by default as the command line does it.
 
         Returns:
             Labels (H, W), 0 outside of all objects and k in the k-th, that of the higher predicted IoU
@@ -165,17 +166,17 @@ class Predictor:
         encode = WindowEncoder(self.model, self._image)
 
         def encode_new(windows: Sequence[Window]) -> ImageEmbedding:
-            return embedding if list(windows) == [whole(self._size)] else encode(windows)
+            return embedding if list(windows) == [full_window(self._size)] else encode(windows)
 
-        found = zoom.segment(self.model, encode_new, pack_prompts(prompts), self._size)
-        iou = np.array([float(one.iou) for one in found], dtype=np.float32)
-        return paint_objects([one.blocks() for one in found], iou.tolist(), self._size), iou
+        predictions = zoom.segment(self.model, encode_new, Prompts.of(prompts), self._size)
+        iou = np.array([float(one.iou) for one in predictions], dtype=np.float32)
+        return paint_objects([one.parts() for one in predictions], iou.tolist(), self._size), iou
 
     def _check(self, prompts: Sequence[ObjectPrompt]) -> None:
         if not prompts:
             raise InputError("The list of prompts is empty: give one ObjectPrompt an object.")
         for prompt in prompts:
-            prompt.check_inside(*self._size, overhang=True)
+            prompt.check_inside(*self._size)
 
     def _decode(
         self,
@@ -184,8 +185,9 @@ class Predictor:
         multimask_output: bool | None = None,
     ) -> DecodedObjects:
         side = self.model.image_size
-        packed = scale_prompts(pack_prompts(prompts), self._size, (side, side))
-        return decode_packed(self.model, self._current_embedding(), packed, masks, multimask_output)
+        clipped = Prompts.of(prompts).clip(full_window(self._size))
+        scaled = replace(clipped.scale(self._size, (side, side)), masks=masks)
+        return decode_objects(self.model, self._current_embedding(), scaled, multimask_output)
 
     def _to_numpy(self, decoded: DecodedObjects) -> Prediction:
         masks = masks_at(decoded.logits, self._size)

@@ -1,7 +1,7 @@
-"""Asking the network about objects in windows of an image, and choosing a window for each object.
+"""Predicting objects in windows of an image, and choosing a window for each object.
 
-`ask` encodes windows in batches, each of them once, whatever the number of objects in it. `Zoom` looks
-at each object in a window around it. `lmsfe_sam.inference.sliding` looks at a grid of windows.
+`predict_windows` encodes windows in batches, each of them once, whatever the number of objects in it.
+`Zoom` predicts each object in a window around it; `lmsfe_sam.inference.sliding` in a grid of windows.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsfe_sam.predict.decoding import decode_pairs, scale_prompts, unpack_prompts
-from lmsfe_sam.predict.postprocessing import Block, object_blocks
-from lmsfe_sam.predict.windows import View, Window, clip_prompts, load_windows, whole, window_around
-from lmsfe_sam.prompts.coordinates import Size, scale_boxes
+from lmsfe_sam.predict.decoding import decode_chunks
+from lmsfe_sam.predict.postprocessing import MaskPart, mask_parts
+from lmsfe_sam.predict.windows import View, full_window, load_windows, window_around
+from lmsfe_sam.prompts.coordinates import Size, Window, scale_boxes
+from lmsfe_sam.prompts.prompt import Prompts
 
 if TYPE_CHECKING:
     from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
@@ -27,38 +28,38 @@ Encode = Callable[[Sequence[Window]], "ImageEmbedding"]
 
 
 class ObjectMask(Protocol):
-    """The mask of one object at the image's size, and how good the network takes it to be."""
+    """The mask of one object at the image's size, and its predicted IoU."""
 
     @property
     def iou(self) -> Tensor | float:
         """Predicted IoU."""
         ...
 
-    def blocks(self) -> Iterator[Block]:
+    def parts(self) -> Iterator[MaskPart]:
         """Yield the mask, in pixels of the image."""
         ...
 
 
-class Found(NamedTuple):
-    """The network's answer for one object in one window.
+class WindowPrediction(NamedTuple):
+    """What the network predicts for one object in one window.
 
     Attributes:
-        row: which object.
+        object: its number.
         window: where.
         logits: (S, S) over the window, or (3, S, S).
         iou: predicted, () or (3,).
         low_res: logits (h, w) to feed back as a mask prompt, or (3, h, w).
     """
 
-    row: int
+    object: int
     window: Window
     logits: Tensor
     iou: Tensor
     low_res: Tensor
 
-    def blocks(self) -> Iterator[Block]:
+    def parts(self) -> Iterator[MaskPart]:
         """Yield the mask of the window."""
-        return object_blocks(self.logits, (self.window.top, self.window.left), self.window.size)
+        return mask_parts(self.logits, (self.window.top, self.window.left), self.window.size)
 
 
 class WindowEncoder:
@@ -67,7 +68,7 @@ class WindowEncoder:
     Args:
         network: in evaluation mode.
         image: (3, H, W) in 0..255, in memory; windows go to the network's device batch by batch.
-        encode: what encodes a batch (B, 3, S, S); the network's own ``encode`` if left out.
+        encode: encodes a batch (B, 3, S, S); the network's own ``encode`` if left out.
     """
 
     def __init__(
@@ -84,150 +85,145 @@ class WindowEncoder:
         return self.encode(load_windows(self.image, windows, self.side, self.device))
 
 
-def ask(
+def predict_windows(
     network: LMSFESAM,
     encode: Encode,
     views: Sequence[View],
-    packed: np.ndarray,
+    prompts: Prompts,
     batch_size: int = 4,
-    masks: Tensor | None = None,
     multimask_output: bool | None = None,
-) -> Iterator[Found]:
-    """Ask about the objects of each view.
+) -> Iterator[WindowPrediction]:
+    """Predict the objects of each view.
 
     Args:
         network: in evaluation mode.
         encode: encodes windows of the image.
-        views: which objects to ask about in which windows.
-        packed: (N, 4 + 3 K) in pixels of the image.
+        views: which objects to predict in which windows.
+        prompts: of N objects, in pixels of the image; mask prompts cover the window they are used in.
         batch_size: windows encoded together.
-        masks: logits (N, h, w) of an earlier round over the same windows, or None.
-        multimask_output: as `LMSFESAM.decode` takes it.
+        multimask_output: as ``LMSFESAM.decode`` takes it.
 
     Yields:
-        An answer for each object of each view, view by view.
+        A prediction for each object of each view, view by view.
     """
     square = (network.image_size, network.image_size)
     for start in range(0, len(views), batch_size):
         batch = views[start : start + batch_size]
         embedding = encode([view.window for view in batch])
-        rows = [row for view in batch for row in view.objects]
-        places = [place for place, view in enumerate(batch) for _ in view.objects]
-        prompts = [
-            scale_prompts(clip_prompts(packed[view.objects], view.window), view.window.size, square)
-            for view in batch
-        ]
-        own_masks = None if masks is None else masks[rows]
-        answers = decode_pairs(
-            network, embedding, np.concatenate(prompts), places, own_masks, multimask_output
+        objects = [number for view in batch for number in view.objects]
+        images = [image for image, view in enumerate(batch) for _ in view.objects]
+        in_windows = Prompts.concatenate(
+            [prompts.select(view.objects).clip(view.window).scale(view.window.size, square) for view in batch]
         )
-        for row, place, answer in zip(rows, places, answers, strict=True):
-            yield Found(row, batch[place].window, *answer)
+        chunks = decode_chunks(network, embedding, in_windows, images, multimask_output)
+        predictions = (one for chunk in chunks for one in zip(*chunk, strict=True))
+        for number, image, prediction in zip(objects, images, predictions, strict=True):
+            yield WindowPrediction(number, batch[image].window, *prediction)
 
 
 @dataclass(frozen=True)
 class Zoom:
-    """Looks at each object in a window around it.
+    """Predicts each object in a window around it.
 
-    An object with a box is looked at once, around its box and the clicks inside of it. One with clicks
-    alone is first looked for in the whole image, in a large one near its clicks, and then looked at
-    around what was found there. One without any prompt is looked for in the whole image.
+    An object with a box is predicted in a window around its box and its positive clicks. One with clicks
+    alone is first predicted in the whole image, in a large image in a window around its clicks, and then
+    again in a window around that first mask. One without any prompt is predicted in the whole image.
 
     Args:
-        share: of each side of the window that is the object's; less shows more of what is around.
-        below: an object whose box takes at least this share of an image is answered from the whole image,
-            unless that is large; None for zooming in on all.
-        large: an image with a side of more than so many sides of the network's input is large; half of
-            them are near.
-        least: the least side of a window, in pixels of the image; None for the side of the network's
+        share: of each side of the window that the object takes; a smaller share shows more context.
+        below: an object whose box takes at least this share of an image is predicted in the whole
+            image, unless that is large; None to zoom in on every object.
+        large: an image is large if one of its sides exceeds the network's input by more than this factor;
+            the first window around clicks has half of that as its side. None: no image is large.
+        min_side: smallest side of a window, in pixels of the image; None for the side of the network's
             input, so that no window is enlarged.
         batch_size: windows encoded together.
     """
 
     share: float = 0.7
     below: float | None = None
-    large: int = 4
-    least: int | None = None
+    large: int | None = 4
+    min_side: int | None = None
     batch_size: int = 4
 
     @torch.no_grad()
-    def segment(self, network: LMSFESAM, encode: Encode, packed: np.ndarray, size: Size) -> list[Found]:
+    def segment(
+        self, network: LMSFESAM, encode: Encode, prompts: Prompts, size: Size
+    ) -> list[WindowPrediction]:
         """Segment N objects.
 
         Args:
             network: in evaluation mode.
             encode: encodes windows of the image.
-            packed: (N, 4 + 3 K) in pixels of the image.
+            prompts: of the objects, in pixels of the image.
             size: height and width of the image.
         """
-        boxes, _, labels = unpack_prompts(packed)
-        boxed = ~np.isnan(boxes).any(axis=1)
-        clicked = ~boxed & (labels >= 0).any(axis=1)
         side = network.image_size
-        windows = [whole(size)] * len(packed)
-        for row in np.flatnonzero(clicked).tolist():
-            windows[row] = self._near(packed[row], size, side)
-        found = self._ask(
-            network, encode, packed, {row: windows[row] for row in np.flatnonzero(clicked).tolist()}
-        )
-        for row in np.flatnonzero(boxed).tolist():
-            windows[row] = self._closer(boxes[row], packed[row], windows[row], size, side)
-        for row, answer in found.items():
-            box = extent(answer.logits, answer.window)
+        boxed = prompts.has_box()
+        clicked = (~boxed & (prompts.clicks() > 0)).nonzero()[:, 0].tolist()
+        windows = [full_window(size)] * len(prompts)
+        for number in clicked:
+            windows[number] = self._search_window(prompts.select([number]), size, side)
+        predicted = self._predict(network, encode, prompts, {number: windows[number] for number in clicked})
+        for number in boxed.nonzero()[:, 0].tolist():
+            prompt = prompts.select([number])
+            assert prompt.boxes is not None
+            windows[number] = self._zoom_window(prompt.boxes[0].numpy(), prompt, windows[number], size, side)
+        for number, first in predicted.items():
+            box = mask_box(first.logits, first.window)
             if box is not None:
-                windows[row] = self._closer(box, packed[row], answer.window, size, side)
-        left = {
-            row: window
-            for row, window in enumerate(windows)
-            if row not in found or found[row].window != window
+                windows[number] = self._zoom_window(box, prompts.select([number]), first.window, size, side)
+        rest = {
+            number: window
+            for number, window in enumerate(windows)
+            if number not in predicted or predicted[number].window != window
         }
-        found |= self._ask(network, encode, packed, left)
-        return [found[row] for row in range(len(packed))]
+        predicted |= self._predict(network, encode, prompts, rest)
+        return [predicted[number] for number in range(len(prompts))]
 
-    def _ask(
-        self, network: LMSFESAM, encode: Encode, packed: np.ndarray, windows: dict[int, Window]
-    ) -> dict[int, Found]:
-        answers = ask(network, encode, sharing(windows), packed, self.batch_size)
-        return {answer.row: answer for answer in answers}
+    def _predict(
+        self, network: LMSFESAM, encode: Encode, prompts: Prompts, windows: dict[int, Window]
+    ) -> dict[int, WindowPrediction]:
+        predictions = predict_windows(network, encode, group_by_window(windows), prompts, self.batch_size)
+        return {prediction.object: prediction for prediction in predictions}
 
-    def _near(self, prompts: np.ndarray, size: Size, side: int) -> Window:
-        """Return the window to look for an object in that has nothing but clicks."""
-        if not self._is_large(size, side):
-            return whole(size)
-        _, points, labels = unpack_prompts(prompts[None])
-        clicks = points[labels == 1] if (labels == 1).any() else points[labels == 0]
-        return window_around(_reach(clicks), size, self.share, self.large * side // 2)
+    def _search_window(self, prompt: Prompts, size: Size, side: int) -> Window:
+        """Return the window in which an object with clicks alone is first predicted."""
+        if self.large is None or not self._is_large(size, side):
+            return full_window(size)
+        positive = _clicks(prompt, 1)
+        clicks = positive if len(positive) else _clicks(prompt, 0)
+        return window_around(_bounds(clicks), size, self.share, self.large * side // 2)
 
     def _is_large(self, size: Size, side: int) -> bool:
-        return max(size) > self.large * side
+        return self.large is not None and max(size) > self.large * side
 
-    def _closer(self, box: np.ndarray, prompts: np.ndarray, seen: Window, size: Size, side: int) -> Window:
-        """Return the window to look at an object in whose box (4,) is known from the window ``seen``."""
+    def _zoom_window(self, box: np.ndarray, prompt: Prompts, window: Window, size: Size, side: int) -> Window:
+        """Return the window around an object with a known box (4,); ``window`` if zooming is not needed."""
         width, height = box[2:] - box[:2]
         if (
             self.below is not None
             and not self._is_large(size, side)
             and width * height >= self.below * size[0] * size[1]
         ):
-            return seen
-        _, points, labels = unpack_prompts(prompts[None])
-        corners = np.concatenate([box.reshape(2, 2), points[labels == 1]])
-        return window_around(_reach(corners), size, self.share, self.least or side)
+            return window
+        corners = np.concatenate([box.reshape(2, 2), _clicks(prompt, 1)])
+        return window_around(_bounds(corners), size, self.share, self.min_side or side)
 
 
 AUTO = Zoom(below=0.01)
-"""The way that measures best; the values of ``configs/inference.json``."""
+"""The settings that measure best; the values of ``configs/inference.json``."""
 
 
-def sharing(windows: Mapping[int, Window]) -> list[View]:
-    """Put objects (rows) that are looked at in the very same window into one view."""
+def group_by_window(windows: Mapping[int, Window]) -> list[View]:
+    """Put objects that are predicted in the very same window into one view."""
     objects: dict[Window, list[int]] = {}
-    for row, window in windows.items():
-        objects.setdefault(window, []).append(row)
-    return [View(window, rows) for window, rows in objects.items()]
+    for number, window in windows.items():
+        objects.setdefault(window, []).append(number)
+    return [View(window, numbers) for window, numbers in objects.items()]
 
 
-def extent(logits: Tensor, window: Window) -> np.ndarray | None:
+def mask_box(logits: Tensor, window: Window) -> np.ndarray | None:
     """Return the box (4,) around the positive logits (S, S) of a window, in pixels of the image; or None."""
     positive = logits > 0
     rows, columns = (positive.any(dim=dim).nonzero()[:, 0].tolist() for dim in (1, 0))
@@ -238,6 +234,13 @@ def extent(logits: Tensor, window: Window) -> np.ndarray | None:
     return box + np.array([window.left, window.top] * 2)
 
 
-def _reach(points: np.ndarray) -> np.ndarray:
+def _clicks(prompt: Prompts, label: int) -> np.ndarray:
+    """Return the clicks (K, 2) of one object that have this label."""
+    if prompt.points is None or prompt.point_labels is None:
+        return np.empty((0, 2))
+    return prompt.points[prompt.point_labels == label].numpy()
+
+
+def _bounds(points: np.ndarray) -> np.ndarray:
     """Return the box (4,) around points (K, 2)."""
     return np.concatenate([points.min(axis=0), points.max(axis=0)])

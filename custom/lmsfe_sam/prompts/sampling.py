@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.simulate import first_click, jitter_box, largest_error, random_click, tight_box
 
 KINDS: dict[str, float] = {
@@ -38,27 +39,6 @@ CLICK_COUNTS = (2, 3, 4)
 
 PADDING = -1
 """Label of a click that is not there."""
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts of N objects in each of B images, in pixels of the network's input tensor.
-
-    Attributes:
-        boxes: (B,N,4) float, x0, y0, x1, y1; a NaN row where an object has none. None: no object has.
-        points: (B,N,K,2) float, x before y, zero where padded. None: no object has any.
-        point_labels: (B,N,K) int64, 1 inside, 0 outside, -1 padding. None: as ``points``.
-        masks: (B,N,h,w) logits; a map of NaN where an object has none. None: no object has.
-    """
-
-    boxes: Tensor | None = None
-    points: Tensor | None = None
-    point_labels: Tensor | None = None
-    masks: Tensor | None = None
-
-    def as_arguments(self) -> dict[str, Tensor | None]:
-        """Return the keyword arguments of the network's ``decode``."""
-        return dict(vars(self))
 
 
 class PromptSampler(Protocol):

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.network import DecodedTokens, choose_masks
-from lmsfe_sam.prompts.sampling import PADDING, Prompts, PromptSampler, correct
+from lmsfe_sam.prompts.prompt import Prompts
+from lmsfe_sam.prompts.sampling import PADDING, PromptSampler, correct
 from lmsfe_sam.prompts.simulate import first_click, tight_box
 from lmsfe_sam.training.losses import upsample
 from lmsfe_sam.training.modes import VALIDATION_MODES

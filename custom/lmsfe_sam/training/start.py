@@ -11,7 +11,7 @@ from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.backbone import load_classifier
-from lmsfe_sam.model.checkpoints import read_state
+from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.training.run_folder import DATALIST, RunFolder
 
 

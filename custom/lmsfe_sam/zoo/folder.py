@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import read_description, sha256
+from lmsfe_sam.files import own_bundle
+from lmsfe_sam.model.checkpoints import read_description
+from lmsfe_sam.model.weight_files import sha256
 from lmsfe_sam.version import __version__
 from lmsfe_sam.zoo.checks import LARGEST, METADATA, imported_modules
 from lmsfe_sam.zoo.configs import portable, with_network
@@ -77,19 +79,6 @@ def write_bundle(options: Options) -> Path:
             "name a new folder in a writable place with --output."
         ) from error
     return target
-
-
-def own_bundle() -> Path:
-    """Return the bundle of this package: the one in its clone, or the packaged folder that it is in.
-
-    Raises:
-        InputError: there is no bundle beside the package.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for bundle in (package.parents[1] / "bundle", package.parent):
-        if (bundle / METADATA_FILE).is_file():
-            return bundle
-    raise InputError(f"there is no bundle beside the package in '{package}': name its folder with --bundle.")
 
 
 def bundle_files(bundle: Path, options: Options) -> dict[str, Content]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from boxnet import BoxNetwork
 from lmsfe_sam.model.network import LMSFESAM
-from lmsfe_sam.predict import decoding as packing
-from lmsfe_sam.predict.decoding import decode_packed, pack_prompts, scale_prompts
+from lmsfe_sam.predict import decoding
+from lmsfe_sam.predict.decoding import decode_objects
 from lmsfe_sam.predict.postprocessing import paint_objects
 from lmsfe_sam.predict.preprocessing import prepare
-from lmsfe_sam.predict.windows import View, Window, whole
-from lmsfe_sam.predict.zoom import WindowEncoder, Zoom, ask, extent, sharing
-from lmsfe_sam.prompts.user import ObjectPrompt
+from lmsfe_sam.predict.windows import View, full_window
+from lmsfe_sam.predict.zoom import WindowEncoder, Zoom, group_by_window, mask_box, predict_windows
+from lmsfe_sam.prompts.coordinates import Window
+from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from tiny import SIZE, seeded_network
 
 HEIGHT, WIDTH = 300, 400
+WHOLE = full_window((HEIGHT, WIDTH))
 IMAGE = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, HEIGHT, WIDTH), np.uint8))
 
 
@@ -28,52 +32,50 @@ def network() -> LMSFESAM:
 
 def zoomed(zoom: Zoom, prompts: list[ObjectPrompt], stand_in: BoxNetwork) -> np.ndarray:
     encode = WindowEncoder(stand_in, IMAGE)  # type: ignore[arg-type]
-    found = zoom.segment(stand_in, encode, pack_prompts(prompts), (HEIGHT, WIDTH))  # type: ignore[arg-type]
-    return paint_objects([one.blocks() for one in found], [float(one.iou) for one in found], (HEIGHT, WIDTH))
+    found = zoom.segment(stand_in, encode, Prompts.of(prompts), (HEIGHT, WIDTH))  # type: ignore[arg-type]
+    return paint_objects([one.parts() for one in found], [float(one.iou) for one in found], (HEIGHT, WIDTH))
 
 
 def windows_of(zoom: Zoom, prompts: list[ObjectPrompt], stand_in: BoxNetwork | None = None) -> list[Window]:
     network = stand_in or BoxNetwork().eval()
     encode = WindowEncoder(network, IMAGE)  # type: ignore[arg-type]
-    found = zoom.segment(network, encode, pack_prompts(prompts), (HEIGHT, WIDTH))  # type: ignore[arg-type]
+    found = zoom.segment(network, encode, Prompts.of(prompts), (HEIGHT, WIDTH))  # type: ignore[arg-type]
     return [one.window for one in found]
 
 
-class TestAsking:
+class TestWindows:
     def test_each_object_as_if_it_were_alone(
         self, network: LMSFESAM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Windows in batches, prompts of all kinds and chunks: no answer depends on its company."""
-        monkeypatch.setattr(packing, "CHUNK", 3)
+        monkeypatch.setattr(decoding, "CHUNK", 3)
         prompts = [
             ObjectPrompt(box=(10, 20, 90, 80)),
             ObjectPrompt(points=[(30, 40), (60, 60)], labels=[1, 0]),
             ObjectPrompt(box=(150, 20, 350, 280), points=[(200, 100)], labels=[1]),
             ObjectPrompt(),
         ]
-        packed = pack_prompts(prompts)
+        batch_prompts = Prompts.of(prompts)
         views = [
             View(Window(0, 0, 100, 120), [0, 1]),
             View(Window(10, 100, 290, 300), [2, 3]),
-            View(whole((HEIGHT, WIDTH)), [0, 1, 2, 3]),
+            View(WHOLE, [0, 1, 2, 3]),
         ]
-        answers = list(ask(network, WindowEncoder(network, IMAGE), views, packed, batch_size=2))
-        assert [(one.row, one.window) for one in answers] == [
+        answers = list(
+            predict_windows(network, WindowEncoder(network, IMAGE), views, batch_prompts, batch_size=2)
+        )
+        assert [(one.object, one.window) for one in answers] == [
             (row, view.window) for view in views for row in view.objects
         ]
         picture = IMAGE.permute(1, 2, 0).numpy()
         for one in answers:
             window = one.window
-            prompt = packed[[one.row]].copy()
-            prompt[:, [0, 2]] -= window.left
-            prompt[:, [1, 3]] -= window.top
-            for column in range(4, prompt.shape[1], 3):
-                if prompt[0, column + 2] >= 0:
-                    prompt[:, column] -= window.left
-                    prompt[:, column + 1] -= window.top
+            alone = batch_prompts.select([one.object])
+            corner = torch.tensor([window.left, window.top])
+            moved = Prompts(alone.boxes - corner.repeat(2), alone.points - corner, alone.point_labels)
             with torch.no_grad():
                 embedding = network.encode(prepare(picture[window.slices], SIZE)[None])
-            alone = decode_packed(network, embedding, scale_prompts(prompt, window.size, (SIZE, SIZE)))
+            alone = decode_objects(network, embedding, moved.scale(window.size, (SIZE, SIZE)))
             torch.testing.assert_close(one.logits, alone.logits[0], rtol=0, atol=2e-4)
             torch.testing.assert_close(one.iou, alone.iou[0], rtol=0, atol=1e-5)
             torch.testing.assert_close(one.low_res, alone.low_res[0], rtol=0, atol=2e-4)
@@ -86,19 +88,19 @@ class TestAsking:
             batches.append(len(windows))
             return WindowEncoder(stand_in, IMAGE)(windows)  # type: ignore[arg-type]
 
-        packed = pack_prompts([ObjectPrompt(box=(0, 0, 50, 50))] * 40)
+        batch_prompts = Prompts.of([ObjectPrompt(box=(0, 0, 50, 50))] * 40)
         views = [View(Window(0, 0, 60, 60 + k), list(range(40))) for k in range(5)]
-        assert len(list(ask(stand_in, encode, views, packed, batch_size=2))) == 200  # type: ignore[arg-type]
+        assert len(list(predict_windows(stand_in, encode, views, batch_prompts, batch_size=2))) == 200  # type: ignore[arg-type]
         assert batches == [2, 2, 1]
 
     def test_masks_and_three_answers_pass_through(self, network: LMSFESAM) -> None:
-        packed = pack_prompts([ObjectPrompt(box=(10, 20, 90, 80))] * 2)
-        views = [View(whole((HEIGHT, WIDTH)), [0, 1])]
+        batch_prompts = Prompts.of([ObjectPrompt(box=(10, 20, 90, 80))] * 2)
+        views = [View(WHOLE, [0, 1])]
         encode = WindowEncoder(network, IMAGE)
-        first = list(ask(network, encode, views, packed, multimask_output=True))
+        first = list(predict_windows(network, encode, views, batch_prompts, multimask_output=True))
         assert first[0].logits.shape == (3, SIZE, SIZE) and first[0].iou.shape == (3,)
         masks = torch.stack([first[0].low_res[1], first[1].low_res[2]])
-        second = list(ask(network, encode, views, packed, masks=masks))
+        second = list(predict_windows(network, encode, views, replace(batch_prompts, masks=masks)))
         assert not torch.equal(second[0].logits, second[1].logits)
 
 
@@ -119,7 +121,7 @@ class TestZoom:
     def test_what_is_found_is_pasted_where_it_was_looked_for(
         self, sides: tuple[int, ...], share: float
     ) -> None:
-        labels = zoomed(Zoom(share, least=1), [ObjectPrompt(box=sides)], BoxNetwork().eval())
+        labels = zoomed(Zoom(share, min_side=1), [ObjectPrompt(box=sides)], BoxNetwork().eval())
         x0, y0, x1, y1 = sides
         expected = np.zeros((HEIGHT, WIDTH), bool)
         expected[y0:y1, x0:x1] = True
@@ -130,7 +132,7 @@ class TestZoom:
 
     def test_it_sees_more_detail_than_the_whole_image(self) -> None:
         stand_in = BoxNetwork().eval()
-        zoomed(Zoom(0.5, least=1), [ObjectPrompt(box=(100, 100, 132, 132))], stand_in)
+        zoomed(Zoom(0.5, min_side=1), [ObjectPrompt(box=(100, 100, 132, 132))], stand_in)
         assert stand_in.seen is not None
         picture = IMAGE.permute(1, 2, 0).numpy()[84:148, 84:148]
         torch.testing.assert_close(stand_in.seen[0], prepare(picture, 64), rtol=0, atol=1e-5)
@@ -141,11 +143,11 @@ class TestZoom:
 
     def test_a_click_far_from_its_box_stays_in_view(self) -> None:
         prompt = ObjectPrompt(box=(100, 100, 120, 120), points=[(200, 110), (5, 5)], labels=[1, 0])
-        assert windows_of(Zoom(0.5, least=1), [prompt]) == [Window(90, 50, 40, 200)]
+        assert windows_of(Zoom(0.5, min_side=1), [prompt]) == [Window(90, 50, 40, 200)]
 
     def test_a_click_alone_is_looked_for_and_then_looked_at(self) -> None:
         stand_in = BoxNetwork().eval()
-        labels = zoomed(Zoom(0.5, least=1, large=100), [ObjectPrompt(points=[(200, 150)])], stand_in)
+        labels = zoomed(Zoom(0.5, min_side=1, large=100), [ObjectPrompt(points=[(200, 150)])], stand_in)
         # The stand-in draws a disc of 6 of the network's 64 pixels, in the whole image and in the window.
         ys, xs = np.nonzero(labels)
         assert stand_in.encoded == 2
@@ -156,7 +158,7 @@ class TestZoom:
         stand_in = BoxNetwork().eval()
         prompts = [ObjectPrompt(points=[(200, 150)], labels=[0]), ObjectPrompt()]
         stand_in.radius = 400.0  # a click outside the object, and the whole image is outside
-        assert windows_of(Zoom(large=100), prompts, stand_in) == [whole((HEIGHT, WIDTH))] * 2
+        assert windows_of(Zoom(large=100), prompts, stand_in) == [WHOLE] * 2
 
     def test_in_a_large_image_a_click_is_looked_for_in_its_surroundings(self) -> None:
         stand_in = BoxNetwork().eval()
@@ -164,19 +166,19 @@ class TestZoom:
         click = ObjectPrompt(points=[(350, 20)], labels=[0])  # nothing is found, so that is all
         assert windows_of(Zoom(large=4), [click], stand_in) == [Window(0, 272, 128, 128)]
         far = ObjectPrompt(points=[(20, 20), (380, 280)], labels=[0, 0])
-        assert windows_of(Zoom(large=4), [far], stand_in) == [whole((HEIGHT, WIDTH))]
+        assert windows_of(Zoom(large=4), [far], stand_in) == [WHOLE]
 
     def test_large_objects_are_answered_from_the_whole_image(self) -> None:
         tenth = WIDTH // 10 * HEIGHT // 10 / (WIDTH * HEIGHT)
         large, small = ObjectPrompt(box=(100, 100, 140, 130)), ObjectPrompt(box=(100, 100, 139, 130))
         zoom = Zoom(0.5, below=tenth, large=100)
-        assert windows_of(zoom, [large, small]) == [whole((HEIGHT, WIDTH)), Window(83, 80, 64, 78)]
+        assert windows_of(zoom, [large, small]) == [WHOLE, Window(83, 80, 64, 78)]
         assert windows_of(Zoom(0.5, below=tenth, large=4), [large])[0] == Window(83, 80, 64, 80)
         stand_in = BoxNetwork().eval()
-        assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) == [whole((HEIGHT, WIDTH))]
+        assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) == [WHOLE]
         assert stand_in.encoded == 1
         stand_in.radius = 2.0
-        assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) != [whole((HEIGHT, WIDTH))]
+        assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) != [WHOLE]
 
     def test_the_answers_are_in_the_order_of_the_objects(self) -> None:
         boxes = [(300, 200, 340, 240), (10, 10, 50, 50), (300, 200, 340, 240), (200, 100, 240, 140)]
@@ -188,11 +190,11 @@ class TestZoom:
 
 def test_objects_in_one_window_share_it() -> None:
     one, two = Window(0, 0, 5, 5), Window(0, 1, 5, 5)
-    assert sharing({0: one, 1: two, 2: one}) == [View(one, [0, 2]), View(two, [1])]
+    assert group_by_window({0: one, 1: two, 2: one}) == [View(one, [0, 2]), View(two, [1])]
 
 
 def test_extent_of_what_was_found() -> None:
     logits = torch.full((64, 64), -1.0)
-    assert extent(logits, whole((300, 400))) is None
+    assert mask_box(logits, full_window((300, 400))) is None
     logits[16:32, 48:64] = 1
-    np.testing.assert_allclose(extent(logits, Window(10, 20, 128, 256)), [212, 42, 276, 74])
+    np.testing.assert_allclose(mask_box(logits, Window(10, 20, 128, 256)), [212, 42, 276, 74])

@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lmsfe_sam.model.prompt_batch import ObjectPrompts
-
-__all__ = ["drop_unclicked"]
+from lmsfe_sam.prompts.prompt import Prompts
 
 _NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
-def drop_unclicked(logits: Tensor, prompts: ObjectPrompts, image_size: int) -> Tensor:
+def drop_unclicked(logits: Tensor, prompts: Prompts, image_size: int) -> Tensor:
     """Make the regions negative that neither a click inside nor the mask before touches.
 
     Objects with a box, without a click inside, or whose clicks inside are all outside of the mask
@@ -33,12 +31,12 @@ def drop_unclicked(logits: Tensor, prompts: ObjectPrompts, image_size: int) -> T
     Returns:
         The logits; those of what was dropped are negative and as far from 0 as before.
     """
-    if prompts.boxes is not None or prompts.points is None or prompts.labels is None:
+    if prompts.boxes is not None or prompts.points is None or prompts.point_labels is None:
         return logits
     drop = torch.zeros(logits.shape, dtype=torch.bool)
-    for m, object_labels in enumerate(prompts.labels):
+    for m, object_labels in enumerate(prompts.point_labels):
         inside = (prompts.points[m][object_labels == 1] / image_size).cpu().numpy()
-        earlier = None if prompts.masks is None else _resized(prompts.masks[m], logits.shape[-2:])
+        earlier = None if prompts.masks is None else _resized(prompts.masks[m, None], logits.shape[-2:])
         for t, token in enumerate((logits[m] > 0).cpu().numpy()):
             drop[m, t] = torch.from_numpy(_untouched(token, inside, earlier))
     return torch.where(drop.to(logits.device), -logits.abs(), logits)

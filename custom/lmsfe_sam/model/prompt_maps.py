@@ -7,10 +7,13 @@ images learns where a box's edge lies much sooner from a map, in which a convolu
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lmsfe_sam.prompts.prompt import Prompts
 
 CHANNELS = 7
 """Box, inscribed ellipse, clicks inside (fine, coarse), clicks outside (fine, coarse), earlier mask."""
@@ -22,44 +25,36 @@ EDGE = 1.0 / 256
 """Width of a drawn box's edge, as a share of the image's side."""
 
 
-def draw_prompts(
-    boxes: Tensor | None,
-    points: Tensor | None,
-    labels: Tensor | None,
-    masks: Tensor | None,
-    image_size: int,
-    size: int,
-) -> Tensor:
+def draw_prompts(prompts: Prompts, image_size: int, size: int) -> Tensor:
     """Draw the prompts of M objects, as far as they are given.
 
     Args:
-        boxes: ``(M, 4)`` in pixels of the input.
-        points: ``(M, K, 2)`` in pixels of the input.
-        labels: ``(M, K)``: 1 inside, 0 outside.
-        masks: ``(M, 1, h, w)`` logits of an earlier round.
+        prompts: boxes ``(M, 4)``, points ``(M, K, 2)`` and labels ``(M, K)`` without padding, masks
+            ``(M, h, w)``; at least one of them.
         image_size: side of the input in pixels.
         size: side of the maps.
 
     Returns:
         ``(M, CHANNELS, size, size)``; a channel whose prompt is absent is zero.
     """
-    given = [t for t in (boxes, points, masks) if t is not None]
-    count, device = given[0].shape[0], given[0].device
+    count, device = len(prompts), next(iter(prompts.given().values())).device
     axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) / size
     empty = torch.zeros(count, 1, size, size, device=device)
-    box_maps = torch.cat([empty, empty], dim=1) if boxes is None else _draw_boxes(boxes / image_size, axis)
-    if points is None or labels is None:
-        click_maps = torch.cat([empty] * 4, dim=1)
-    else:
-        centres = (points + 0.5) / image_size
-        inside = _draw_clicks(centres, labels == 1, axis)
-        outside = _draw_clicks(centres, labels == 0, axis)
-        click_maps = torch.cat([inside, outside], dim=1)
-    if masks is None:
-        mask_map = empty
-    else:
-        resized = F.interpolate(masks.float(), size=[size, size], mode="bilinear", align_corners=False)
-        mask_map = torch.tanh(0.5 * resized)
+    box_maps = torch.cat([empty, empty], dim=1)
+    click_maps = torch.cat([empty] * 4, dim=1)
+    mask_map = empty
+    if prompts.boxes is not None:
+        box_maps = _draw_boxes(prompts.boxes / image_size, axis)
+    if prompts.points is not None:
+        centres = (prompts.points + 0.5) / image_size
+        positive = _draw_clicks(centres, prompts.point_labels == 1, axis)
+        negative = _draw_clicks(centres, prompts.point_labels == 0, axis)
+        click_maps = torch.cat([positive, negative], dim=1)
+    if prompts.masks is not None:
+        masks = prompts.masks[:, None].float()
+        mask_map = torch.tanh(
+            0.5 * F.interpolate(masks, size=[size, size], mode="bilinear", align_corners=False)
+        )
     return torch.cat([box_maps, click_maps, mask_map], dim=1)
 
 
@@ -74,7 +69,7 @@ def _draw_boxes(boxes: Tensor, axis: Tensor) -> Tensor:
     return torch.stack([box, ellipse], dim=1)
 
 
-def _draw_clicks(centres: Tensor, chosen: Tensor, axis: Tensor) -> Tensor:
+def _draw_clicks(centres: Tensor, chosen: Any, axis: Tensor) -> Tensor:
     from_x = (axis - centres[:, :, 0:1]) ** 2
     from_y = (axis - centres[:, :, 1:2]) ** 2
     maps = []
@@ -85,7 +80,7 @@ def _draw_clicks(centres: Tensor, chosen: Tensor, axis: Tensor) -> Tensor:
     return torch.stack(maps, dim=1)
 
 
-class DensePromptEncoder(nn.Module):
+class PromptMapEncoder(nn.Module):
     """Turns drawn prompts into an addition to the image embedding.
 
     ``(M, CHANNELS, 8g, 8g)`` to ``(M, dim, g, g)``; without any prompt it is not called.
@@ -108,7 +103,7 @@ class DensePromptEncoder(nn.Module):
         )
 
     def blank(self, features: Tensor) -> Tensor:
-        """The maps of objects without a prompt, for ``features (M, dim, g, g)``."""
+        """Return the maps of objects without a prompt, for ``features (M, dim, g, g)``."""
         side = 8 * features.shape[-1]
         size = [features.shape[0], self.channels, side, side]
         return torch.zeros(size, dtype=features.dtype, device=features.device)

@@ -1,0 +1,138 @@
+"""Inferers that segment prompted objects: one contract, and the one that zooms in on each object."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from monai.engines.utils import default_prepare_batch
+from monai.inferers import Inferer, SlidingWindowInferer
+from torch import Tensor
+
+from lmsfe_sam.inference.prompting import carried_prompts
+from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.predict.embedding_cache import EmbeddingCache
+from lmsfe_sam.predict.postprocessing import paint_objects
+from lmsfe_sam.predict.zoom import Encode, ObjectMask, WindowEncoder, Zoom
+from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.prompt import Prompts
+
+LABELS = "labels"
+IOU = "predicted_iou"
+
+
+class PromptedInferer(Inferer, ABC):
+    """Segments one image with the prompts in its metadata (see `AttachPromptsd`), or without any.
+
+    The image comes as it was read, and the label map has its size. Any other MONAI inferer may take the
+    place of this one; it is given a normalised image, and gives logits.
+
+    Args:
+        cached_embeddings: how many batches of windows keep their embeddings for the next prompts on the
+            same windows, as an annotation server wants it; 0 for none.
+    """
+
+    def __init__(self, cached_embeddings: int = 0) -> None:
+        super().__init__()
+        self.cache = EmbeddingCache(cached_embeddings)
+
+    @abstractmethod
+    def segment(
+        self, network: LMSFESAM, encode: Encode, prompts: Prompts, size: Size
+    ) -> Sequence[ObjectMask]:
+        """Return the mask of each of N objects.
+
+        Args:
+            network: in evaluation mode.
+            encode: encodes windows of the image.
+            prompts: of the objects, in pixels of the image.
+            size: height and width of the image.
+        """
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Segment ``inputs`` (1, 3, H, W), an image of any size in 0..255.
+
+        Returns:
+            ``labels`` (1, 1, H, W), 0 outside of all objects and k in the k-th, the one of higher predicted
+            IoU where objects overlap, and ``predicted_iou`` (1, N).
+
+        Raises:
+            ValueError: more than one image.
+        """
+        model: Any = network
+        prompts = carried_prompts(inputs)
+        image = inputs.as_subclass(Tensor)[0]
+        size = (image.shape[1], image.shape[2])
+        encode = WindowEncoder(model, image, partial(self.cache.encode, model))
+        masks = self.segment(model, encode, prompts, size)
+        iou = [float(mask.iou) for mask in masks]
+        labels = paint_objects([mask.parts() for mask in masks], iou, size)
+        return {LABELS: torch.from_numpy(labels)[None, None], IOU: torch.tensor(iou)[None]}
+
+
+class ZoomInferer(PromptedInferer):
+    """Segments each object in a window around it; see `lmsfe_sam.predict.zoom.Zoom`.
+
+    Args:
+        share, below, large, min_side, batch_size: of `Zoom`.
+        cached_embeddings: see `PromptedInferer`.
+    """
+
+    def __init__(
+        self,
+        share: float = Zoom.share,
+        below: float | None = Zoom.below,
+        large: int | None = Zoom.large,
+        min_side: int | None = Zoom.min_side,
+        batch_size: int = Zoom.batch_size,
+        cached_embeddings: int = 0,
+    ) -> None:
+        super().__init__(cached_embeddings)
+        self.zoom = Zoom(share, below, large, min_side, batch_size)
+
+    def segment(  # noqa: D102
+        self, network: LMSFESAM, encode: Encode, prompts: Prompts, size: Size
+    ) -> Sequence[ObjectMask]:
+        return self.zoom.segment(network, encode, prompts, size)
+
+
+class FullImageInferer(ZoomInferer):
+    """Segments all objects in the whole image, resized to the network's input.
+
+    Args:
+        cached_embeddings: see `PromptedInferer`.
+    """
+
+    def __init__(self, cached_embeddings: int = 0) -> None:
+        super().__init__(below=0.0, large=None, cached_embeddings=cached_embeddings)
+
+
+def takes_prompts(inferer: Inferer) -> bool:
+    """Whether an inferer takes the image as it was read, with its prompts."""
+    return isinstance(inferer, PromptedInferer)
+
+
+def input_size(inferer: Inferer, image_size: int) -> int | None:
+    """Return the side that the image is resized to for an inferer, or None where it keeps its size.
+
+    `PromptedInferer` and MONAI's sliding windows take an image of any size, and every other inferer gives
+    the network what it is given.
+    """
+    return None if isinstance(inferer, PromptedInferer | SlidingWindowInferer) else image_size
+
+
+def prepare_batch_for(inferer: Inferer) -> Callable[..., Any]:
+    """Return the ``prepare_batch`` of MONAI's evaluator for an inferer.
+
+    A `PromptedInferer` moves the windows that the network is to see to the GPU, and not the whole image.
+    """
+    return _leave_where_it_is if takes_prompts(inferer) else default_prepare_batch
+
+
+def _leave_where_it_is(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    return batch["image"], None

@@ -1,0 +1,192 @@
+"""Start weights: files of SAM, SAM-Med2D, MedSAM and this project, brought to a network's names and sizes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.weight_files import read_state
+
+logger = logging.getLogger(__name__)
+
+OUR_PARTS = (
+    "local_encoder",
+    "local_to_neck",
+    "position_adapter",
+    "feature_adapter",
+    "channel_spatial_adapter",
+    "balancing_adapter",
+    "map_encoder",
+    "fine_head",
+)
+"""Modules that a file of SAM, MedSAM or SAM-Med2D may lack."""
+
+BACKBONE = "image_encoder.local_encoder.stages."
+BACKBONE_SHAPED = (
+    BACKBONE,
+    "image_encoder.local_encoder.project.",
+    "mask_decoder.fine_head.skip_projections.",
+)
+"""Parts of another shape with another backbone."""
+
+SAM_MED2D_ADAPTER = ".Adapter."
+
+RENAMED = {
+    "fine_head.": "mask_decoder.fine_head.",
+    "dense_prompt_encoder.": "prompt_encoder.map_encoder.",
+}
+"""How tensors of older files of this project begin, and how they begin today."""
+
+POSITION_TABLE = "image_encoder.pos_embed"
+POSITION_SCALE = "image_encoder.position_adapter.scale"
+POSITION_SOURCE = "image_encoder.position_adapter.source"
+"""The position adapter works on the table of the file itself, as `PositionAdapter` says."""
+
+
+@dataclass
+class LoadReport:
+    """What became of each tensor, by name.
+
+    Attributes:
+        path: the file.
+        format: ``lmsfe_sam``, ``sam`` (SAM and MedSAM) or ``sam-med2d``.
+        loaded: copied as they are.
+        resized: position tables brought to this network's grid.
+        new: parts of this network that the file does not hold; they keep their start values.
+        replaced: tensors of the file that belong to another backbone, and were left out.
+        unused: tensors of the file that this network has no place for; always empty on return,
+            as a leftover is an error.
+    """
+
+    path: Path
+    format: str
+    loaded: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        titles = ("loaded", "resized", "new", "replaced", "unused")
+        counts = ", ".join(
+            f"{len(getattr(self, title))} {title}" for title in titles if title != "replaced" or self.replaced
+        )
+        lines = [f"{self.path} ({self.format}): {counts}"]
+        for title in titles[1:]:
+            names = getattr(self, title)
+            if names:
+                lines.append(f"  {title}: {', '.join(names)}")
+        return "\n".join(lines)
+
+
+def load_pretrained(model: Any, path: str | os.PathLike[str]) -> LoadReport:
+    """Load a file of SAM, MedSAM, SAM-Med2D or our own into ``model``.
+
+    Raises:
+        InputError: no such file, no checkpoint, a pickle that holds more than tensors, or tensors
+            that do not fit the network.
+    """
+    file = Path(path)
+    state, form = _translate(read_state(file))
+    target = model.state_dict()
+    if form != "lmsfe_sam" and POSITION_SOURCE in target and POSITION_TABLE in state:
+        state[POSITION_SOURCE] = state[POSITION_TABLE]
+    report = LoadReport(file, form)
+    if form == "lmsfe_sam" and _backbone_names(state) and _backbone_names(state) != _backbone_names(target):
+        report.replaced = [name for name in state if name.startswith(BACKBONE_SHAPED)]
+        state = {name: tensor for name, tensor in state.items() if name not in report.replaced}
+    fitted: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name not in target:
+            report.unused.append(name)
+        elif tensor.shape == target[name].shape:
+            fitted[name] = tensor
+            report.loaded.append(name)
+        elif _is_position_table(name) and tensor.dim() == target[name].dim():
+            fitted[name] = resize_table(tensor, target[name].shape)
+            report.resized.append(name)
+        else:
+            raise InputError(
+                f"checkpoint '{file}' does not fit preset '{model.preset}': {name} has shape "
+                f"{tuple(tensor.shape)} where {tuple(target[name].shape)} is needed; "
+                "name the preset that the file was made for."
+            )
+    report.new = [name for name in target if name not in fitted]
+    _refuse_misfits(report, model)
+    model.load_state_dict({**target, **fitted})
+    logger.info("%s", report)
+    return report
+
+
+def _backbone_names(state: dict[str, Tensor]) -> set[str]:
+    return {name for name in state if name.startswith(BACKBONE)}
+
+
+def _refuse_misfits(report: LoadReport, model: Any) -> None:
+    if report.unused:
+        raise InputError(
+            f"checkpoint '{report.path}' holds {len(report.unused)} tensors that preset '{model.preset}' "
+            f"with {model.toggles} has no place for ({first_names(report.unused)}): "
+            "switch the part on that they belong to, or name the right preset."
+        )
+    allowed = () if report.format == "lmsfe_sam" else OUR_PARTS
+    missing = [name for name in report.new if not any(part in name.split(".") for part in allowed)]
+    if report.replaced:
+        missing = [name for name in missing if not name.startswith(BACKBONE_SHAPED)]
+    if missing:
+        raise InputError(
+            f"checkpoint '{report.path}' lacks {len(missing)} tensors of preset '{model.preset}' "
+            f"({first_names(missing)}): name the preset and the parts that the file was made for."
+        )
+
+
+def first_names(names: list[str]) -> str:
+    """List three names at most."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def rename_old_tensors(state: dict[str, Tensor], prefix: str = "") -> None:
+    """Give the tensors of an older file of this project their present names, in place.
+
+    Args:
+        state: the tensors.
+        prefix: what their names begin with before this network's own part.
+    """
+    for old, new in RENAMED.items():
+        for name in [name for name in state if name.startswith(prefix + old)]:
+            state[prefix + new + name.removeprefix(prefix + old)] = state.pop(name)
+
+
+def _translate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Give a file's tensors our names, and say which format it has."""
+    rename_old_tensors(state)
+    if any(SAM_MED2D_ADAPTER in name for name in state):
+        form = "sam-med2d"
+        state = {name.replace(SAM_MED2D_ADAPTER, ".channel_spatial_adapter."): t for name, t in state.items()}
+    elif any(part in name.split(".") for name in state for part in OUR_PARTS):
+        return state, "lmsfe_sam"
+    else:
+        form = "sam"
+    return state, form
+
+
+def _is_position_table(name: str) -> bool:
+    return name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w", "position_adapter.source"))
+
+
+def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
+    """Resize a position table bilinearly: ``(1, H, W, C)``, or ``(L, C)`` along L."""
+    if table.dim() == 2:
+        resized = F.interpolate(table.t()[None].float(), size=shape[0], mode="linear", align_corners=False)
+        return resized[0].t().to(table.dtype)
+    maps = table.permute(0, 3, 1, 2).float()
+    resized = F.interpolate(maps, size=list(shape[1:3]), mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1).to(table.dtype)
