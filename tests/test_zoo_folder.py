@@ -270,4 +270,4 @@ def test_the_command_says_what_it_wrote(
 ) -> None:
     package.main(["--output", str(tmp_path / "out"), "--checkpoint", str(checkpoint)])
     line = capsys.readouterr().out
-    assert re.fullmatch(rf"{tmp_path}/out: \d+ files, 0\.\d MB, the largest 0\.\d MB\.\n", line)
+    assert re.fullmatch(rf"{tmp_path}/out: \d+ files, 1\.\d MB, the largest 0\.\d MB\.\n", line)

@@ -60,6 +60,19 @@ def ensure_folder(path: str | os.PathLike[str], key: str) -> Path:
     return folder
 
 
+def own_bundle() -> Path:
+    """Return the bundle of this package: the one in its clone, or the packaged folder that it is in.
+
+    Raises:
+        InputError: there is no bundle beside the package.
+    """
+    package = Path(__file__).resolve().parent
+    for bundle in (package.parents[1] / "bundle", package.parent):
+        if (bundle / "configs" / "metadata.json").is_file():
+            return bundle
+    raise InputError(f"there is no bundle beside the package in '{package}': name its folder with --bundle.")
+
+
 def unwritable(path: Path, error: OSError) -> InputError:
     """The sentence for a file that could not be written."""
     return InputError(
