@@ -85,16 +85,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def own_bundle() -> Path:
-    """Return the bundle of this package: the one in its clone, or the packaged folder that it is in.
-
-    Raises:
-        InputError: there is no bundle beside the package.
-    """
-    package = Path(__file__).resolve().parent
-    for bundle in (package.parents[1] / "bundle", package.parent):
-        if (bundle / "configs/metadata.json").is_file():
-            return bundle
-    raise InputError(f"there is no bundle beside the package in '{package}': name its folder with --bundle.")
