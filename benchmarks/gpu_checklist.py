@@ -229,12 +229,12 @@ def windows(network: LMSFESAM, machine: Machine, plan: Plan) -> Table:
         corners = rng.integers(0, side - side // 8, (plan.boxes, 2))
         sizes = rng.integers(16, side // 8, (plan.boxes, 2))
         boxes = np.concatenate([corners, corners + sizes], axis=1)
-        packed = Prompts.of([ObjectPrompt(box=box) for box in boxes.tolist()])
-        prompted = MetaTensor(image[None], meta={PROMPTS: packed})
+        prompts = Prompts.of([ObjectPrompt(box=box) for box in boxes.tolist()]).given()
+        prompted = MetaTensor(image[None], meta={PROMPTS: prompts})
         for batch in plan.window_batches:
             inferers = {
                 "window": PromptedWindowInferer(sw_batch_size=batch),
-                "zoom": ZoomInferer(batch_size=batch, cached_batches=0),
+                "zoom": ZoomInferer(batch_size=batch, cached_embeddings=0),
             }
             for way, inferer in inferers.items():
                 for name in ("float32", "bfloat16"):

@@ -149,11 +149,11 @@ def measure(
     for picture, lesions in pictures(records, tiles):
         size = (picture.shape[0], picture.shape[1])
         prompts = [prompt for lesion in lesions for prompt in prompts_of(lesion, seed)]
-        packed = Prompts.of(prompts)
+        batch = Prompts.of(prompts)
         encode = KeptWindows(WindowEncoder(network, torch.from_numpy(picture).permute(2, 0, 1)))
         truths = [lesion.in_picture(size) for lesion in lesions]
         for way, look in looks.items():
-            for number, found in enumerate(look(network, encode, packed, size)):
+            for number, found in enumerate(look(network, encode, batch, size)):
                 lesion, mode = divmod(number, len(PROMPTS))
                 measured.add(PROMPTS[mode], way, painted(found, size), truths[lesion])
         for number, prompt in enumerate(prompts):
@@ -174,7 +174,7 @@ def measure(
 
 def painted(mask: ObjectMask, size: Size) -> np.ndarray:
     canvas = np.zeros(size, dtype=bool)
-    for window, inside in mask.blocks():
+    for window, inside in mask.parts():
         canvas[window] |= inside
     return canvas
 

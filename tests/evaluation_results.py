@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from lmsfe_sam.evaluation.metrics import COLUMNS
-from lmsfe_sam.evaluation.prediction import Click
 from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS
-from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask, Prompt
+from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
 from lmsfe_sam.evaluation.summary import RunInfo
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 INFO = RunInfo(
@@ -38,8 +38,8 @@ def make_result(
     mask = np.zeros((64, 64), dtype=bool)
     mask[10 : 20 + number % 30, 0:30] = True
     asks = [mode for mode in MODES if mode not in CONTROLS]
-    prompts = {mode: Prompt(box=(0.0, 10.0, 30.0, 20.5)) for mode in asks[:3]}
-    prompts |= {mode: Prompt(clicks=(Click(5, 12, 1), Click(40, 12, 0))) for mode in asks[3:5]}
+    prompts = {mode: ObjectPrompt(box=(0.0, 10.0, 30.0, 20.5)) for mode in asks[:3]}
+    prompts |= {mode: ObjectPrompt(points=((5, 12), (40, 12)), labels=(1, 0)) for mode in asks[3:5]}
     iou = network_dice / (2 - network_dice)
     return ImageResult(
         image=f"{folder}/{number:03d}.png",
@@ -48,7 +48,7 @@ def make_result(
         truth=PackedMask.pack(mask),
         masks={mode: PackedMask.pack(np.roll(mask, 3, axis=0)) for mode in asks},
         predicted_iou=dict.fromkeys(asks, iou),
-        prompts={**prompts, "none": Prompt()},
+        prompts={**prompts, "none": ObjectPrompt()},
         curves=Curves(
             jitter_dice=tuple(network_dice - percent / 200 for percent in JITTER_PERCENTS),
             jitter_ellipse_dice=tuple(control_dice - percent / 100 for percent in JITTER_PERCENTS),

@@ -162,8 +162,8 @@ def test_a_perfect_answer_gets_no_more_clicks_while_others_go_on() -> None:
 
 def test_point_is_the_first_of_the_five_clicks() -> None:
     result = run(PromptedEvaluation(MODES), DrawingNetwork(), item("a.png", disc(120, 90, 50)))[0]
-    assert result.prompts["point"].clicks == result.prompts["clicks_5"].clicks[:1]
-    assert len(result.prompts["clicks_5"].clicks) == 5
+    assert result.prompts["point"].points == result.prompts["clicks_5"].points[:1]
+    assert len(result.prompts["clicks_5"].points) == 5
     assert result.curves.click_dice[0] == pytest.approx(result.scores["point"]["dice"], abs=1e-6)
     assert result.curves.click_dice[4] == pytest.approx(result.scores["clicks_5"]["dice"], abs=1e-6)
     assert result.curves.click_iou[4] == pytest.approx(result.scores["clicks_5"]["iou"], abs=1e-6)

@@ -138,7 +138,7 @@ def _case(case: ImageResult, mode: str, picture: Picture) -> Case:
         case.image,
         picture,
         prompt.box,
-        [(click.x, click.y, click.label) for click in prompt.clicks],
+        [(x, y, label) for (x, y), label in zip(prompt.points, prompt.labels, strict=True)],
         _outline(case.truth.unpack()),
         _outline(case.masks[mode].unpack()),
         shown,

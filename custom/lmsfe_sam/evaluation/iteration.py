@@ -28,7 +28,8 @@ from lmsfe_sam.evaluation.protocol import (
     jittered_box,
     network_modes,
 )
-from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask, Prompt
+from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 from lmsfe_sam.prompts.simulate import CONTROLS, control_mask, inscribed_ellipse
 
 
@@ -51,7 +52,7 @@ class Predictions:
     """The predictions for one image: by mode with the prompts, for the jitter curve and after each click."""
 
     by_mode: dict[str, Prediction]
-    prompts: dict[str, Prompt]
+    prompts: dict[str, ObjectPrompt]
     jitter: list[Prediction]
     clicks: list[Prediction]
 
@@ -116,7 +117,7 @@ class PromptedEvaluation:
                 predictions, predict_without_prompt(network, embedding, sizes), strict=True
             ):
                 own.by_mode["none"] = found
-                own.prompts["none"] = Prompt()
+                own.prompts["none"] = ObjectPrompt()
         return predictions
 
     def _add_boxes(
@@ -139,7 +140,7 @@ class PromptedEvaluation:
                 place = percents.index(percent)
                 x0, y0, x1, y1 = own_boxes[place].tolist()
                 own.by_mode[mode] = own_found[place]
-                own.prompts[mode] = Prompt(box=(x0, y0, x1, y1))
+                own.prompts[mode] = ObjectPrompt(box=(x0, y0, x1, y1))
 
     def _add_clicks(
         self, network: Any, embedding: Any, cases: Sequence[Case], predictions: list[Predictions]
@@ -152,7 +153,10 @@ class PromptedEvaluation:
         for own, own_found, own_clicks in zip(predictions, found, clicks, strict=True):
             for mode, count in counts.items():
                 own.by_mode[mode] = own_found[count - 1]
-                own.prompts[mode] = Prompt(clicks=tuple(own_clicks[:count]))
+                shown = own_clicks[:count]
+                points = tuple((float(x), float(y)) for x, y, _ in shown)
+                labels = tuple(label for _, _, label in shown)
+                own.prompts[mode] = ObjectPrompt(points=points, labels=labels)
             own.clicks.extend(own_found)
 
     def score(self, case: Case, predictions: Predictions) -> ImageResult:

@@ -17,6 +17,9 @@ from lmsfe_sam.prompts.simulate import corrective_click, first_click
 Mask = NDArray[np.bool_]
 Size = tuple[int, int]
 
+Click = tuple[int, int, int]
+"""Pixel x and y of the true mask; label 1 for lesion and 0 for background."""
+
 
 class Decoder(Protocol):
     """What is used of `lmsfe_sam.LMSFESAM` here."""
@@ -33,14 +36,6 @@ class Prediction(NamedTuple):
 
     mask: Mask
     predicted_iou: float
-
-
-class Click(NamedTuple):
-    """One click: pixel (x, y) of the true mask, label 1 for lesion and 0 for background."""
-
-    x: int
-    y: int
-    label: int
 
 
 def predict_without_prompt(network: Decoder, embedding: Any, sizes: Sequence[Size]) -> list[Prediction]:
@@ -93,7 +88,7 @@ def predict_clicks(
         For each image the predictions after 1..count clicks, and the clicks, of which there may be fewer.
     """
     square = (network.image_size, network.image_size)
-    clicks = [[Click(*first_click(truth), 1)] for truth in truths]
+    clicks = [[(*first_click(truth), 1)] for truth in truths]
     predictions: list[list[Prediction]] = [[] for _ in truths]
     low_res: Tensor | None = None
     for step in range(1, count + 1):
@@ -101,8 +96,8 @@ def predict_clicks(
         labels = np.full((len(truths), 1, step), -1)
         for i, (truth, own) in enumerate(zip(truths, clicks, strict=True)):
             size = (truth.shape[0], truth.shape[1])
-            points[i, 0, : len(own)] = scale_points([(click.x, click.y) for click in own], size, square)
-            labels[i, 0, : len(own)] = [click.label for click in own]
+            points[i, 0, : len(own)] = scale_points([(x, y) for x, y, _ in own], size, square)
+            labels[i, 0, : len(own)] = [label for _, _, label in own]
         logits, iou, low_res = network.decode(
             embedding,
             points=_tensor(points, embedding),
@@ -120,7 +115,7 @@ def predict_clicks(
             correction = corrective_click(truth, prediction.mask)
             if step < count and correction is not None:
                 (x, y), label = correction
-                clicks[i].append(Click(x, y, label))
+                clicks[i].append((x, y, label))
     return predictions, clicks
 
 

@@ -5,16 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lmsfe_sam.evaluation.metrics import Scores
-from lmsfe_sam.evaluation.prediction import Click
 from lmsfe_sam.predict.postprocessing import PackedMask
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The prompt that a mask was predicted from, in pixels of the true mask."""
-
-    box: tuple[float, float, float, float] | None = None
-    clicks: tuple[Click, ...] = ()
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class ImageResult:
         truth: the true mask at the size it was compared at.
         masks: the prediction in each of the network's modes.
         predicted_iou: the network's own estimate for each of those; none from a network that makes none.
-        prompts: the prompt of each of those.
+        prompts: the prompt of each of those, in pixels of the true mask.
         curves: the image's points on the curves.
     """
 
@@ -55,5 +47,5 @@ class ImageResult:
     truth: PackedMask
     masks: dict[str, PackedMask] = field(default_factory=dict)
     predicted_iou: dict[str, float] = field(default_factory=dict)
-    prompts: dict[str, Prompt] = field(default_factory=dict)
+    prompts: dict[str, ObjectPrompt] = field(default_factory=dict)
     curves: Curves = field(default_factory=Curves)

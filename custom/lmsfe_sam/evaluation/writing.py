@@ -49,7 +49,8 @@ def write_predictions(results: Sequence[ImageResult], path: Path) -> None:
         for mode, prompt in result.prompts.items():
             predicted = result.predicted_iou.get(mode, math.nan)
             box = " ".join(f"{side:.3f}" for side in prompt.box or ())
-            clicks = ";".join(f"{click.x} {click.y} {click.label}" for click in prompt.clicks)
+            placed = zip(prompt.points, prompt.labels, strict=True)
+            clicks = ";".join(f"{x:g} {y:g} {label}" for (x, y), label in placed)
             rows.append(
                 (result.image, mode, _number(predicted), _number(result.scores[mode]["iou"]), box, clicks)
             )
