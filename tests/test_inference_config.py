@@ -15,6 +15,7 @@ import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.inferers import SlidingWindowInferer
+from monai.networks.nets import UNet
 from PIL import Image
 from torch.nn import functional
 
@@ -24,6 +25,7 @@ from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.inference.reading import read_image
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.predict.preprocessing import normalise, prepare, resize_image
 from lmsfe_sam.predict.windows import full_window, load_windows
 from lmsfe_sam.predict.zoom import AUTO
@@ -463,6 +465,29 @@ class TestMonaisInferers:
         assert np.abs(expected[wrong]).max(initial=0) < 1e-4
         (row,) = table(tmp_path / "out")
         assert int(row["area_px"]) == labels.sum() and 0 < float(row["predicted_iou"]) < 1
+
+    def test_a_network_without_prompts_infers_with_none(
+        self, folder: Path, tmp_path: Path, workflow: Run
+    ) -> None:
+        Image.fromarray(NOISE).save(folder / "a.png")
+        torch.manual_seed(0)
+        unet = UNet(2, 3, 1, channels=(4, 8), strides=(2,)).eval()
+        save_weights(PromptFreeNetwork(unet, 64), tmp_path / "unet.pt")
+        keys = {"input": str(folder), "checkpoint": str(tmp_path / "unet.pt")}
+        finish(workflow(**keys, network_def=self.UNET))
+        with torch.no_grad():
+            logits = unet(prepare(NOISE, 64)[None])
+        expected = functional.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear")[0, 0].numpy()
+        labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
+        wrong = (labels == 1) != (expected > 0)
+        assert 0.05 < labels.mean() < 0.95 and np.abs(expected[wrong]).max(initial=0) < 1e-4
+        prompts = write_prompts(folder, **{"a.png": [{"box": BOX}]})
+        with pytest.raises(Exception) as caught:
+            finish(workflow(**keys, prompts=prompts, network_def=self.UNET))
+        assert_sentence(caught.value, "network_def takes no prompts")
+        with pytest.raises(Exception) as caught:
+            finish(workflow(**keys))
+        assert_sentence(caught.value, "give the network_def that it was trained with")
 
     def test_they_refuse_prompts(self, folder: Path, workflow: Run) -> None:
         Image.fromarray(NOISE).save(folder / "a.png")

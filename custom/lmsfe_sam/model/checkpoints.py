@@ -87,6 +87,21 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
     return description.model_dump()
 
 
+def read_image_size(checkpoint: str | os.PathLike[str]) -> int:
+    """Return the side of the input that a checkpoint's network was trained at, whatever network it is.
+
+    Raises:
+        InputError: as `read_description`.
+    """
+    file = Path(checkpoint)
+    sidecar = file.with_suffix(".json")
+    if file.is_file() and sidecar.is_file():
+        content = _read_json(sidecar)
+        if "network" in content and isinstance(content.get("image_size"), int):
+            return Description(preset="", image_size=content["image_size"]).image_size
+    return read_description(file)["image_size"]
+
+
 class Description(BaseModel):
     """The arguments of `LMSFESAM` in the file beside a checkpoint; files older than an option lack it."""
 
@@ -103,12 +118,24 @@ class Description(BaseModel):
     backbone: str = Field(default=PLAIN, max_length=100)
 
 
-def _read_sidecar(file: Path) -> Description:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
         raise InputError(f"'{file}' is no JSON ({str(error)[:100]}): restore it or remove it.") from error
-    if not isinstance(content, dict) or "preset" not in content:
+    if not isinstance(content, dict):
+        raise InputError(f"'{file}' names no preset: restore it or remove it.")
+    return content
+
+
+def _read_sidecar(file: Path) -> Description:
+    content = _read_json(file)
+    if "network" in content:
+        raise InputError(
+            f"'{file}' says that the checkpoint is of {str(content['network'])[:100]}: "
+            "give the network_def that it was trained with."
+        )
+    if "preset" not in content:
         raise InputError(f"'{file}' names no preset: restore it or remove it.")
     try:
         return Description.model_validate(content)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.network import DecodedTokens, ImageEmbedding
+from lmsfe_sam.model.checkpoints import load_weights
+from lmsfe_sam.model.network import LMSFESAM, DecodedTokens, ImageEmbedding, expected_iou
+from lmsfe_sam.model.prompt_batch import flatten_prompts, group_prompts
 from lmsfe_sam.model.weight_files import read_state
+from lmsfe_sam.prompts.prompt import Prompts
 
 
 @runtime_checkable
@@ -60,20 +63,35 @@ class PromptFreeNetwork(nn.Module):
         """Run the network on ``image``."""
         return ImageEmbedding(self(image), [])
 
-    def decode(self, embedding: ImageEmbedding, **prompts: Any) -> tuple[Tensor, Tensor]:
-        """Return the logits ``(B,1,H,W)`` and NaN for the predicted IoU ``(B,1)``.
+    def decode(
+        self,
+        embedding: ImageEmbedding,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        masks: Tensor | None = None,
+        multimask_output: bool | None = None,
+        return_low_res: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Return the logits ``(B,N,H,W)`` for each of N objects without a prompt, as `LMSFESAM.decode` does.
+
+        The predicted IoU ``(B,N)`` is what the mask's own probabilities say (`expected_iou`).
 
         Raises:
             InputError: there is a prompt.
         """
-        if any(prompt is not None for prompt in prompts.values()):
+        given = Prompts(boxes, points, point_labels, masks)
+        batch, device = embedding.features.shape[0], embedding.features.device
+        flat, count = flatten_prompts(given, batch, device)
+        if any(group.prompts.given() for group in group_prompts(flat, count)):
             raise InputError("network_def takes no prompts: use the prompt mode none.")
-        logits = embedding.features
-        return logits, torch.full(logits.shape[:2], torch.nan, device=logits.device)
+        logits = embedding.features.expand(-1, count, -1, -1)
+        outputs = (logits, expected_iou(logits.detach()))
+        return (*outputs, logits) if return_low_res else outputs
 
     def decode_tokens(self, embedding: ImageEmbedding, **prompts: Any) -> DecodedTokens:
         """Return the logits as the only token of one object an image, without a predicted IoU."""
-        logits, _ = self.decode(embedding, **prompts)
+        logits = self.decode(embedding, **prompts)[0]
         batch = len(logits)
         return DecodedTokens(
             masks=logits[:, :, None],
@@ -115,3 +133,22 @@ def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata
 def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in [name for name in state if name.startswith(prefix)]:
         state[f"{prefix}network.{name.removeprefix(prefix)}"] = state.pop(name)
+
+
+def load_network(network: nn.Module, checkpoint: str | os.PathLike[str], image_size: int) -> nn.Module:
+    """Load a checkpoint of this project into the network that it was trained as.
+
+    Args:
+        network: `LMSFESAM`, or a network without prompts, which is returned in a `PromptFreeNetwork`.
+        checkpoint: every tensor must fit.
+        image_size: side of the input of a network without prompts.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    if isinstance(network, LMSFESAM):
+        return load_weights(network, checkpoint)
+    ready = as_promptable(network, image_size)
+    if isinstance(ready, PromptFreeNetwork):
+        ready.load_pretrained(checkpoint)
+    return ready
