@@ -33,20 +33,15 @@ INGREDIENTS: dict[str, dict[str, object]] = {
     "fine mask head": {"preset_fields": {"fine_head": False}},
     "surroundings at 1/8": {"preset_fields": {"context_width": 0}},
     "corrective clicks": {"correction_steps": 0},
-    "clicks nothing is learnt from": {"unlearnt_corrections": 0},
-    "all augmentation": {
-        "train#random_unmarking": [],
-        "train#random_crops": [],
-        "train#random_transforms": [],
-    },
-    "lesion zoom": {"train#random_crops": []},
-    "elastic deformation": {"train#random_transforms#2#_disabled_": True},
+    "clicks without gradient": {"no_grad_corrections": 0},
+    "all augmentation": {"train#preprocessing": "@validate#preprocessing"},
+    "lesion zoom": {"train#transforms#zoom#_disabled_": True},
+    "elastic deformation": {"train#transforms#elastic#_disabled_": True},
     "depth gain, speckle and shadows": {
-        f"train#random_transforms#{index}#_disabled_": True for index in (5, 6, 7)
+        f"train#transforms#{name}#_disabled_": True for name in ("depth_gain", "speckle", "shadow")
     },
     "markings painted in and out": {
-        "train#random_unmarking": [],
-        "train#random_transforms#8#_disabled_": True,
+        f"train#transforms#{name}#_disabled_": True for name in ("paint_out_markings", "markers")
     },
     "average of the weights": {"ema_decay": 0.0},
     "boundary term": {"train#loss#boundary_weight": 0.0},
@@ -60,7 +55,7 @@ INGREDIENTS: dict[str, dict[str, object]] = {
 }
 """What is taken away, and the options that do so; ``preset_fields`` are of the preset's row."""
 
-COMMON = {"corrected_share": 1 / 3, "val_interval": 2}
+COMMON = {"correction_prob": 1 / 3, "val_interval": 2}
 """Options of all runs that only save time."""
 
 CHILD = """

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from lmsfe_sam.evaluation.asking import Click
 from lmsfe_sam.evaluation.metrics import COLUMNS
+from lmsfe_sam.evaluation.prediction import Click
 from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS
 from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask, Prompt
 from lmsfe_sam.evaluation.summary import RunInfo

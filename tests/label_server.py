@@ -42,6 +42,7 @@ class Server:
     studies: Path
     process: subprocess.Popen[bytes]
     log: Path
+    token: str = ""
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         return requests.request(method, self.url + path, timeout=300, **options)
@@ -83,24 +84,38 @@ def read_labels(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 @contextmanager
-def running(studies: Path, app: Path, *options: str, threads: int = 1) -> Iterator[Server]:
-    """Start the server on a free port of 127.0.0.1; stop it in the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+def running(
+    studies: Path,
+    app: Path,
+    *options: str,
+    threads: int = 1,
+    host: str = "127.0.0.1",
+    scheme: str = "http",
+    token: str = "",
+    environment: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+) -> Iterator[Server]:
+    """Start the server on a free port; stop it in the end.
+
+    ``host`` and ``scheme`` say how it is reached, ``token`` is sent while waiting for it; the words of
+    ``prefix`` come before the command.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.bind((host.strip("[]"), 0))
         port = free.getsockname()[1]
     app.mkdir(parents=True, exist_ok=True)
     log = app / "server.log"
     command = [sys.executable, "-m", "lmsfe_sam.label", "--studies", str(studies), "--app", str(app)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
+    settings = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(threads)}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--port", str(port), *options],
+            [*prefix, *command, "--port", str(port), *options],
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=environment,
+            env={**settings, **(environment or {})},
         )
-    server = Server(f"http://127.0.0.1:{port}", app, studies, process, log)
+    server = Server(f"{scheme}://{host}:{port}", app, studies, process, log, token)
     try:
         _wait(server)
         yield server
@@ -117,7 +132,8 @@ def _wait(server: Server) -> None:
     end = time.monotonic() + 240
     while time.monotonic() < end and server.process.poll() is None:
         try:
-            if server.call("GET", "/info/").ok:
+            headers = {"Authorization": f"Bearer {server.token}"} if server.token else None
+            if requests.get(f"{server.url}/info/", headers=headers, timeout=300, verify=False).ok:
                 return
         except requests.ConnectionError:
             time.sleep(0.2)

@@ -28,7 +28,7 @@ def _one_thread():
 def data() -> dict[str, torch.Tensor]:
     image = 90 + 40 * torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor(inscribed_ellipse([30, 40, 80, 90], (SIZE, SIZE)))[None].to(torch.uint8)
-    return {"image": image.expand(3, -1, -1).contiguous(), "mask": mask}
+    return {"image": image.expand(3, -1, -1).contiguous(), "label": mask}
 
 
 def flat(value: float = 100.0) -> dict[str, torch.Tensor]:
@@ -56,7 +56,7 @@ def test_values_type_and_other_entries_are_kept(kind, data):
         assert image.min() >= 0 and image.max() <= 255 and image.isfinite().all()
         assert torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
         assert not torch.equal(image, before["image"])
-        assert result["mask"] is data["mask"]
+        assert result["label"] is data["label"]
     assert all(torch.equal(data[key], before[key]) for key in data)
 
 
@@ -167,7 +167,7 @@ def test_marks_are_bright_and_few(data):
 def test_calipers_lie_on_the_lesion_about_half_of_the_time(data):
     from scipy.ndimage import distance_transform_edt
 
-    mask = data["mask"][0].numpy()
+    mask = data["label"][0].numpy()
     from_border = np.where(mask, distance_transform_edt(mask), distance_transform_edt(1 - mask))
     transform = RandMarkersd(keys="image", prob=1.0, calipers=1, texts=1)
     near = 0
@@ -181,7 +181,7 @@ def test_calipers_lie_on_the_lesion_about_half_of_the_time(data):
 
 @pytest.mark.parametrize("mask", [None, torch.zeros(1, SIZE, SIZE)])
 def test_without_a_lesion_marks_lie_anywhere(mask):
-    data = flat() if mask is None else {**flat(), "mask": mask}
+    data = flat() if mask is None else {**flat(), "label": mask}
     transform = RandMarkersd(keys="image", prob=1.0)
     found = np.concatenate([marks(transform, seed, data) for seed in range(60)])
     for axis in (0, 1):

@@ -16,7 +16,7 @@ from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_descriptio
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.training.optimization import parameter_groups
-from lmsfe_sam.training.start import start_weights
+from lmsfe_sam.training.settings import start_network
 from tiny import SIZE, tiny_presets
 
 LITE = "tf_efficientnet_lite0"
@@ -128,7 +128,7 @@ def test_training_starts_from_a_file_with_another_backbone(
         started = LMSFESAM("tiny_t", SIZE, backbone=LITE)
     save_weights(plain, tmp_path / "plain.pt")
     torch.save(classifier, tmp_path / "lite.pth")
-    start_weights(started, str(tmp_path / "plain.pt"), str(tmp_path / "lite.pth"))
+    start_network(started, str(tmp_path / "plain.pt"), str(tmp_path / "lite.pth"))
     stem = started.state_dict()["image_encoder.local_encoder.stages.net.conv_stem.weight"]
     torch.testing.assert_close(stem, classifier["conv_stem.weight"])
     token = started.mask_decoder.iou_token.weight

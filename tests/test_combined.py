@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 import data_folders as make
-from lmsfe_sam.data.combined import combine
+from lmsfe_sam.data.combined import combine, find_records
 from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.training.records import find_records
 
 
 @pytest.fixture

@@ -15,13 +15,15 @@ from monai.bundle.config_item import ConfigComponent
 from monai.transforms import Randomizable
 
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
+from lmsfe_sam.options import EvaluationOptions, TrainingOptions, check_options
 from lmsfe_sam.prompts.sampling import KINDS
-from lmsfe_sam.training.settings import RULES
+from lmsfe_sam.training.run_folder import MAY_CHANGE
 from lmsfe_sam.version import __version__
 
 CONFIGS = (
     "train.json",
     "multi_gpu_train.json",
+    "multi_gpu_evaluate.json",
     "paper.json",
     *("weights.json", "weights_boxes.json", "weights_clicks.json"),
     "evaluate.json",
@@ -64,7 +66,7 @@ def test_every_target_exists(configs: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_reference_is_defined(configs: Path, name: str) -> None:
-    alone = name in ("train.json", "inference.json")
+    alone = name in ("train.json", "evaluate.json", "inference.json")
     parser = read(configs, name) if alone else read(configs, "train.json", name)
     for reference in set(re.findall(r"[@%]([\w#]+)", json.dumps(parser.get()))):
         assert reference in parser, reference
@@ -73,12 +75,13 @@ def test_every_reference_is_defined(configs: Path, name: str) -> None:
 def test_the_training_config_has_the_keys_of_the_interface_and_checks_every_one(configs: Path) -> None:
     config = json.loads((configs / "train.json").read_text())
     assert set(INTERFACE.split()) <= set(config)
-    checked = set(re.findall(r"(\w+)=@\1\b", config["check"]))
-    assert set(RULES) == checked
-    assert set(INTERFACE.split()) - {"device"} <= checked
-    for key in checked:
-        passes, words = RULES[key]
-        assert passes(config[key]), (key, config[key], words)
+    options = config["options"]
+    assert set(TrainingOptions.model_fields) == set(options)
+    assert set(INTERFACE.split()) <= set(options)
+    for key, value in options.items():
+        assert value == {"device": "$str(@device)", "epochs": "@train#trainer#max_epochs"}.get(key, f"@{key}")
+    assert config["check"]["options"] == config["folder"]["settings"] == "@options"
+    check_options(TrainingOptions, {key: config[key] for key in options if key != "device"})
     assert (
         config["dataset_dir"] is None and config["layout"] == "auto" and config["output_dir"] == "runs/train"
     )
@@ -108,10 +111,30 @@ def test_a_validation_mode_that_is_left_out_is_not_measured(configs: Path) -> No
     assert set(parser.get_parsed_content("validate#additional_metrics")) == {"val_dice_point"}
 
 
-def test_a_setting_that_changes_the_weights_is_remembered_for_resuming(configs: Path) -> None:
-    config = json.loads((configs / "train.json").read_text())
-    harmless = {"resume", "output_dir", "mlflow", "demonstration_epochs", "full_epochs"}
-    assert set(RULES) - harmless - set(config["folder"]["settings"]) == set()
+def test_the_evaluation_config_has_and_checks_every_option(configs: Path) -> None:
+    config = json.loads((configs / "evaluate.json").read_text())
+    assert set(EvaluationOptions.model_fields) == set(config["options"])
+    for key, value in config["options"].items():
+        assert value == {"device": "$str(@device)"}.get(key, f"@{key}")
+    assert config["check"]["options"] == "@options"
+
+
+def test_a_setting_that_changes_the_weights_is_remembered_for_resuming() -> None:
+    harmless = (
+        "resume output_dir mlflow demonstration_epochs full_epochs epochs patience num_workers threads "
+    )
+    assert set((harmless + "device amp").split()) == MAY_CHANGE <= set(TrainingOptions.model_fields)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_line_of_a_config_is_longer_than_160_characters(configs: Path, name: str) -> None:
+    assert max(map(len, (configs / name).read_text().splitlines())) <= 160
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_in_a_config_is_named_by_its_place_in_a_list(configs: Path, name: str) -> None:
+    keys = json.loads((configs / name).read_text())
+    assert not [key for key in keys if re.search(r"#\d", key)]
 
 
 def test_the_papers_protocol(configs: Path) -> None:
@@ -120,8 +143,8 @@ def test_the_papers_protocol(configs: Path) -> None:
     assert (parser["full_epochs"], parser["correction_steps"]) == (15, 8)
     assert parser["optimizer"]["_target_"] == "torch.optim.Adam"
     assert PRESETS["vit_b"].frozen
-    for key in set(json.loads((configs / "paper.json").read_text())) & set(RULES):
-        assert RULES[key][0](parser[key]), key
+    own = set(json.loads((configs / "paper.json").read_text())) & set(TrainingOptions.model_fields)
+    check_options(TrainingOptions, {key: parser[key] for key in own})
     steps = parser.get_parsed_content("train#preprocessing").transforms
     assert not any(isinstance(step, Randomizable) for step in steps)
 
@@ -129,13 +152,12 @@ def test_the_papers_protocol(configs: Path) -> None:
 @pytest.mark.parametrize("name", ["weights.json", "weights_boxes.json", "weights_clicks.json"])
 def test_the_options_of_the_shipped_weights_are_options_of_training(configs: Path, name: str) -> None:
     before = read(configs, "train.json")
-    remembered = json.loads((configs / "train.json").read_text())["folder"]["settings"]
     options = json.loads((configs / name).read_text())
     for key, value in options.items():
         if "#" in key:  # within a component, which has to be there
             assert before[key] is not None and value != before[key], key
         else:
-            assert key in remembered and RULES[key][0](value), key
+            check_options(TrainingOptions, {key: value})
 
 
 @pytest.mark.parametrize("name", ["train.json", "weights.json", "weights_boxes.json"])

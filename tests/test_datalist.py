@@ -262,7 +262,7 @@ def test_monai_reads_it(tmp_path: Path) -> None:
     for part, section in (("train", "training"), ("val", "validation"), ("test", "test")):
         items = load_decathlon_datalist(str(path), is_segmentation=True, data_list_key=section)
         assert [item["image"] for item in items] == [record["image"] for record in datalist.records[part]]
-        assert [[item["label"]] for item in items] == [record["mask"] for record in datalist.records[part]]
+        assert [[item["label"]] for item in items] == [record["label"] for record in datalist.records[part]]
 
 
 def test_a_datalist_written_by_hand(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_datalist_written_by_hand(tmp_path: Path) -> None:
     assert datalist.counts() == "2 train, 1 val, 0 test"
     assert datalist.records["train"][0] == {
         "image": str(root / "images" / "case_0.png"),
-        "mask": [str(root / "masks" / "case_0.png")],
+        "label": [str(root / "masks" / "case_0.png")],
         "name": "images/case_0.png",
         "group": "images/case_0.png",
         "subgroup": {},

@@ -27,7 +27,7 @@ def test_controls_score_what_is_known_of_them(shared_data: Path, name: str) -> N
     records = build_datalist(shared_data / name).select("all")
     assert len(records) == count
     for record in records:
-        lesions = [read_mask(path) for path in record["mask"]]
+        lesions = [read_mask(path) for path in record["label"]]
         truth = resize_mask(np.logical_or.reduce(lesions), (256, 256))
         masks = {mode: control_mask(mode, truth, 0, record["name"]) for mode in CONTROLS}
         overlaps = [dice(mask, truth) for mask in masks.values()]

@@ -12,9 +12,9 @@ import torch
 
 from drawing_network import DrawingNetwork
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.asking import ask_clicks
 from lmsfe_sam.evaluation.iteration import PromptedEvaluation, collate_cases
 from lmsfe_sam.evaluation.metrics import score
+from lmsfe_sam.evaluation.prediction import predict_clicks
 from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.prompts.simulate import CONTROLS, MODES, control_mask, first_click, mode_box
@@ -28,7 +28,7 @@ def disc(y: float, x: float, radius: float, shape: tuple[int, int] = (256, 256))
 def item(name: str, mask: np.ndarray, **more: Any) -> dict[str, Any]:
     image = torch.full((3, 256, 256), -1.0)
     image[:, 100:140, 100:140] = 1
-    return {"image": image, "mask": torch.from_numpy(mask.astype(np.uint8))[None], "name": name, **more}
+    return {"image": image, "label": torch.from_numpy(mask.astype(np.uint8))[None], "name": name, **more}
 
 
 def run(evaluation: PromptedEvaluation, network: Any, *items: dict[str, Any]) -> list[ImageResult]:
@@ -128,7 +128,7 @@ def test_images_of_native_sizes_share_a_batch() -> None:
 def test_clicks_go_where_the_error_is_and_feed_the_logits_back() -> None:
     truth = disc(128, 128, 60)
     network = DrawingNetwork(radius=30)
-    answers, clicks = ask_clicks(network, network.encode(torch.zeros(1, 3, 256, 256)), [truth], 5)
+    answers, clicks = predict_clicks(network, network.encode(torch.zeros(1, 3, 256, 256)), [truth], 5)
     assert clicks[0][0] == (*first_click(truth), 1)
     assert "masks" in network.asked[0] and network.asked[0]["masks"] is None
     for step in range(1, 5):
@@ -148,13 +148,15 @@ def test_a_perfect_answer_gets_no_more_clicks_while_others_go_on() -> None:
     perfect = network._discs(torch.tensor([[[[x, y]]]]).float(), torch.tensor([[[1]]]))[0, 0].numpy() > 0
     hard = disc(150, 150, 70)
     embedding = network.encode(torch.zeros(2, 3, 256, 256))
-    answers, clicks = ask_clicks(network, embedding, [perfect, hard], 4)
+    answers, clicks = predict_clicks(network, embedding, [perfect, hard], 4)
     assert clicks[0] == [(x, y, 1)]
     assert len(clicks[1]) == len(answers[0]) == len(answers[1]) == 4
     for answer in answers[0]:
         np.testing.assert_array_equal(answer.mask, perfect)
     assert network.asked[-1]["point_labels"].tolist()[0] == [[1, -1, -1, -1]]
-    alone, _ = ask_clicks(DrawingNetwork(radius=20), network.encode(torch.zeros(1, 3, 256, 256)), [hard], 4)
+    alone, _ = predict_clicks(
+        DrawingNetwork(radius=20), network.encode(torch.zeros(1, 3, 256, 256)), [hard], 4
+    )
     np.testing.assert_array_equal(answers[1][-1].mask, alone[0][-1].mask)
 
 
@@ -206,6 +208,26 @@ def test_millimetres_follow_the_squash() -> None:
     # A prediction three pixels too wide at 256 is nine pixels of .1 mm too wide in the file.
     row = score([np.roll(truth, 3, axis=1)], truth, spacing=(0.1 * 2, 0.1 * 3))[0]
     assert row["hd_mm"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_mixed_precision_is_that_of_training_on_the_engines_device(amp: bool) -> None:
+    seen: list[torch.dtype] = []
+
+    class Noting(DrawingNetwork):
+        def encode(self, image: torch.Tensor) -> Any:
+            seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+            return super().encode(image)
+
+    engine = SimpleNamespace(
+        network=Noting(),
+        mode=lambda network: nullcontext(),
+        amp=amp,
+        amp_kwargs={"dtype": torch.bfloat16},
+        state=SimpleNamespace(device=torch.device("cpu")),
+    )
+    PromptedEvaluation(MODES)(engine, collate_cases([item("a.png", disc(120, 90, 30))]))
+    assert seen == [torch.bfloat16 if amp else torch.float32]
 
 
 def test_a_lesion_that_vanishes_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,16 +15,19 @@ import torch
 from lmsfe_sam import distributed as processes
 from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.setup import (
+from lmsfe_sam.evaluation.settings import (
     NoNetwork,
+    announce,
     check_settings,
     choose_split,
     describe_run,
     evaluated_network,
     read_other_run,
+    usable_modes,
 )
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 SETTINGS: dict[str, Any] = {
@@ -64,8 +68,8 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_alone_a_process_does_everything() -> None:
-    assert processes.own_share([1, 2, 3], 2) == [1, 2, 3]
-    assert processes.is_first()
+    assert processes.local_items([1, 2, 3], 2) == [1, 2, 3]
+    assert processes.is_main_process()
 
 
 @pytest.mark.parametrize(("images", "batch_size", "count"), [(11, 1, 2), (11, 3, 2), (12, 4, 3), (7, 2, 4)])
@@ -76,8 +80,8 @@ def test_every_image_is_dealt_once_in_the_batches_of_one_process(
     batches = []
     for rank in range(count):
         together(rank, count)
-        assert processes.is_first() == (rank == 0)
-        share = processes.own_share(range(images), batch_size)
+        assert processes.is_main_process() == (rank == 0)
+        share = processes.local_items(range(images), batch_size)
         batches += [list(share[i : i + batch_size]) for i in range(0, len(share), batch_size)]
     assert sorted(batches) == sorted(alone)
 
@@ -85,15 +89,14 @@ def test_every_image_is_dealt_once_in_the_batches_of_one_process(
 def test_more_processes_than_batches_are_refused(together: Any) -> None:
     together(0, 3)
     with pytest.raises(InputError, match="--nproc_per_node of at most 2"):
-        processes.own_share([1, 2, 3], 2)
+        processes.local_items([1, 2, 3], 2)
 
 
 # --- settings -------------------------------------------------------------------------------------
 
 
 def check(tmp_path: Path, **changed: Any) -> None:
-    values = {**SETTINGS, "output_dir": str(tmp_path / "out"), **changed}
-    check_settings(values.pop("device"), values.pop("prompt_modes"), **values)
+    check_settings({**SETTINGS, "output_dir": str(tmp_path / "out"), **changed})
 
 
 def test_the_defaults_pass_and_native_too(tmp_path: Path) -> None:
@@ -192,6 +195,27 @@ def test_the_split_is_test_where_there_is_one() -> None:
     assert choose_split(none, "val", "there") == "val"
     assert choose_split(none, "test", "there") == "test"
     assert choose_split(none, None, None) == "test"  # phantoms
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_only_the_main_process_announces_the_run(
+    main: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lmsfe_sam")
+    monkeypatch.setattr("lmsfe_sam.evaluation.settings.is_main_process", lambda: main)
+    parts: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+    for layout, words in (("phantoms", "SYNTHETIC PHANTOMS"), ("busi", "Evaluating 3 images")):
+        announce(DataList("d", Path(), layout, parts), "test", 3)
+        assert (words in caplog.text) == main
+
+
+def test_modes_of_a_network_without_prompts() -> None:
+    network = PromptFreeNetwork(torch.nn.Conv2d(3, 1, 1))
+    assert usable_modes(network, "all") == ("none", *CONTROLS)
+    assert usable_modes(network, "none,control_box") == ("none", "control_box")
+    assert usable_modes(torch.nn.Identity(), "all") == MODES
+    with pytest.raises(InputError, match="names box, point, but network_def takes no prompts"):
+        usable_modes(network, ["point", "none", "box"])
 
 
 def test_no_comparison_unless_asked_for() -> None:

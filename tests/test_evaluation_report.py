@@ -21,7 +21,7 @@ from lmsfe_sam.evaluation.comparison import OtherRun
 from lmsfe_sam.evaluation.gallery import pick_cases
 from lmsfe_sam.evaluation.plots import Line, line_plot
 from lmsfe_sam.evaluation.report import write_report
-from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask, gather
+from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
 from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.evaluation.summary import Summary, summarise
 from lmsfe_sam.prompts.simulate import CONTROLS, MODES
@@ -215,12 +215,6 @@ def test_packed_masks_come_back() -> None:
     packed = PackedMask.pack(mask)
     np.testing.assert_array_equal(packed.unpack(), mask)
     assert packed.unpack().dtype == bool
-
-
-def test_alone_a_process_keeps_its_results_in_the_order_asked_for() -> None:
-    results = make_results(3)
-    ordered = gather(results[::-1], [result.image for result in results])
-    assert ordered == results
 
 
 def test_chromium_draws_it(tmp_path: Path) -> None:

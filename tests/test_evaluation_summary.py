@@ -17,8 +17,7 @@ from lmsfe_sam.evaluation import writing
 from lmsfe_sam.evaluation.comparison import HEADER, check_overlap, read_metrics
 from lmsfe_sam.evaluation.metrics import COLUMNS
 from lmsfe_sam.evaluation.results import ImageResult
-from lmsfe_sam.evaluation.subgroups import size_tertiles
-from lmsfe_sam.evaluation.summary import Summary, clicks_needed, summarise
+from lmsfe_sam.evaluation.summary import Summary, clicks_needed, size_tertiles, summarise
 from lmsfe_sam.prompts.simulate import MODES
 
 

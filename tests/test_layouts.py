@@ -59,8 +59,8 @@ def test_records_are_complete_and_load(folder: tuple[Path, str, int]) -> None:
     assert len({record["name"] for record in records}) == images
     for record in records:
         assert Path(record["image"]) == root / record["name"]
-        assert all(Path(mask).is_file() for mask in record["mask"])
-        assert bool(record["mask"]) != ("outlines" in record)
+        assert all(Path(mask).is_file() for mask in record["label"])
+        assert bool(record["label"]) != ("outlines" in record)
         assert all(isinstance(text, str) for text in (record["group"], *record["subgroup"].values()))
         size = (64, 80) if record["name"] in {f"thyroid-image/{k:04d}.jpg" for k in (4, 5, 6)} else make.SIZE
         assert record_mask(record, size).any()
@@ -70,7 +70,7 @@ def test_records_are_complete_and_load(folder: tuple[Path, str, int]) -> None:
 def test_an_image_that_lost_its_mask_is_named(folder: tuple[Path, str, int]) -> None:
     root, layout, _ = folder
     record = _find(root, layout).records[0]
-    Path(record["mask"][0]).unlink()
+    Path(record["label"][0]).unlink()
     with pytest.raises(InputError, match="has no mask") as error:
         _find(root, layout)
     assert record["image"] in str(error.value)
@@ -83,7 +83,7 @@ def test_a_mask_that_lost_its_image_is_named(folder: tuple[Path, str, int]) -> N
     Path(record["image"]).unlink()
     with pytest.raises(InputError, match="has no image") as error:
         _find(root, layout)
-    assert record["mask"][0] in str(error.value)
+    assert record["label"][0] in str(error.value)
 
 
 # --- one by one -----------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_busi_unites_numbered_masks_and_skips_normal(tmp_path: Path) -> None:
     make.save(root / "benign" / "benign (1)_mask_2.png", make.disc(radius=4, centre=(50, 60)))
     found = _find(root, "busi")
     first = next(record for record in found.records if record["name"] == "benign/benign (1).png")
-    assert [Path(mask).name for mask in first["mask"]] == [
+    assert [Path(mask).name for mask in first["label"]] == [
         f"benign (1)_mask{k}.png" for k in ("", "_1", "_2")
     ]
     mask = record_mask(first, make.SIZE)

@@ -24,7 +24,7 @@ from lmsfe_sam.predict.preprocessing import prepare
 def _record(folder: Path, image: np.ndarray, *masks: np.ndarray) -> dict[str, Any]:
     return {
         "image": str(make.save(folder / "i.png", image)),
-        "mask": [str(make.save(folder / f"m{k}.png", mask)) for k, mask in enumerate(masks)],
+        "label": [str(make.save(folder / f"m{k}.png", mask)) for k, mask in enumerate(masks)],
         "name": "i.png",
         "group": "g",
         "subgroup": {"class": "benign"},
@@ -34,9 +34,9 @@ def _record(folder: Path, image: np.ndarray, *masks: np.ndarray) -> dict[str, An
 def test_what_loading_gives(tmp_path: Path) -> None:
     record = _record(tmp_path, make.speckle(1), make.disc())
     loaded = LoadUltrasoundd()(record)
-    assert loaded["image"].dtype == torch.float32 and loaded["mask"].dtype == torch.uint8
+    assert loaded["image"].dtype == torch.float32 and loaded["label"].dtype == torch.uint8
     np.testing.assert_array_equal(loaded["image"].numpy(), np.stack([make.speckle(1)] * 3))
-    np.testing.assert_array_equal(loaded["mask"].numpy()[0], make.disc())
+    np.testing.assert_array_equal(loaded["label"].numpy()[0], make.disc())
     assert loaded["original_size"].tolist() == list(make.SIZE)
     assert (loaded["name"], loaded["group"]) == ("i.png", "g")
     assert "subgroup" not in loaded and "subgroup" in record
@@ -57,9 +57,9 @@ def test_unusual_images_simply_work(tmp_path: Path, kind: str) -> None:
 def test_lesions_are_united_or_numbered(tmp_path: Path) -> None:
     first, second = make.disc(radius=6, centre=(15, 15)), make.disc(radius=5, centre=(40, 50))
     record = _record(tmp_path, make.speckle(1), first, second)
-    np.testing.assert_array_equal(LoadUltrasoundd()(record)["mask"][0].numpy(), first | second)
+    np.testing.assert_array_equal(LoadUltrasoundd()(record)["label"][0].numpy(), first | second)
     np.testing.assert_array_equal(
-        LoadUltrasoundd(objects=True)(record)["mask"][0].numpy(), first + 2 * second
+        LoadUltrasoundd(objects=True)(record)["label"][0].numpy(), first + 2 * second
     )
 
 
@@ -88,7 +88,7 @@ def test_the_transforms_make_the_predictors_tensor(tmp_path: Path) -> None:
     )
     made = chain(_record(tmp_path, image, mask))
     np.testing.assert_allclose(made["image"].numpy(), prepare(image, 64).numpy(), atol=1e-6)
-    np.testing.assert_array_equal(made["mask"][0].numpy(), resize_mask(mask, (64, 64)))
+    np.testing.assert_array_equal(made["label"][0].numpy(), resize_mask(mask, (64, 64)))
     assert made["original_size"].tolist() == [97, 131]
 
 
@@ -97,8 +97,8 @@ def test_phantoms_and_files_load_alike() -> None:
     loaded = [LoadUltrasoundd()(record) for record in records]
     for one in loaded:
         assert one["image"].shape[0] == 3 and one["image"].dtype == torch.float32
-        assert set(one["mask"].unique().tolist()) == {0, 1}
-        assert one["mask"].shape[1:] == one["image"].shape[1:]
+        assert set(one["label"].unique().tolist()) == {0, 1}
+        assert one["label"].shape[1:] == one["image"].shape[1:]
         assert isinstance(one["name"], str)
     assert loaded[0]["name"] != loaded[1]["name"]
     assert torch.equal(LoadUltrasoundd()(records[0])["image"], loaded[0]["image"])
@@ -112,11 +112,11 @@ def test_ragged_records_collate(tmp_path: Path) -> None:
         *build_datalist(make.make_tg3k(tmp_path / "tg3k")).select("all")[:6],
     ]
     extra = make.save(tmp_path / "extra.png", make.disc(radius=3, centre=(5, 5)))
-    records[0]["mask"].append(str(extra))
+    records[0]["label"].append(str(extra))
     dataset = CacheDataset(records, Compose([LoadUltrasoundd(), ResizeUltrasoundd(32)]), progress=False)
     batch = next(iter(DataLoader(dataset, batch_size=len(records))))
     assert batch["image"].shape == (9, 3, 32, 32)
-    assert batch["mask"].shape == (9, 1, 32, 32)
+    assert batch["label"].shape == (9, 1, 32, 32)
     assert batch["name"] == [record["name"] for record in records]
     assert batch["original_size"].shape == (9, 2)
 

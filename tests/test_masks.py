@@ -102,7 +102,7 @@ def test_several_files_are_united_or_kept_apart(tmp_path: Path) -> None:
     parts = [disc(radius=6, centre=(15, 15)), disc(radius=5, centre=(40, 50))]
     record = {
         "image": "i.png",
-        "mask": [str(save(tmp_path / f"m_{k}.png", part)) for k, part in enumerate(parts)],
+        "label": [str(save(tmp_path / f"m_{k}.png", part)) for k, part in enumerate(parts)],
     }
     np.testing.assert_array_equal(record_mask(record, SIZE), parts[0] | parts[1])
     for made, part in zip(record_objects(record, SIZE), parts, strict=True):
@@ -110,7 +110,7 @@ def test_several_files_are_united_or_kept_apart(tmp_path: Path) -> None:
 
 
 def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
-    record = {"image": "i.png", "mask": str(save(tmp_path / "m.png", LESION))}
+    record = {"image": "i.png", "label": str(save(tmp_path / "m.png", LESION))}
     with pytest.raises(
         SizeMismatchError, match=r"'i\.png' is 40 x 30 pixels and its mask '.*m\.png' 72 x 60"
     ):
@@ -119,7 +119,7 @@ def test_sizes_that_differ_are_named(tmp_path: Path) -> None:
 
 def test_a_record_without_mask_is_named() -> None:
     with pytest.raises(InputError, match=r"'i\.png' has no mask"):
-        record_mask({"image": "i.png", "mask": []}, SIZE)
+        record_mask({"image": "i.png", "label": []}, SIZE)
 
 
 # --- outlines -------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_a_polygon_may_leave_the_image() -> None:
 def test_outlines_of_both_kinds_are_united() -> None:
     counts = [0, 2, SIZE[0] * SIZE[1] - 2]
     outlines = [[10, 20, 30, 20, 30, 45, 10, 45], {"size": list(SIZE), "counts": counts}]
-    mask = record_mask({"image": "i.png", "mask": [], "outlines": json.dumps(outlines)}, SIZE)
+    mask = record_mask({"image": "i.png", "label": [], "outlines": json.dumps(outlines)}, SIZE)
     expected = np.zeros(SIZE, bool)
     expected[20:45, 10:30] = True
     expected[:2, 0] = True  # down the first column

@@ -55,7 +55,7 @@ def test_the_transform_paints_the_same_each_time_and_leaves_clean_pictures_alone
     def run(image: np.ndarray) -> torch.Tensor:
         data = {
             "image": torch.from_numpy(image.transpose(2, 0, 1)).float(),
-            "mask": mask[None],
+            "label": mask[None],
             "name": "a.png",
         }
         return PaintOutMarkingsd()(data)["image"]
@@ -68,7 +68,7 @@ def test_the_transform_paints_the_same_each_time_and_leaves_clean_pictures_alone
 
 def test_without_a_lesion_nothing_is_painted_out(clean, mask):
     marked = torch.from_numpy(with_calipers(clean).transpose(2, 0, 1)).float()
-    data = {"image": marked, "mask": np.zeros_like(mask)[None], "name": "a.png"}
+    data = {"image": marked, "label": np.zeros_like(mask)[None], "name": "a.png"}
     assert torch.equal(PaintOutMarkingsd()(data)["image"], marked)
 
 
@@ -81,7 +81,7 @@ def test_records_are_noted_only_if_wanted(clean, mask, tmp_path):
     records = [
         {
             "image": str(tmp_path / f"{name}.png"),
-            "mask": [str(tmp_path / "mask.png")],
+            "label": [str(tmp_path / "mask.png")],
             "subgroup": {"class": "x"},
         }
         for name in ("marked", "clean")

@@ -8,7 +8,8 @@ from ignite.engine import Engine
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from lmsfe_sam.training.averaging import AverageWeights, warmed_up_average
+from lmsfe_sam.training.handlers import AverageWeights
+from lmsfe_sam.training.optimization import warmed_up_average
 
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:

@@ -94,14 +94,14 @@ def test_validation_scores_each_mode_from_one_encoding() -> None:
     output = ValidationIteration()(evaluator, batch)
     assert network.encoded == 1
     assert output["pred"].shape == output["label"].shape == (2, 3, 16, 16)
-    assert torch.equal(output["pred_box"], batch["mask"].float())
+    assert torch.equal(output["pred_box"], batch["label"].float())
     assert torch.equal(output["pred_none"], output["pred"][:, 2:])
-    assert torch.equal(output["label_one"], batch["mask"].float())
+    assert torch.equal(output["label_one"], batch["label"].float())
     assert not output["pred"].requires_grad
 
 
 def test_the_modes_are_objects_with_nothing_but_their_own_prompt() -> None:
-    prompts = mode_prompts(squares()["mask"].float(), ("none", "point", "box"))
+    prompts = mode_prompts(squares()["label"].float(), ("none", "point", "box"))
     assert prompts.boxes is not None and prompts.points is not None and prompts.point_labels is not None
     assert prompts.boxes[:, 2].tolist() == [[4, 3, 11, 9], [4, 3, 11, 10]]
     assert prompts.boxes[:, :2].isnan().all()
@@ -115,14 +115,14 @@ def test_unknown_modes_are_refused(modes: list[str]) -> None:
         ValidationIteration(modes)
 
 
-def test_corrections_that_nothing_is_learnt_from_come_before_those_that_are() -> None:
+def test_corrections_without_gradient_come_before_those_with_one() -> None:
     lengths = set()
     for seed in range(12):
         network = TinyNetwork()
-        steps = PromptedSteps(network, correction_steps=1, unlearnt_corrections=2)
+        steps = PromptedSteps(network, correction_steps=1, no_grad_corrections=2)
         batch = squares()
-        prompts = MixedPrompts({"point": 1}, per_image=2)(batch["mask"], np.random.default_rng(seed))
-        tokens = steps(batch["image"], prompts, batch["mask"], np.random.default_rng(seed))
+        prompts = MixedPrompts({"point": 1}, per_image=2)(batch["label"], np.random.default_rng(seed))
+        tokens = steps(batch["image"], prompts, batch["label"], np.random.default_rng(seed))
         clicks = [call["points"].shape[2] for call in network.calls]
         assert clicks == list(range(1, len(clicks) + 1))
         assert len(tokens) == 2 and all(each.masks.requires_grad for each in tokens)
@@ -135,11 +135,11 @@ def test_a_share_of_the_batches_is_corrected_and_all_processes_agree_which() -> 
     for iteration in range(40):
         lengths = set()
         for rank in range(2):
-            steps = PromptedSteps(TinyNetwork(), 1, unlearnt_corrections=2, corrected_share=0.25)
+            steps = PromptedSteps(TinyNetwork(), 1, no_grad_corrections=2, correction_prob=0.25)
             rng = np.random.default_rng([iteration, rank])
-            prompts = MixedPrompts({"point": 1}, per_image=2)(batch["mask"], rng)
+            prompts = MixedPrompts({"point": 1}, per_image=2)(batch["label"], rng)
             shared = np.random.default_rng(iteration)
-            tokens = steps(batch["image"], prompts, batch["mask"], rng, shared)
+            tokens = steps(batch["image"], prompts, batch["label"], rng, shared)
             lengths.add((len(tokens), len(steps.network.calls)))
         assert len(lengths) == 1
         rounds.append(lengths.pop())

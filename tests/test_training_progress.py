@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ignite.engine import Engine, Events
 
-from lmsfe_sam.training.progress import ProgressBar
+from lmsfe_sam.training.handlers import ProgressBar
 
 
 def run(epochs: int, fail_at: int | None = None) -> None:

@@ -18,8 +18,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.training.averaging import AverageWeights, warmed_up_average
-from lmsfe_sam.training.recorder import RunRecorder, read_checkpoint
+from lmsfe_sam.training.handlers import AverageWeights, RunRecorder, ValidateEpochs, read_checkpoint
+from lmsfe_sam.training.optimization import warmed_up_average
 from lmsfe_sam.training.run_folder import RunFolder
 
 SCORES = [0.5, 0.9, 0.7, 0.8, 0.6]
@@ -124,6 +124,45 @@ def test_epochs_without_a_validation_leave_gaps(tmp_path: Path) -> None:
     run = train(tmp_path / "run", epochs=5, interval=2)
     assert [row.get("val_dice") for row in run.recorder.history] == [None, 0.9, None, 0.8, None]
     assert read_checkpoint(tmp_path / "run" / "checkpoint_last.pt")["best_metric_epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "interval", "validated"), [(5, 2, [2, 4, 5]), (3, 9, [3]), (2, 1, [1, 2])]
+)
+def test_the_last_epoch_is_always_validated(epochs: int, interval: int, validated: list[int]) -> None:
+    seen: list[int] = []
+    handler = ValidateEpochs(interval)
+    trainer = Engine(lambda engine, batch: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ValidateEpochs, "__call__", lambda self, engine: seen.append(engine.state.epoch))
+        handler.attach(trainer)
+        trainer.run([0], max_epochs=epochs)
+    assert seen == validated
+
+
+def test_a_run_goes_on_elsewhere_before_its_first_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lmsfe_sam")
+    monkeypatch.setattr("lmsfe_sam.training.run_folder.given_keys", lambda: {"output_dir": "given"})
+    train(tmp_path / "run", epochs=1, interval=2)
+    assert not (tmp_path / "run" / "model.pt").exists()
+    elsewhere = train(tmp_path / "elsewhere", epochs=3, resume=tmp_path / "run", interval=2)
+    assert elsewhere.trainer.state.epoch == 3 and (tmp_path / "elsewhere" / "model.pt").is_file()
+    assert "was not validated yet" in caplog.text
+    (tmp_path / "elsewhere" / "model.pt").unlink()
+    with pytest.raises(InputError, match=r"elsewhere' has lost its model\.pt: put it back"):
+        train(tmp_path / "third", epochs=4, resume=tmp_path / "elsewhere", interval=2)
+
+
+def test_a_checkpoint_from_before_ignite_wrote_more_of_early_stopping(tmp_path: Path) -> None:
+    train(tmp_path / "run", epochs=3)
+    path = tmp_path / "run" / "checkpoint_last.pt"
+    saved = read_checkpoint(path)
+    saved["early_stop"] = {key: saved["early_stop"][key] for key in ("counter", "best_score")}
+    torch.save(saved, path)
+    again = train(tmp_path / "run", epochs=5, resume=tmp_path / "run")
+    assert again.stop._handler.best_score == 0.9
 
 
 def test_early_stopping_counts_on_over_an_interruption(tmp_path: Path) -> None:

@@ -6,12 +6,22 @@ import csv
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.training.run_folder import HISTORY_COLUMNS, LAST, RunFolder, write_history
+from lmsfe_sam.training.run_folder import (
+    HISTORY_COLUMNS,
+    LAST,
+    RunFolder,
+    closing_line,
+    run,
+    write_history,
+)
 
 SETTINGS = {"dataset_dir": "data", "preset": "vit_t", "seed": 0, "epochs": 3}
 
@@ -83,6 +93,42 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"output_dir '.*file/run' cannot be written to"):
         RunFolder(str(tmp_path / "file" / "run"), None, SETTINGS)
+
+
+def logs_of(folder: RunFolder) -> str:
+    return (folder / "training.log").read_text()
+
+
+def test_a_second_run_in_one_process_does_not_write_into_the_log_of_the_first(tmp_path: Path) -> None:
+    first = RunFolder(str(tmp_path / "first"), None, SETTINGS)
+    logging.getLogger("lmsfe_sam").error("of the first")
+    second = RunFolder(str(tmp_path / "second"), None, SETTINGS)
+    logging.getLogger("lmsfe_sam").error("of the second")
+    assert "of the first" in logs_of(first) and "of the second" not in logs_of(first)
+    assert "of the second" in logs_of(second)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_closes_its_log_however_it_ends(tmp_path: Path, fails: bool) -> None:
+    def train() -> None:
+        logging.getLogger("lmsfe_sam").error("while it runs")
+        if fails:
+            raise ValueError
+
+    folder = RunFolder(str(tmp_path / "run"), None, SETTINGS)
+    (folder / "datalist.json").write_text(json.dumps({"training": [], "test": []}))
+    trainer: Any = SimpleNamespace(run=train)
+    with pytest.raises(ValueError) if fails else nullcontext():
+        run(trainer, folder)
+    logging.getLogger("lmsfe_sam").error("afterwards")
+    assert "while it runs" in logs_of(folder) and "afterwards" not in logs_of(folder)
+
+
+@pytest.mark.parametrize(("test", "split"), [([{"image": "a.png"}], "test"), ([], "val")])
+def test_the_next_command_evaluates_on_the_runs_own_images(tmp_path: Path, test: list, split: str) -> None:
+    folder = RunFolder(str(tmp_path / "run"), None, SETTINGS)
+    (folder / "datalist.json").write_text(json.dumps({"layout": "busi", "training": [], "test": test}))
+    assert closing_line(folder).endswith(f"--dataset_dir {folder / 'datalist.json'} --split {split}")
 
 
 def test_helpers_of_a_distributed_run_write_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from monai.data import CacheDataset, DataLoader
 from monai.engines.workflow import Workflow
 from monai.transforms import Compose, RandScaleIntensityd
 
-from lmsfe_sam.training.seeding import SeedEpochs
+from lmsfe_sam.training.handlers import SeedEpochs
 
 
 def seen(seed: int, epochs: list[int], workers: int = 0) -> list[tuple[Any, ...]]:

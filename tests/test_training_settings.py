@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from torch import nn
 
+from lmsfe_sam.data.combined import find_records
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.training.records import find_records
 from lmsfe_sam.training.settings import announce, check_settings, warn_untrained
 
 
@@ -48,20 +48,19 @@ from lmsfe_sam.training.settings import announce, check_settings, warn_untrained
 )
 def test_each_wrong_value_gets_its_sentence(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as error:
-        check_settings("cpu", **values)
+        check_settings({"device": "cpu", **values})
     assert str(error.value) == sentence
 
 
 def test_right_values_pass(tmp_path: Path) -> None:
-    check_settings(
-        "cpu", preset="vit_b", epochs=None, learning_rate=1e-4, resume=str(tmp_path), clip_norm=None
-    )
+    values = {"preset": "vit_b", "epochs": None, "learning_rate": 1e-4, "clip_norm": None}
+    check_settings({"device": "cpu", "resume": str(tmp_path), **values})
 
 
 def test_a_missing_mlflow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmsfe_sam.training.settings.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'lmsfe-sam\[mlflow\]'"):
-        check_settings("cpu", mlflow=True)
+        check_settings({"device": "cpu", "mlflow": True})
 
 
 def test_phantoms_are_split_without_overlap_and_announced_loudly(caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +68,7 @@ def test_phantoms_are_split_without_overlap_and_announced_loudly(caplog: pytest.
     parts = [[r["phantom"] for r in datalist.select(part)] for part in ("train", "val", "test")]
     assert [len(part) for part in parts] == [14, 3, 3]
     assert len({number for part in parts for number in part}) == 20
-    announce(datalist, None, 20, 5)
+    announce(datalist, 5)
     assert caplog.records[0].levelno == logging.WARNING
     for words in ("DEMONSTRATION", "20 made-up", "5 passes", "--dataset_dir FOLDER"):
         assert words in caplog.text

@@ -19,7 +19,7 @@ def picture(y0: int, x0: int, y1: int, x1: int) -> dict[str, torch.Tensor]:
     columns = torch.arange(WIDTH).float()[None].expand(HEIGHT, WIDTH)
     mask = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.uint8)
     mask[:, y0:y1, x0:x1] = 1
-    return {"image": torch.stack([rows, columns, rows * 0]), "mask": mask}
+    return {"image": torch.stack([rows, columns, rows * 0]), "label": mask}
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,29 +32,29 @@ def picture(y0: int, x0: int, y1: int, x1: int) -> dict[str, torch.Tensor]:
 )
 def test_the_window_holds_the_whole_lesion_and_is_the_same_for_both(y, x, height, width, seed):
     data = picture(y, x, y + height, x + width)
-    result = RandLesionZoomd(["image", "mask"], prob=1.0).set_random_state(seed % 2**32)(data)
-    assert result["mask"].sum() == data["mask"].sum()
-    assert result["image"].shape[1:] == result["mask"].shape[1:]
-    inside = result["image"][:2, result["mask"][0] > 0]
-    assert torch.equal(inside, data["image"][:2, data["mask"][0] > 0])
+    result = RandLesionZoomd(["image", "label"], prob=1.0).set_random_state(seed % 2**32)(data)
+    assert result["label"].sum() == data["label"].sum()
+    assert result["image"].shape[1:] == result["label"].shape[1:]
+    inside = result["image"][:2, result["label"][0] > 0]
+    assert torch.equal(inside, data["image"][:2, data["label"][0] > 0])
 
 
 def test_the_lesion_takes_the_share_of_the_window_that_is_asked_for():
     data = picture(25, 40, 35, 55)
     for seed in range(20):
-        zoom = RandLesionZoomd(["image", "mask"], prob=1.0, share=(0.5, 0.5)).set_random_state(seed)
-        height, width = zoom(data)["mask"].shape[1:]
+        zoom = RandLesionZoomd(["image", "label"], prob=1.0, share=(0.5, 0.5)).set_random_state(seed)
+        height, width = zoom(data)["label"].shape[1:]
         assert 10 / 0.5 / 1.3 <= height <= 10 / 0.5 * 1.3
         assert 15 / 0.5 / 1.3 <= width <= 15 / 0.5 * 1.3
 
 
 def test_never_and_no_lesion_leave_the_picture_alone():
     data = picture(25, 40, 35, 55)
-    assert RandLesionZoomd(["image", "mask"], prob=0.0)(data)["image"] is data["image"]
+    assert RandLesionZoomd(["image", "label"], prob=0.0)(data)["image"] is data["image"]
     empty = picture(0, 0, 0, 0)
-    assert RandLesionZoomd(["image", "mask"], prob=1.0)(empty)["image"] is empty["image"]
+    assert RandLesionZoomd(["image", "label"], prob=1.0)(empty)["image"] is empty["image"]
 
 
 def test_a_share_out_of_order_is_refused():
     with pytest.raises(InputError, match="share"):
-        RandLesionZoomd(["image", "mask"], share=(0.7, 0.3))
+        RandLesionZoomd(["image", "label"], share=(0.7, 0.3))

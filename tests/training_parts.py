@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from monai.engines import default_prepare_batch
 from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from lmsfe_sam.model.network import DecodedTokens, ImageEmbedding
-from lmsfe_sam.training.iteration import prepare_batch
 
 
 class TinyNetwork(nn.Module):
@@ -62,24 +62,24 @@ def box_maps(boxes: Tensor, side: int) -> Tensor:
 
 
 def squares(batch: int = 2, side: int = 16) -> dict[str, Any]:
-    """A batch of noise with a bright square in each image, and the squares as masks."""
+    """A batch of noise with a bright square in each image, and the squares as labels."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(batch, 3, side, side, generator=generator)
     mask = torch.zeros(batch, 1, side, side, dtype=torch.uint8)
     for b in range(batch):
         mask[b, :, 3 : 9 + b, 4:11] = 1
     names = [f"case_{b}.png" for b in range(batch)]
-    return {"image": image + 3 * mask, "mask": mask, "name": names}
+    return {"image": image + 3 * mask, "label": mask, "name": names}
 
 
 def engine(network: nn.Module, loss: Any = None) -> Any:
-    """What the iterations ask of an engine."""
+    """The parts of an engine that the iterations use."""
     return SimpleNamespace(
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=0.1),
         inferer=SimpleInferer(),
         loss_function=loss,
-        prepare_batch=prepare_batch,
+        prepare_batch=default_prepare_batch,
         non_blocking=False,
         to_kwargs={},
         amp=False,

@@ -1,9 +1,10 @@
-"""Threads, and the processes that torchrun started: joining them, and dividing a run's images."""
+"""Threads, and the processes that torchrun started: joining them, dividing images, gathering results."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -14,50 +15,79 @@ from lmsfe_sam.errors import InputError
 
 Item = TypeVar("Item")
 
+_parked = threading.Event()
 
-def use_threads(threads: int | None, dataset_dir: str | Sequence[str] | None) -> None:
-    """Let torch compute with so many threads on the CPU.
 
-    None leaves torch's own choice, one a core, but takes one for the demonstration on phantoms: torch's
-    threads wait for each other by spinning, and where another program takes one of the cores, a step
-    with two threads was seen to last twenty times as long as with one. The demonstration keeps its time
-    there, too. (``OMP_WAIT_POLICY=PASSIVE`` in the environment cures the spinning.)
+def set_threads(threads: int | None = None, dataset_dir: str | Sequence[str] | None = None) -> None:
+    """Let torch compute with so many threads on the CPU, and have idle ones sleep.
+
+    None leaves torch's own choice, one a core, but takes one for the demonstration on phantoms, which then
+    keeps its time on a busy machine, too.
     """
     if threads is None and dataset_dir is None:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
+    let_idle_threads_sleep()
 
 
-def own_device() -> torch.device:
+def let_idle_threads_sleep() -> None:
+    """Have OpenMP's threads wait for each other asleep, as ``OMP_WAIT_POLICY=PASSIVE`` does.
+
+    By default they spin for a while, and where another program takes one of the cores, a step was seen to
+    last twenty times as long. The variable is read while torch is imported, which MONAI does before it reads
+    any config, so that it cannot be set from here. But GNU's OpenMP all but stops spinning once it manages
+    more threads than there are cores, and a second, idle pool makes it do so. Other OpenMP libraries are not
+    affected. An OMP_WAIT_POLICY of the user's stands.
+    """
+    threads = torch.get_num_threads()
+    if (
+        threads == 1
+        or "OMP_WAIT_POLICY" in os.environ
+        or any(thread.name == "lmsfe_sam-idle" for thread in threading.enumerate())
+    ):
+        return
+    started = threading.Event()
+
+    def open_pool() -> None:
+        # Large enough for torch to use all of its threads; the pool lives as long as this thread.
+        torch.zeros(threads * 2**17).add_(1)
+        started.set()
+        _parked.wait()
+
+    threading.Thread(target=open_pool, name="lmsfe_sam-idle", daemon=True).start()
+    started.wait()
+
+
+def local_device() -> torch.device:
     """Return this process's GPU, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def join_processes(device: torch.device | str, required: bool = False) -> None:
-    """Join torchrun's process group: NCCL on GPUs, gloo on CPUs. Only the first process goes on logging.
+def join_processes(device: torch.device | str, required_by: str | None = None) -> None:
+    """Join torchrun's process group: NCCL on GPUs, gloo on CPUs. Only the main process goes on logging.
 
     Args:
         device: this process's own.
-        required: refuse a process that was started alone, instead of leaving it alone.
+        required_by: the config that makes no sense in a process that was started alone, and refuses it.
 
     Raises:
-        InputError: ``required``, and torchrun did not start this process.
+        InputError: ``required_by``, and torchrun did not start this process.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        if required:
+        if required_by:
             raise InputError(
-                "multi_gpu_train.json is for several processes: start it with torchrun --nproc_per_node=N -m "
-                "monai.bundle run training ..., or leave the file out."
+                f"{required_by} is for several processes: start it with torchrun --nproc_per_node=N -m "
+                "monai.bundle run ..., or leave the file out."
             )
         return
     if distributed.is_initialized():
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(own_device())
+        torch.cuda.set_device(local_device())
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     if distributed.get_rank() > 0:
         logging.getLogger("lmsfe_sam").setLevel(logging.ERROR)
@@ -68,26 +98,26 @@ def leave_processes() -> None:
 
     A process that ends first can end badly, and torchrun then stops the one that still writes results.
     """
-    if distributed.is_available() and distributed.is_initialized():
+    if _is_distributed():
         distributed.barrier()
         distributed.destroy_process_group()
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes, alone or the first of several."""
-    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+    return not _is_distributed() or distributed.get_rank() == 0
 
 
-def own_share(items: Sequence[Item], batch_size: int) -> list[Item]:
+def local_items(items: Sequence[Item], batch_size: int) -> list[Item]:
     """Return the items that this process evaluates: every WORLD_SIZE-th batch of the whole list.
 
     Whole batches are dealt out, so that a batch holds the same images however many processes there are,
-    and no image is dealt twice to make the shares equal.
+    and no image is dealt twice to make the parts equal, as `monai.data.partition_dataset` does.
 
     Raises:
         InputError: there are more processes than batches.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not _is_distributed():
         return list(items)
     rank, processes = distributed.get_rank(), distributed.get_world_size()
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
@@ -97,3 +127,18 @@ def own_share(items: Sequence[Item], batch_size: int) -> list[Item]:
             f"start torchrun with --nproc_per_node of at most {len(batches)}."
         )
     return [item for batch in batches[rank::processes] for item in batch]
+
+
+def gather(items: Sequence[Item]) -> list[Item] | None:
+    """Return the items of all processes, by rank, on the main process; None on the others."""
+    if not _is_distributed():
+        return list(items)
+    parts: list[list[Item]] | None = None
+    if distributed.get_rank() == 0:
+        parts = [[] for _ in range(distributed.get_world_size())]
+    distributed.gather_object(list(items), parts)
+    return None if parts is None else [item for part in parts for item in part]
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files: written so that a reader never sees half of one, and the bundle that this package belongs to."""
 
 from __future__ import annotations
 

@@ -1,16 +1,18 @@
-"""What a user typed on a bundle's command line: misspelt keys, and values of the wrong kind or range."""
+"""Check what a user typed on a bundle's command line before anything is built."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import math
+import inspect
+import pydoc
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.options import SECTIONS
 
 RUN_ARGUMENTS = (
     "run_id",
@@ -25,6 +27,9 @@ RUN_ARGUMENTS = (
     "properties_path",
 )
 """What `monai.bundle run` itself takes; every other key overrides a config."""
+
+SIMILAR = 0.75
+"""A hint needs `difflib`'s ratio of the two names to be this or more."""
 
 
 def given_keys(arguments: Sequence[str] | None = None) -> dict[str, str]:
@@ -48,149 +53,32 @@ def given_keys(arguments: Sequence[str] | None = None) -> dict[str, str]:
 
 
 def check_command_line(arguments: Sequence[str] | None = None) -> None:
-    """Refuse a key that no config has: MONAI would add it to the config and ignore it without a word.
+    """Refuse a key or a run that no config has: MONAI would ignore either without a word.
 
     Args:
         arguments: as in `given_keys`.
 
     Raises:
-        InputError: a key is unknown; the message names the nearest one that exists.
+        InputError: a key or a run is unknown; the message names a similar one that exists.
     """
-    pairs = given_keys(arguments)
+    words = _bundle_arguments() if arguments is None else list(arguments)
+    pairs = given_keys(words)
     if "config_file" not in pairs:
         return
-    known = set(_config_keys(pairs["config_file"]))
+    name = pairs["config_file"]
+    config = _read_configs(name)
+    if words[0] == "run":
+        positional = words[1] if len(words) > 1 and not words[1].startswith("--") else None
+        _check_run(config, pairs.get("run_id", positional), name)
     for key in pairs:
-        root = key.replace("::", "#").split("#")[0]
-        if root in known or root in RUN_ARGUMENTS:
+        path = key.replace("::", "#").split("#")
+        if path[0] in RUN_ARGUMENTS:
             continue
-        near = difflib.get_close_matches(root, sorted(known), n=1, cutoff=0.4)
-        raise InputError(
-            f"--{key} is no option of {pairs['config_file']}: "
-            + (f"did you mean --{near[0]}?" if near else "see the keys at the top of the config file.")
-        )
-
-
-def _bundle_arguments() -> list[str]:
-    program = Path(sys.argv[0] if sys.argv else "").parts
-    is_bundle_call = program[-3:-1] == ("monai", "bundle") or program[-2:] == ("-m", "monai.bundle")
-    return sys.argv[1:] if is_bundle_call else []
-
-
-def _config_keys(config_file: str) -> Iterable[str]:
-    """Return the top-level keys of a config file, or of a list of them written as Python would."""
-    from monai.bundle import ConfigParser
-
-    try:
-        files = ast.literal_eval(config_file)
-    except (ValueError, SyntaxError):
-        files = config_file.split(",")
-    for file in [files] if isinstance(files, str) else files:
-        content = ConfigParser.load_config_file(file)
-        yield from (key.lstrip("+~").split("#")[0].split("::")[0] for key in content)
-
-
-Test = Callable[[Any], bool]
-
-
-def whole(low: int, or_none: bool = False) -> tuple[Test, str]:
-    """Accept an ``int`` of at least ``low``."""
-    words = f"a whole number of at least {low}" + (" or null" if or_none else "")
-    return lambda value: (or_none and value is None) or (_is(value, int) and value >= low), words
-
-
-def real(
-    low: float, high: float = math.inf, low_included: bool = False, or_none: bool = False
-) -> tuple[Test, str]:
-    """Accept a number in ``low..high``; ``low`` itself only where it is included, infinity never."""
-    words = f"a number {'from' if low_included else 'above'} {low:g}"
-    words += (f" up to {high:g}" if high < math.inf else "") + (" or null" if or_none else "")
-
-    def passes(value: Any) -> bool:
-        if value is None:
-            return or_none
-        is_number = (_is(value, int) or _is(value, float)) and math.isfinite(value)
-        return is_number and (low < value <= high or (low_included and value == low))
-
-    return passes, words
-
-
-def true_or_false(or_none: bool = False) -> tuple[Test, str]:
-    """Accept a ``bool``."""
-    words = "True or False" + (" or null" if or_none else "")
-    return lambda value: isinstance(value, bool) or (or_none and value is None), words
-
-
-def text(or_none: bool = False) -> tuple[Test, str]:
-    """Accept a non-empty ``str``."""
-    words = "a name or path" + (" or null" if or_none else "")
-    return lambda value: (or_none and value is None) or (isinstance(value, str) and value != ""), words
-
-
-def text_or_texts(or_none: bool = False) -> tuple[Test, str]:
-    """Accept a non-empty ``str``, or a list of them."""
-    passes, words = text(or_none)
-
-    def passes_each(value: Any) -> bool:
-        if isinstance(value, list):
-            return bool(value) and all(isinstance(one, str) and one for one in value)
-        return passes(value)
-
-    return passes_each, f"{words}, or a list of them"
-
-
-def whole_numbers(low: int, or_none: bool = False) -> tuple[Test, str]:
-    """Accept a list of ``int`` of at least ``low``."""
-    words = f"a list of whole numbers of at least {low}" + (" or null" if or_none else "")
-
-    def passes(value: Any) -> bool:
-        if value is None:
-            return or_none
-        return isinstance(value, list) and bool(value) and all(_is(one, int) and one >= low for one in value)
-
-    return passes, words
-
-
-def folders_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
-    """Return the folders that ``dataset_dir`` names: none, one, or those of a list."""
-    if dataset_dir is None:
-        return []
-    return [dataset_dir] if isinstance(dataset_dir, str) else list(dataset_dir)
-
-
-def mapping() -> tuple[Test, str]:
-    """Accept a ``dict``; its own user checks what is in it."""
-    return lambda value: isinstance(value, dict), "names with their values in braces"
-
-
-def one_of(choices: Iterable[str]) -> tuple[Test, str]:
-    """Accept one of ``choices``."""
-    names = list(choices)
-    return lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}"
-
-
-def some_of(choices: Iterable[str]) -> tuple[Test, str]:
-    """Accept a list of one or more of ``choices``, each once."""
-    names = list(choices)
-
-    def passes(value: Any) -> bool:
-        if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-            return False
-        return set(value) <= set(names) and len(set(value)) == len(value)
-
-    return passes, f"a list of some of {', '.join(names)}"
-
-
-def check_values(rules: dict[str, tuple[Test, str]], values: dict[str, Any]) -> None:
-    """Hold each value against its rule.
-
-    Raises:
-        InputError: the first value that does not pass, with its key and what would be right.
-    """
-    for key, value in values.items():
-        passes, words = rules[key]
-        if not passes(value):
-            raise InputError(f"{key} is {value!r}: give {words} with --{key}.")
+        if path[0] not in config:
+            raise InputError(f"--{key} is no option of {name}: {_remedy(path[0], config)}")
+        # A root that is given anew as a whole need not have what the config's has.
+        if len(path) > 1 and path[0] not in pairs:
+            _check_nested(config, path, key, name)
 
 
 def check_device(device: Any) -> None:
@@ -211,5 +99,100 @@ def check_device(device: Any) -> None:
         ) from error
 
 
-def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def folders_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
+    """Return the folders that ``dataset_dir`` names: none, one, or those of a list."""
+    if dataset_dir is None:
+        return []
+    return [dataset_dir] if isinstance(dataset_dir, str) else list(dataset_dir)
+
+
+def framed(*lines: str) -> str:
+    """Return lines in a frame of asterisks, for what must not be overlooked in a log."""
+    width = max(map(len, lines)) + 4
+    frame = "*" * width
+    return "\n".join((frame, *(f"* {line:<{width - 4}} *" for line in lines), frame))
+
+
+def _bundle_arguments() -> list[str]:
+    program = Path(sys.argv[0] if sys.argv else "").parts
+    is_bundle_call = program[-3:-1] == ("monai", "bundle") or program[-2:] == ("-m", "monai.bundle")
+    return sys.argv[1:] if is_bundle_call else []
+
+
+def _read_configs(config_file: str) -> dict[str, Any]:
+    """Return the content of a config file, or of a list of them written as Python would, merged."""
+    from monai.bundle import ConfigParser
+
+    try:
+        files = ast.literal_eval(config_file)
+    except (ValueError, SyntaxError):
+        files = config_file.split(",")
+    return ConfigParser.load_config_files(list(files) if isinstance(files, list | tuple) else files)
+
+
+def _check_run(config: Mapping[str, Any], run_id: str | None, name: str) -> None:
+    runs = [key for key, value in config.items() if key != "imports" and _is_run(value)]
+    if run_id is None or run_id in runs:
+        return
+    shown = [key for key in runs if key not in ("initialize", "finalize")]
+    raise InputError(f"'{run_id}' is no run of {name}: give one of {', '.join(shown)}.")
+
+
+def _is_run(value: Any) -> bool:
+    """Whether a config's value is a list of expressions, or the name of one."""
+    if isinstance(value, str):
+        return value.startswith("%")
+    steps = value if isinstance(value, list) else []
+    return bool(steps) and all(isinstance(step, str) and step[:1] in ("$", "@") for step in steps)
+
+
+def _check_nested(config: Mapping[str, Any], path: Sequence[str], key: str, name: str) -> None:
+    """Refuse a nested key whose parent is not there, or is a component that takes no such argument."""
+    parent: Any = config
+    for part in path[:-1]:
+        if isinstance(parent, list) and part.isdigit() and int(part) < len(parent):
+            parent = parent[int(part)]
+        elif isinstance(parent, dict) and part in parent:
+            parent = parent[part]
+        else:
+            raise InputError(f"--{key} is no option of {name}: there is no {part} in it.")
+    if not isinstance(parent, dict) or "_target_" not in parent:
+        return
+    arguments = _arguments(str(parent["_target_"]))
+    if arguments is None or path[-1] in {*arguments, *parent} or path[-1].startswith("_"):
+        return
+    near = _similar(path[-1], {*arguments, *parent})
+    raise InputError(
+        f"--{key} is no option of {name}: {parent['_target_']} takes no {path[-1]}"
+        + (f", did you mean --{'#'.join([*path[:-1], near])}?" if near else ".")
+    )
+
+
+def _arguments(target: str) -> set[str] | None:
+    """Return the names of a component's arguments, or None where it takes any or is not found."""
+    from monai.bundle import ComponentLocator
+    from monai.bundle.config_item import ConfigComponent
+
+    found = ConfigComponent({"_target_": target}, locator=ComponentLocator()).resolve_module_name()
+    component = pydoc.locate(found) if isinstance(found, str) else found
+    try:
+        parameters = inspect.signature(component).parameters.values()  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def _remedy(key: str, config: Mapping[str, Any]) -> str:
+    near = _similar(key, config)
+    if near:
+        return f"did you mean --{near}?"
+    for title, (schema, file) in SECTIONS.items():
+        if key in schema.model_fields:
+            return f"it belongs to {title.lower()} ({file})."
+    return "see the keys at the top of the config file, or python -m lmsfe_sam.options."
+
+
+def _similar(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, sorted(names), n=1, cutoff=SIMILAR)), None)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from child_processes import run_command
 from PIL import Image
-from training_command import BUNDLE, SMALL, history, run
+from training_command import BUNDLE, SMALL, TIME_LIMIT, command, history, run
 
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
 
@@ -30,6 +32,7 @@ def test_the_demonstration_writes_what_it_promises(tmp_path: Path) -> None:
     before = shipped.read_bytes() if shipped.is_file() else None
     code, out, err = run(*SMALL, "--phantoms", "20", "--epochs", "2", "--output_dir", tmp_path)
     assert code == 0, err
+    assert f"The best weights are in {tmp_path / 'model.pt'}." in out and "run evaluating" in out
     assert "DEMONSTRATION ON SYNTHETIC PHANTOMS" in out and "--dataset_dir FOLDER" in out
     rows = history(tmp_path)
     assert tuple(rows[0]) == HISTORY_COLUMNS
@@ -78,6 +81,11 @@ def test_a_bad_mask_ends_the_run_in_one_sentence_before_it_starts(folder: Path, 
         ),
         (("--preset", "vit_q"), "preset is 'vit_q': give one of vit_t, vit_b, vit_l, vit_h with --preset."),
         (
+            ("--train#trainer#max_epoch", "3"),
+            "--train#trainer#max_epoch is no option of ['configs/train.json']: SupervisedTrainer takes no "
+            "max_epoch, did you mean --train#trainer#max_epochs?",
+        ),
+        (
             ("--output_dir", "configs/train.json/run"),
             "output_dir 'configs/train.json/run' cannot be written to",
         ),
@@ -87,3 +95,11 @@ def test_bad_options_end_in_one_sentence(options: tuple[str, str], sentence: str
     code, out, err = run(*SMALL, *options)
     assert code == 1 and "Traceback" not in out + err
     assert f"error: {sentence}" in err
+
+
+def test_a_run_that_the_config_does_not_have_is_refused(tmp_path: Path) -> None:
+    words = [word if word != "training" else "train" for word in command("--output_dir", tmp_path / "run")]
+    process = run_command(BUNDLE, sys.executable, *words, limit=TIME_LIMIT)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "error: 'train' is no run of ['configs/train.json']: give one of training, run." in process.stderr
+    assert not (tmp_path / "run").exists()

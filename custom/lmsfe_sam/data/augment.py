@@ -179,7 +179,7 @@ class RandMarkersd(_RandPictured):
     Args:
         keys: the pictures' keys.
         prob: how often.
-        mask_key: key of the lesion's mask (1,H,W); without it in the data, or where the mask is
+        label_key: key of the lesion's mask (1,H,W); without it in the data, or where the mask is
             empty, all marks lie anywhere.
         calipers: largest number of pairs of calipers; each lies on the lesion half of the time.
         texts: largest number of lines of text.
@@ -190,20 +190,20 @@ class RandMarkersd(_RandPictured):
         self,
         keys: KeysCollection,
         prob: float = 0.1,
-        mask_key: str = "mask",
+        label_key: str = "label",
         calipers: int = 3,
         texts: int = 2,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
-        self.mask_key = mask_key
+        self.label_key = label_key
         self.calipers = int(_positive("calipers", calipers))
         self.texts = int(_positive("texts", texts))
 
     def draw(self, data: Mapping[Hashable, Any], shape: tuple[int, int]) -> None:  # noqa: D102
         inside: NDArray[Any] = np.empty((0, 2))
-        if self.mask_key in data:
-            inside = np.argwhere(convert_to_numpy(data[self.mask_key])[0] > 0)
+        if self.label_key in data:
+            inside = np.argwhere(convert_to_numpy(data[self.label_key])[0] > 0)
         self.brightness = float(self.R.uniform(150, 255))
         self.marks = np.zeros(shape, dtype=bool)
         for _ in range(self.R.randint(1, self.calipers + 1)):

@@ -116,12 +116,12 @@ class DataList:
         return target
 
     def _entry(self, record: Record) -> dict[str, Any]:
-        masks = [_relative(path, self.root) for path in record["mask"]]
+        masks = [_relative(path, self.root) for path in record["label"]]
         entry = {
             "image": _relative(record["image"], self.root),
             "label": masks[0] if len(masks) == 1 else masks,
         }
-        return {**entry, **{key: value for key, value in record.items() if key not in ("image", "mask")}}
+        return {**entry, **{key: value for key, value in record.items() if key not in ("image", "label")}}
 
 
 def build_datalist(
@@ -394,7 +394,7 @@ def _read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
     name = str(entry.get("name") or Path(entry["image"]).as_posix())
     record: Record = {
         "image": str(_locate(entry["image"], folders, source)),
-        "mask": [str(_locate(mask, folders, source)) for mask in masks],
+        "label": [str(_locate(mask, folders, source)) for mask in masks],
         "name": name,
         "group": str(entry.get("group") or name),
         "subgroup": {str(key): str(value) for key, value in (entry.get("subgroup") or {}).items()},

@@ -21,7 +21,7 @@ from lmsfe_sam.data.pictures import list_pictures, picture_size
 from lmsfe_sam.errors import InputError
 
 Record = dict[str, Any]
-"""One image, ready for MONAI: "image" (path), "mask" (list of paths, empty where "outlines" holds
+"""One image, ready for MONAI: "image" (path), "label" (list of paths, empty where "outlines" holds
 drawn ones as JSON), "name" (path relative to the data folder), "group", "subgroup" (str to str)."""
 
 PATIENT, VIDEO, NEAR_DUPLICATES = "patient", "video", "near-duplicate group"
@@ -359,7 +359,7 @@ def _pair(
 def _record(root: Path, image: Path, masks: list[Path], group: str = "") -> Record:
     return {
         "image": str(image),
-        "mask": [str(path) for path in sorted(masks)],
+        "label": [str(path) for path in sorted(masks)],
         "name": image.relative_to(root).as_posix(),
         "group": group,
         "subgroup": {},

@@ -31,14 +31,14 @@ class LoadUltrasoundd(MapTransform):
     (`lmsfe_sam.data.phantoms`), which is rendered instead of read. In the result
 
     - ``image`` is (3, H, W) float32, RGB in 0..255,
-    - ``mask`` is (1, H, W) uint8, 1 inside the union of the record's lesions,
+    - ``label`` is (1, H, W) uint8, 1 inside the union of the record's lesions,
     - ``original_size`` is (2,) int64, height and width,
     - ``name`` is the image's name, a string,
 
-    and the record's other entries stay, but for those that describe the mask and the subgroups.
+    and the record's other entries stay, but for those that describe the label and the subgroups.
 
     Args:
-        keys: "image", or "image" and "mask".
+        keys: "image", or "image" and "label".
         objects: keep the lesions apart: k in the mask of lesion k, in place of 1.
         allow_missing_keys: as for every MONAI `MapTransform`.
 
@@ -48,7 +48,7 @@ class LoadUltrasoundd(MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = ("image", "mask"),
+        keys: KeysCollection = ("image", "label"),
         objects: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -57,10 +57,10 @@ class LoadUltrasoundd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = {key: value for key, value in data.items() if key not in _CONSUMED}
-        if "mask" in self.keys or "phantom" in data:
+        if "label" in self.keys or "phantom" in data:
             image, mask = load_image_and_mask(data, self.objects)
-            if "mask" in self.keys:
-                result["mask"] = torch.from_numpy(mask)[None]
+            if "label" in self.keys:
+                result["label"] = torch.from_numpy(mask)[None]
         else:
             image = to_rgb_uint8(read_picture(data["image"]))
         result["image"] = torch.from_numpy(image).permute(2, 0, 1).float().contiguous()
@@ -103,14 +103,14 @@ class ResizeUltrasoundd(MapTransform):
 
     Args:
         image_size: the side of the square in pixels.
-        keys: "image", or "image" and "mask".
+        keys: "image", or "image" and "label".
         allow_missing_keys: as for every MONAI `MapTransform`.
     """
 
     def __init__(
         self,
         image_size: int,
-        keys: KeysCollection = ("image", "mask"),
+        keys: KeysCollection = ("image", "label"),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -120,7 +120,7 @@ class ResizeUltrasoundd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             tensor = result[key]
-            if key == "mask":
+            if key == "label":
                 rows, columns = (
                     torch.from_numpy(nearest_indices(source, target))
                     for source, target in zip(tensor.shape[-2:], self.size, strict=True)

@@ -82,7 +82,7 @@ class PaintOutMarkingsd(MapTransform):
 
     Args:
         keys: pictures (3,H,W) float with values 0..255.
-        mask_key: the lesion's mask (1,H,W).
+        label_key: the lesion's mask (1,H,W).
         name_key: the image's name, which the filling's speckle is drawn from.
         allow_missing_keys: as for every MONAI ``MapTransform``.
     """
@@ -90,17 +90,17 @@ class PaintOutMarkingsd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = "image",
-        mask_key: str = "mask",
+        label_key: str = "label",
         name_key: str = "name",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.mask_key, self.name_key = mask_key, name_key
+        self.label_key, self.name_key = label_key, name_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with its pictures painted over."""
         result: dict[Hashable, Any] = dict(data)
-        mask = np.asarray(result[self.mask_key])[0] > 0
+        mask = np.asarray(result[self.label_key])[0] > 0
         for key in self.key_iterator(result):
             image = np.asarray(result[key]).transpose(1, 2, 0).astype(np.uint8)
             rng = np.random.default_rng(zlib.crc32(str(result[self.name_key]).encode()))

@@ -28,7 +28,7 @@ class RandLesionZoomd(RandomizableTransform, MapTransform):
         prob: how often; never where the mask is empty.
         share: range of the share of the window's sides that the lesion's box takes, drawn for each
             axis as one number and a factor of up to 1.25 either way. The window never leaves the picture.
-        mask_key: key of the mask.
+        label_key: key of the mask.
         allow_missing_keys: as for every MONAI ``MapTransform``.
     """
 
@@ -37,13 +37,13 @@ class RandLesionZoomd(RandomizableTransform, MapTransform):
         keys: KeysCollection,
         prob: float = 0.1,
         share: tuple[float, float] = (0.3, 0.7),
-        mask_key: str = "mask",
+        label_key: str = "label",
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.share = ordered("share", share)
-        self.mask_key = mask_key
+        self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return ``data`` with its pictures cropped, with the probability ``prob``."""
@@ -51,7 +51,7 @@ class RandLesionZoomd(RandomizableTransform, MapTransform):
         self.randomize(None)
         if not self._do_transform:
             return result
-        mask = convert_to_numpy(result[self.mask_key])[0] > 0
+        mask = convert_to_numpy(result[self.label_key])[0] > 0
         if not mask.any():
             return result
         x0, y0, x1, y1 = (round(side) for side in tight_box(mask))

@@ -21,12 +21,12 @@ HEADER = ("image", "prompt", *COLUMNS)
 """The first line of ``metrics.csv``."""
 
 TIE = 1e-6
-"""Figures closer than this are equal: files hold six decimals."""
+"""Values closer than this are equal: files hold six decimals."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How one figure of this run differs from the other's, image by image.
+    """How one metric of this run differs from the other's, image by image.
 
     Attributes:
         mean: this run minus the other, with its interval.
@@ -128,7 +128,7 @@ def read_metrics(path: str | Path) -> OtherRun:
 
 
 def check_overlap(other: OtherRun, images: Sequence[str], modes: Sequence[str]) -> None:
-    """Refuse a comparison of which nothing would be left.
+    """Refuse a comparison of two runs that have nothing in common.
 
     Raises:
         InputError: the two runs share no image, or no prompt mode.
@@ -187,7 +187,7 @@ def compare(
 def difference(
     here: Sequence[float], there: Sequence[float], column: str, resampling: Resampling
 ) -> Difference:
-    """Compare one column, image by image; images where either figure is NaN count for nothing."""
+    """Compare one column, image by image; images where either value is NaN are left out."""
     gaps = np.asarray(here, dtype=float) - np.asarray(there, dtype=float)
     gains = gaps if column in HIGHER_IS_BETTER else -gaps
     return Difference(

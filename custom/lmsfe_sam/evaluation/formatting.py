@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lmsfe_sam.evaluation.comparison import Difference
 from lmsfe_sam.evaluation.metrics import HIGHER_IS_BETTER
-from lmsfe_sam.evaluation.protocol import RIVALS
+from lmsfe_sam.evaluation.protocol import MATCHED_CONTROLS
 from lmsfe_sam.prompts.simulate import CONTROLS
 
 TITLES = {
@@ -69,7 +69,7 @@ def verdict(difference: Difference, column: str) -> str:
 
 def control_of(mode: str) -> str | None:
     """Return the control that gets the same box as a mode of the network, or None."""
-    return RIVALS.get(mode)
+    return MATCHED_CONTROLS.get(mode)
 
 
 def with_controls_below(modes: Sequence[str]) -> list[str]:

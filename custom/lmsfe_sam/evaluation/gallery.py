@@ -129,7 +129,7 @@ def _case(case: ImageResult, mode: str, picture: Picture) -> Case:
         "IoU": f"{scores['iou']:.3f}",
         "HD": f"{scores['hd']:.1f} px",
         "ASSD": f"{scores['assd']:.1f} px",
-        "predicted IoU": f"{case.predicted_iou[mode]:.3f}",
+        **({"predicted IoU": f"{case.predicted_iou[mode]:.3f}"} if mode in case.predicted_iou else {}),
     }
     control = control_of(mode)
     if control in case.scores:

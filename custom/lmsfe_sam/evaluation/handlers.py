@@ -1,4 +1,4 @@
-"""The engine's handler that collects the results and, at the end, writes everything."""
+"""The evaluator's handler: collects the results and writes everything at the end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
+from lmsfe_sam import distributed
 from lmsfe_sam.data.loading import load_image_and_mask
 from lmsfe_sam.evaluation import writing
 from lmsfe_sam.evaluation.comparison import OtherRun
 from lmsfe_sam.evaluation.report import write_report
-from lmsfe_sam.evaluation.results import ImageResult, gather
+from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import RunInfo, Summary, summarise
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,11 @@ class EvaluationWriter:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def begin(self, engine: Engine) -> None:
-        """Forget the results of an earlier run of the engine."""
+        """Clear the results of an earlier run of the engine."""
         self.results = []
 
     def __call__(self, engine: Engine) -> None:
-        """Keep an iteration's results."""
+        """Collect an iteration's results."""
         output: Any = engine.state.output
         self.results.extend(output)
 
@@ -73,9 +74,11 @@ class EvaluationWriter:
         Raises:
             InputError: a file cannot be written.
         """
-        results = gather(self.results, list(self.records))
-        if results is None:
+        gathered = distributed.gather(self.results)
+        if gathered is None:
             return
+        by_name = {result.image: result for result in gathered}
+        results = [by_name[name] for name in self.records]
         records = list(self.records.values())
         summary = summarise(
             results,

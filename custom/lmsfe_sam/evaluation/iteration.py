@@ -1,9 +1,9 @@
-"""One iteration of the evaluation: encode a batch once, ask it everything, score every answer."""
+"""One iteration of the evaluation: encode a batch once, predict from every prompt, score every prediction."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation import metrics
-from lmsfe_sam.evaluation.asking import Answer, ask_boxes, ask_clicks, ask_nothing
+from lmsfe_sam.evaluation.prediction import (
+    Prediction,
+    predict_boxes,
+    predict_clicks,
+    predict_without_prompt,
+)
 from lmsfe_sam.evaluation.protocol import (
     BOX_MODES,
     CLICK_LIMIT,
@@ -42,13 +47,18 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The answers for one image: by mode with the prompts, for the jitter curve and after each click."""
+class Predictions:
+    """The predictions for one image: by mode with the prompts, for the jitter curve and after each click."""
 
-    answers: dict[str, Answer]
+    by_mode: dict[str, Prediction]
     prompts: dict[str, Prompt]
-    jitter: list[Answer]
-    clicks: list[Answer]
+    jitter: list[Prediction]
+    clicks: list[Prediction]
+
+    @classmethod
+    def empty(cls) -> Predictions:
+        """Return none yet."""
+        return cls({}, {}, [], [])
 
 
 def collate_cases(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -74,9 +84,9 @@ class PromptedEvaluation:
 
     def __init__(self, modes: Sequence[str], seed: int = 0, curves: bool = True) -> None:
         self.modes = tuple(modes)
-        self.asks = network_modes(modes)
+        self.network_modes = network_modes(modes)
         self.seed = seed
-        self.curves = curves and bool(self.asks)
+        self.curves = curves and bool(self.network_modes)
 
     def __call__(self, engine: Any, batch: Mapping[str, Any]) -> list[ImageResult]:
         """Evaluate a batch of `collate_cases`.
@@ -85,28 +95,34 @@ class PromptedEvaluation:
             InputError: a lesion vanished when its mask was made smaller.
         """
         cases = _cases(batch)
-        if self.asks:
-            with torch.no_grad(), engine.mode(engine.network), _precision(engine):
-                asked = self.ask(engine.network, batch["image"].to(engine.state.device), cases)
+        if self.network_modes:
+            device = engine.state.device
+            autocast = torch.autocast(device.type, enabled=engine.amp, **engine.amp_kwargs)
+            with torch.no_grad(), engine.mode(engine.network), autocast:
+                predictions = self.predict(engine.network, batch["image"].to(device), cases)
         else:
-            asked = [Asked({}, {}, [], []) for _ in cases]
-        return [self.score(case, answers) for case, answers in zip(cases, asked, strict=True)]
+            predictions = [Predictions.empty() for _ in cases]
+        return [self.score(case, own) for case, own in zip(cases, predictions, strict=True)]
 
-    def ask(self, network: Any, images: torch.Tensor, cases: Sequence[Case]) -> list[Asked]:
-        """Encode ``images (B,3,S,S)`` once and put every prompt to the network."""
+    def predict(self, network: Any, images: torch.Tensor, cases: Sequence[Case]) -> list[Predictions]:
+        """Encode ``images (B,3,S,S)`` once and predict from every prompt."""
         embedding = network.encode(images)
         sizes = [case.size for case in cases]
-        asked = [Asked({}, {}, [], []) for _ in cases]
-        for part in (self._ask_boxes, self._ask_clicks):
-            part(network, embedding, cases, asked)
-        if "none" in self.asks:
-            for own, answer in zip(asked, ask_nothing(network, embedding, sizes), strict=True):
-                own.answers["none"] = answer
+        predictions = [Predictions.empty() for _ in cases]
+        self._add_boxes(network, embedding, cases, predictions)
+        self._add_clicks(network, embedding, cases, predictions)
+        if "none" in self.network_modes:
+            for own, found in zip(
+                predictions, predict_without_prompt(network, embedding, sizes), strict=True
+            ):
+                own.by_mode["none"] = found
                 own.prompts["none"] = Prompt()
-        return asked
+        return predictions
 
-    def _ask_boxes(self, network: Any, embedding: Any, cases: Sequence[Case], asked: list[Asked]) -> None:
-        modes = {mode: percent for mode, percent in BOX_MODES.items() if mode in self.asks}
+    def _add_boxes(
+        self, network: Any, embedding: Any, cases: Sequence[Case], predictions: list[Predictions]
+    ) -> None:
+        modes = {mode: percent for mode, percent in BOX_MODES.items() if mode in self.network_modes}
         percents = JITTER_PERCENTS if self.curves else tuple(modes.values())
         if not percents:
             return
@@ -116,58 +132,63 @@ class PromptedEvaluation:
                 for case in cases
             ]
         )
-        answers = ask_boxes(network, embedding, [case.size for case in cases], boxes)
-        for own, own_boxes, own_answers in zip(asked, boxes, answers, strict=True):
-            own.jitter.extend(own_answers)
+        found = predict_boxes(network, embedding, [case.size for case in cases], boxes)
+        for own, own_boxes, own_found in zip(predictions, boxes, found, strict=True):
+            own.jitter.extend(own_found)
             for mode, percent in modes.items():
                 place = percents.index(percent)
                 x0, y0, x1, y1 = own_boxes[place].tolist()
-                own.answers[mode] = own_answers[place]
+                own.by_mode[mode] = own_found[place]
                 own.prompts[mode] = Prompt(box=(x0, y0, x1, y1))
 
-    def _ask_clicks(self, network: Any, embedding: Any, cases: Sequence[Case], asked: list[Asked]) -> None:
-        counts = {mode: count for mode, count in CLICK_MODES.items() if mode in self.asks}
+    def _add_clicks(
+        self, network: Any, embedding: Any, cases: Sequence[Case], predictions: list[Predictions]
+    ) -> None:
+        counts = {mode: count for mode, count in CLICK_MODES.items() if mode in self.network_modes}
         longest = CLICK_LIMIT if self.curves else max(counts.values(), default=0)
         if longest == 0:
             return
-        answers, clicks = ask_clicks(network, embedding, [case.truth for case in cases], longest)
-        for own, own_answers, own_clicks in zip(asked, answers, clicks, strict=True):
+        found, clicks = predict_clicks(network, embedding, [case.truth for case in cases], longest)
+        for own, own_found, own_clicks in zip(predictions, found, clicks, strict=True):
             for mode, count in counts.items():
-                own.answers[mode] = own_answers[count - 1]
+                own.by_mode[mode] = own_found[count - 1]
                 own.prompts[mode] = Prompt(clicks=tuple(own_clicks[:count]))
-            own.clicks.extend(own_answers)
+            own.clicks.extend(own_found)
 
-    def score(self, case: Case, asked: Asked) -> ImageResult:
-        """Score the answers for one image, and its controls."""
-        predictions = {
-            mode: control_mask(mode, case.truth, self.seed, case.name)
-            if mode in CONTROLS
-            else asked.answers[mode].mask
+    def score(self, case: Case, predictions: Predictions) -> ImageResult:
+        """Score the predictions for one image, and its controls."""
+        own = predictions.by_mode
+        masks = {
+            mode: control_mask(mode, case.truth, self.seed, case.name) if mode in CONTROLS else own[mode].mask
             for mode in self.modes
         }
-        rows = metrics.score(list(predictions.values()), case.truth, case.spacing)
+        rows = metrics.score(list(masks.values()), case.truth, case.spacing)
         return ImageResult(
             image=case.name,
             lesion_share=float(case.truth.mean()),
-            scores=dict(zip(predictions, rows, strict=True)),
+            scores=dict(zip(masks, rows, strict=True)),
             truth=PackedMask.pack(case.truth),
-            masks={mode: PackedMask.pack(predictions[mode]) for mode in self.asks},
-            predicted_iou={mode: round(asked.answers[mode].predicted_iou, 6) for mode in self.asks},
-            prompts=asked.prompts,
-            curves=self._curves(case, asked) if self.curves else Curves(),
+            masks={mode: PackedMask.pack(masks[mode]) for mode in self.network_modes},
+            predicted_iou={
+                mode: round(own[mode].predicted_iou, 6)
+                for mode in self.network_modes
+                if not math.isnan(own[mode].predicted_iou)
+            },
+            prompts=predictions.prompts,
+            curves=self._curves(case, predictions) if self.curves else Curves(),
         )
 
-    def _curves(self, case: Case, asked: Asked) -> Curves:
-        def against_truth(figure: Callable[..., float], masks: Sequence[Any]) -> tuple[float, ...]:
-            return tuple(round(figure(mask, case.truth), 6) for mask in masks)
+    def _curves(self, case: Case, predictions: Predictions) -> Curves:
+        def against_truth(metric: Callable[..., float], masks: Sequence[Any]) -> tuple[float, ...]:
+            return tuple(round(metric(mask, case.truth), 6) for mask in masks)
 
         ellipses = [
             inscribed_ellipse(jittered_box(percent, case.truth, self.seed, case.name), case.size)
             for percent in JITTER_PERCENTS
         ]
-        after_clicks = [answer.mask for answer in asked.clicks]
+        after_clicks = [prediction.mask for prediction in predictions.clicks]
         return Curves(
-            jitter_dice=against_truth(metrics.dice, [answer.mask for answer in asked.jitter]),
+            jitter_dice=against_truth(metrics.dice, [prediction.mask for prediction in predictions.jitter]),
             jitter_ellipse_dice=against_truth(metrics.dice, ellipses),
             click_dice=against_truth(metrics.dice, after_clicks),
             click_iou=against_truth(metrics.iou, after_clicks),
@@ -178,24 +199,24 @@ def _cases(batch: Mapping[str, Any]) -> list[Case]:
     names = batch["name"]
     nothing = [None] * len(names)
     cases = []
-    for name, mask, original_size, spacing in zip(
+    for name, label, original_size, spacing in zip(
         names,
-        batch["mask"],
+        batch["label"],
         batch.get("original_size", nothing),
         batch.get("spacing", nothing),
         strict=True,
     ):
-        truth = np.asarray(mask).squeeze(0).astype(bool)
+        truth = np.asarray(label).squeeze(0).astype(bool)
         if not truth.any():
             raise InputError(
                 f"The lesion of '{name}' is too small to survive at metric_size {truth.shape[0]}: "
                 "compare at a larger size, or with --metric_size native."
             )
-        cases.append(Case(name, truth, _squashed_spacing(spacing, original_size, truth.shape)))
+        cases.append(Case(name, truth, _resized_spacing(spacing, original_size, truth.shape)))
     return cases
 
 
-def _squashed_spacing(
+def _resized_spacing(
     spacing: Sequence[float] | None, original_size: Sequence[int] | None, size: Sequence[int]
 ) -> metrics.Spacing | None:
     """Return the height and width in mm of a pixel of the mask, from those of a pixel of the file."""
@@ -206,7 +227,3 @@ def _squashed_spacing(
         for length, pixels, own in zip(spacing, original_size, size, strict=True)
     )
     return height, width
-
-
-def _precision(engine: Any) -> AbstractContextManager[Any]:
-    return torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else nullcontext()

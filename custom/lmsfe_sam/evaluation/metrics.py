@@ -1,4 +1,4 @@
-"""The figures of one prediction against the truth: the columns of ``metrics.csv``.
+"""The metrics of one prediction against the truth: the columns of ``metrics.csv``.
 
 `docs/protocol.md` defines each of them. Overlap comes from MONAI's metric classes. The three border
 distances are those of MONAI's `HausdorffDistanceMetric` and `SurfaceDistanceMetric`, taken one level
@@ -99,10 +99,10 @@ def _overlaps(predictions: Mask, truth: Mask) -> NDArray[np.float64]:
     columns += [
         compute_confusion_matrix_metric(name, counts) for name in ("sensitivity", "specificity", "accuracy")
     ]
-    figures = torch.cat(columns, dim=1).double().numpy()
+    values = torch.cat(columns, dim=1).double().numpy()
     # A lesion that fills the image leaves no background to get wrong, and MONAI a NaN.
-    figures[:, 3] = np.nan_to_num(figures[:, 3], nan=1.0)
-    return figures
+    values[:, 3] = np.nan_to_num(values[:, 3], nan=1.0)
+    return values
 
 
 def _window(mask: Mask) -> tuple[slice, slice]:

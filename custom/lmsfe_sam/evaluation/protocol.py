@@ -1,4 +1,4 @@
-"""What is asked of the network for one image: prompt modes, and the prompts of the two curves.
+"""The prompts that each image is evaluated with: prompt modes, and the two curves.
 
 The modes' own rules live in `lmsfe_sam.prompts.simulate`; `docs/protocol.md` states all of it in words.
 """
@@ -30,12 +30,12 @@ CLICK_LIMIT = 10
 NOC_TARGETS = {"noc@85": 0.85, "noc@90": 0.90}
 """IoU to be reached, as in the literature on interactive segmentation."""
 
-RIVALS = {
+MATCHED_CONTROLS = {
     "box": "control_ellipse",
     "box_jitter_10": "control_ellipse_jitter_10",
     "box_jitter_20": "control_ellipse_jitter_20",
 }
-"""The control that is given the same box as a mode of the network."""
+"""The control on the same box as a mode of the network."""
 
 
 def parse_modes(value: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def parse_modes(value: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def network_modes(modes: Iterable[str]) -> tuple[str, ...]:
-    """Return those of ``modes`` that ask the network."""
+    """Return those of ``modes`` that need the network."""
     return tuple(mode for mode in modes if mode not in CONTROLS)
 
 

@@ -18,8 +18,7 @@ from lmsfe_sam.evaluation.metrics import COLUMNS
 from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, NOC_TARGETS
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import Estimate
-from lmsfe_sam.evaluation.subgroups import SubgroupRow
-from lmsfe_sam.evaluation.summary import CurveSummary, Summary
+from lmsfe_sam.evaluation.summary import CurveSummary, SubgroupRow, Summary
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.pages import environment, style_sheet
 from lmsfe_sam.prompts.simulate import CONTROLS

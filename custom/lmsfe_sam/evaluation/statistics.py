@@ -1,7 +1,8 @@
-"""Means with bootstrap intervals, and the reliability of a predicted figure."""
+"""Means with bootstrap intervals, and the calibration of a predicted score."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 class Resampling:
-    """Bootstrap samples of images, drawn by group and used for every figure alike.
+    """Bootstrap samples of images, drawn by group and shared by all metrics.
 
     A draw takes as many groups as there are, with replacement, and all images of each; the interval runs
     from the 2.5th to the 97.5th percentile of the draws' means. Sharing the draws makes the interval of a
@@ -65,16 +66,17 @@ class Resampling:
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
     """Return Spearman's rank correlation of two columns (N,); NaN where one of them is constant."""
-    from scipy.stats import rankdata
+    from scipy.stats import ConstantInputWarning, spearmanr
 
-    ranks = np.array([rankdata(a), rankdata(b)])
-    if ranks.shape[1] < 2 or np.ptp(ranks, axis=1).min() == 0:
+    if len(np.asarray(a)) < 2:
         return float("nan")
-    return float(np.corrcoef(ranks)[0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return float(spearmanr(a, b).statistic)
 
 
 class CalibrationBin(NamedTuple):
-    """The images whose predicted figure lies in one tenth of 0..1."""
+    """The images whose predicted value lies in one tenth of 0..1."""
 
     predicted: float
     actual: float

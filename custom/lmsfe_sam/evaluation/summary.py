@@ -1,4 +1,4 @@
-"""From the results of every image to the figures of the run: what ``summary.json`` holds."""
+"""From the scores of every image to the means of the run and its subgroups, for ``summary.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lmsfe_sam.evaluation.comparison import Comparison, Difference, OtherRun, compare, difference
 from lmsfe_sam.evaluation.metrics import COLUMNS
-from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, NOC_TARGETS, RIVALS
+from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, MATCHED_CONTROLS, NOC_TARGETS
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import (
     CalibrationBin,
@@ -21,7 +21,10 @@ from lmsfe_sam.evaluation.statistics import (
     calibration_error,
     rank_correlation,
 )
-from lmsfe_sam.evaluation.subgroups import SubgroupRow, subgroup_rows
+
+SIZES = ("small", "medium", "large")
+MOST_SUBGROUPS = 12
+"""A label with more values than this names each image rather than a subgroup."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far the network's predicted IoU can be believed, in one prompt mode.
+    """How well the network's predicted IoU agrees with the actual one, in one prompt mode.
 
     Attributes:
         spearman: rank correlation of predicted and actual IoU over the images; NaN where undefined.
@@ -103,8 +106,27 @@ class CurveSummary:
 
 
 @dataclass(frozen=True)
+class SubgroupRow:
+    """The metrics of one prompt mode on one subgroup.
+
+    Attributes:
+        subgroup: the label that groups the images, such as "class" or "lesion_size".
+        value: the value of that label, such as "benign" or "small".
+        prompt: the prompt mode.
+        n_images: how many.
+        estimates: mean and interval of each column of ``metrics.csv``.
+    """
+
+    subgroup: str
+    value: str
+    prompt: str
+    n_images: int
+    estimates: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class Summary:
-    """Every figure of a run."""
+    """Every mean of a run."""
 
     info: RunInfo
     n_images: int
@@ -128,7 +150,8 @@ class Summary:
             "n_groups": self.n_groups,
             **{key: value for key, value in dataclasses.asdict(self.info).items() if key not in _FIRST_KEYS},
             "gain_over_control": {
-                mode: {"control": RIVALS[mode], **_as_json(columns)} for mode, columns in self.gains.items()
+                mode: {"control": MATCHED_CONTROLS[mode], **_as_json(columns)}
+                for mode, columns in self.gains.items()
             },
             "reliability": {mode: own.as_json() for mode, own in self.reliability.items()},
         }
@@ -173,11 +196,11 @@ def summarise(
         prompts={mode: {name: resampling.estimate(column(mode, name)) for name in COLUMNS} for mode in modes},
         gains={
             mode: {
-                name: difference(column(mode, name), column(rival, name), name, resampling)
+                name: difference(column(mode, name), column(control, name), name, resampling)
                 for name in COLUMNS
             }
-            for mode, rival in RIVALS.items()
-            if mode in modes and rival in modes
+            for mode, control in MATCHED_CONTROLS.items()
+            if mode in modes and control in modes
         },
         reliability={
             mode: _reliability([result.predicted_iou[mode] for result in results], column(mode, "iou"))
@@ -188,6 +211,51 @@ def summarise(
         subgroups=subgroup_rows(results, groups, labels, info.seed, info.bootstrap),
         comparison=compare(results, groups, other, info.seed, info.bootstrap) if other else None,
     )
+
+
+def subgroup_rows(
+    results: Sequence[ImageResult],
+    groups: Sequence[str],
+    labels: Sequence[Mapping[str, str]],
+    seed: int,
+    draws: int,
+) -> list[SubgroupRow]:
+    """Score each subgroup in each prompt mode.
+
+    Args:
+        results: one an image.
+        groups: the bootstrap group of each image.
+        labels: what the dataset knows of each image, such as ``{"class": "benign", "device": "GE"}``.
+        seed: of the bootstrap.
+        draws: of the bootstrap.
+    """
+    sizes = size_tertiles([result.lesion_share for result in results])
+    known = [
+        {"lesion_size": size, **own} if size else dict(own) for size, own in zip(sizes, labels, strict=True)
+    ]
+    rows = []
+    for subgroup in sorted({kind for own in known for kind in own}):
+        values = {own[subgroup] for own in known if subgroup in own}
+        if not 2 <= len(values) <= MOST_SUBGROUPS:
+            continue
+        for value in sorted(values, key=_order):
+            members = [i for i, own in enumerate(known) if own.get(subgroup) == value]
+            resampling = Resampling([groups[i] for i in members], seed, draws)
+            for prompt in results[0].scores:
+                estimates = {
+                    column: resampling.estimate([results[i].scores[prompt][column] for i in members])
+                    for column in COLUMNS
+                }
+                rows.append(SubgroupRow(subgroup, value, prompt, len(members), estimates))
+    return rows
+
+
+def size_tertiles(shares: Sequence[float]) -> list[str]:
+    """Name each lesion small, medium or large by the tertiles of ``shares``; "" where all are equal."""
+    low, high = np.quantile(shares, [1 / 3, 2 / 3])
+    if low == high:
+        return [""] * len(shares)
+    return [SIZES[int(share > low) + int(share > high)] for share in shares]
 
 
 def clicks_needed(iou_after_clicks: Sequence[float], target: float) -> int | None:
@@ -201,7 +269,7 @@ def _reliability(predicted: Sequence[float], actual: Sequence[float]) -> Reliabi
 
 
 def _overall_reliability(results: Sequence[ImageResult]) -> Reliability | None:
-    """Every answer of every mode in one, so that answers to different prompts are ranked, too."""
+    """All predictions of all modes together, so that predictions from different prompts are ranked, too."""
     predicted = [iou for result in results for iou in result.predicted_iou.values()]
     actual = [result.scores[mode]["iou"] for result in results for mode in result.predicted_iou]
     return _reliability(predicted, actual) if predicted else None
@@ -251,3 +319,7 @@ def _curves_as_json(curves: CurveSummary) -> dict[str, Any]:
             for name, mean in curves.clicks_needed.items()
         },
     }
+
+
+def _order(value: str) -> tuple[int, str]:
+    return (SIZES.index(value) if value in SIZES else len(SIZES), value)

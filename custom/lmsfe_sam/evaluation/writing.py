@@ -1,4 +1,4 @@
-"""The tables, the summary and the masks that an evaluation leaves behind."""
+"""Write the tables, the summary and the masks of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from lmsfe_sam.evaluation.comparison import HEADER
 from lmsfe_sam.evaluation.metrics import COLUMNS
 from lmsfe_sam.evaluation.protocol import JITTER_PERCENTS
 from lmsfe_sam.evaluation.results import ImageResult
-from lmsfe_sam.evaluation.subgroups import SubgroupRow
-from lmsfe_sam.evaluation.summary import Summary
+from lmsfe_sam.evaluation.summary import SubgroupRow, Summary
 from lmsfe_sam.files import atomic_write
 
 _LIST_OF_NUMBERS = re.compile(r'\[([^\[\]{}"]+)\]')
@@ -31,7 +30,7 @@ def write_metrics(results: Sequence[ImageResult], path: Path) -> None:
         path,
         HEADER,
         (
-            (result.image, mode, *(_figure(scores[column]) for column in COLUMNS))
+            (result.image, mode, *(_number(scores[column]) for column in COLUMNS))
             for result in results
             for mode, scores in result.scores.items()
         ),
@@ -39,7 +38,7 @@ def write_metrics(results: Sequence[ImageResult], path: Path) -> None:
 
 
 def write_predictions(results: Sequence[ImageResult], path: Path) -> None:
-    """Write ``predictions.csv``: what the network thought of its masks, and what it was shown.
+    """Write ``predictions.csv``: the predicted IoU of each mask, and its prompt.
 
     A box is ``x0 y0 x1 y1``, clicks are ``x y label`` with semicolons between them, both in pixels of
     the mask at ``metric_size``.
@@ -47,12 +46,12 @@ def write_predictions(results: Sequence[ImageResult], path: Path) -> None:
     header = ("image", "prompt", "predicted_iou", "iou", "box", "clicks")
     rows = []
     for result in results:
-        for mode, predicted in result.predicted_iou.items():
-            prompt = result.prompts[mode]
+        for mode, prompt in result.prompts.items():
+            predicted = result.predicted_iou.get(mode, math.nan)
             box = " ".join(f"{side:.3f}" for side in prompt.box or ())
             clicks = ";".join(f"{click.x} {click.y} {click.label}" for click in prompt.clicks)
             rows.append(
-                (result.image, mode, _figure(predicted), _figure(result.scores[mode]["iou"]), box, clicks)
+                (result.image, mode, _number(predicted), _number(result.scores[mode]["iou"]), box, clicks)
             )
     _write_csv(path, header, rows)
 
@@ -71,11 +70,11 @@ def write_curves(results: Sequence[ImageResult], path: Path) -> None:
             ("control_ellipse_jitter", curves.jitter_ellipse_dice),
         ):
             rows += [
-                (result.image, name, percent, _figure(dice), "")
+                (result.image, name, percent, _number(dice), "")
                 for percent, dice in zip(JITTER_PERCENTS, values, strict=True)
             ]
         rows += [
-            (result.image, "clicks", count, _figure(dice), _figure(iou))
+            (result.image, "clicks", count, _number(dice), _number(iou))
             for count, (dice, iou) in enumerate(
                 zip(curves.click_dice, curves.click_iou, strict=True), start=1
             )
@@ -95,9 +94,9 @@ def write_subgroups(rows: Sequence[SubgroupRow], path: Path) -> None:
                 row.value,
                 row.prompt,
                 row.n_images,
-                *(_figure(row.estimates[column].mean) for column in COLUMNS),
-                _figure(row.estimates["dice"].low),
-                _figure(row.estimates["dice"].high),
+                *(_number(row.estimates[column].mean) for column in COLUMNS),
+                _number(row.estimates["dice"].low),
+                _number(row.estimates["dice"].high),
             )
             for row in rows
         ),
@@ -130,5 +129,5 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
         writer.writerows(rows)
 
 
-def _figure(value: float) -> str:
+def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6f}"

@@ -11,39 +11,20 @@ from typing import Any
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.inference.formats import INPUT_SUFFIXES, is_input, stem
-from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
+from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompts_file import check_names, read_prompts
-from lmsfe_sam.settings import check_device, check_values, one_of, real, text, true_or_false, whole
+from lmsfe_sam.settings import check_device
 
 logger = logging.getLogger(__name__)
 
-RULES = {
-    "input": text(or_none=True),
-    "prompts": text(or_none=True),
-    "slice": whole(0, or_none=True),
-    "mode": one_of(("auto", "resize", "zoom", "window")),
-    "zoom_share": real(0, 1),
-    "zoom_below": real(0, 1, low_included=True),
-    "window_size": whole(16, or_none=True),
-    "window_overlap": real(0, 0.9, low_included=True),
-    "window_batch": whole(1),
-    "cached_embeddings": whole(0),
-    "preset": text(or_none=True),
-    "checkpoint": text(),
-    "output_dir": text(),
-    "output_ext": one_of(OUTPUT_SUFFIXES),
-    "amp": true_or_false(),
-}
-"""What each key of the inference config may be."""
-
 
 def check_settings(device: Any, **values: Any) -> None:
-    """Hold the values of the inference config against `RULES`.
+    """Check the options of the inference config.
 
     Raises:
         InputError: the first value that cannot be right.
     """
-    check_values(RULES, values)
+    check_options(InferenceOptions, values)
     check_device(device)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
+from dicomweb_client.session_utils import create_session_from_user_pass
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -18,9 +21,14 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.label.checks import for_clients
+from lmsfe_sam.label.checks import check_tag
+from lmsfe_sam.label.dicom_store import DicomWebStore
+from lmsfe_sam.label.faults import NotFoundError, for_clients, shown
+from lmsfe_sam.label.headers import MOST_PIXELS, check_file
 from lmsfe_sam.label.request import add_request_transforms
 from lmsfe_sam.label.scoring import MEASURES, LeastSure, Uncertainty
+from lmsfe_sam.label.sessions import SafeSessions
+from lmsfe_sam.label.store import SafeStore
 from lmsfe_sam.label.training import LabelTrainTask
 from lmsfe_sam.version import __version__
 
@@ -28,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 LABELS = {"lesion": 1}
 """Names and pixel values, as clients show them; the metadata's ``channel_def`` counts channels from 0."""
+
+FILE = "file"
+"""In a request: the path of an image that the server itself has put somewhere, instead of a name."""
 
 CONFIG = {"slice": -1}
 """What a client may set in its table of options: the slice of a volume, -1 for that of the prompts."""
@@ -39,11 +50,16 @@ class UltrasoundApp(MONAILabelApp):
     Args:
         app_dir: holds the bundles under ``model``.
         studies: folder of images, or the address of a DICOMweb server.
-        conf: ``models`` names the bundles, separated by commas.
+        conf: ``models`` names the bundles, separated by commas; ``max_pixels`` limits an image.
     """
+
+    _datastore: SafeStore
+    studies: str
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         names = [name.strip() for name in conf["models"].split(",")]
+        self.max_pixels = int(conf.get("max_pixels", MOST_PIXELS))
+        self.inferring = RLock()  # the pipeline changes its config and Python's path; one image is in memory
         self.bundles = {name: str(Path(app_dir) / "model" / name) for name in names}
         super().__init__(
             app_dir=app_dir,
@@ -53,6 +69,43 @@ class UltrasoundApp(MONAILabelApp):
             description="Lesions in ultrasound, from a box, clicks or nothing",
             version=__version__,
         )
+
+    def init_datastore(self) -> Datastore:
+        """Return the folder of studies, or the DICOMweb server of that address."""
+        if self.studies.startswith(("http://", "https://")):
+            self.studies = self.studies.strip().rstrip("/")
+            return self._init_dicomweb_datastore()
+        return SafeStore(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def _init_dicomweb_datastore(self) -> Datastore:
+        from monailabel.datastore.dicom import DICOMwebClientX
+
+        user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+        client = DICOMwebClientX(
+            url=self.studies,
+            session=create_session_from_user_pass(user, password) if user and password else None,
+            qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
+            wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
+            stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+        )
+        cache = settings.MONAI_LABEL_DICOMWEB_CACHE_PATH or str(Path(self.app_dir) / "dicom")
+        return DicomWebStore(
+            client,
+            settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER,
+            cache,
+            settings.MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME,
+            settings.MONAI_LABEL_DICOMWEB_CONVERT_TO_NIFTI,
+        )
+
+    def _load_sessions(self, load: bool = False) -> SafeSessions | None:
+        if not load:
+            return None
+        return SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
 
     def init_infers(self) -> dict[str, InferTask]:
         """One task a bundle; a folder name with ``deepgrow`` in it makes an interactive one."""
@@ -69,18 +122,69 @@ class UltrasoundApp(MONAILabelApp):
 
     def init_trainers(self) -> dict[str, TrainTask]:
         """One task a bundle."""
-        return {name: LabelTrainTask(path, self.conf) for name, path in self.bundles.items()}
+        tasks = {name: LabelTrainTask(path, self.conf) for name, path in self.bundles.items()}
+        for task in tasks.values():
+            task.most_pixels = self.max_pixels
+        return dict(tasks)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """One method a measure, by the first bundle's network."""
         task = next(iter(self._infers.values()))
-        return {name: Uncertainty(name, task) for name in MEASURES}
+        return {name: Uncertainty(name, task, self.max_pixels, self.inferring) for name in MEASURES}
 
     def init_strategies(self) -> dict[str, Strategy]:
         """MONAI Label's ``first`` and ``random``, and the least sure first by each measure."""
-        task = next(iter(self._infers.values()))
-        least_sure = {f"least_sure_by_{name}": LeastSure(Uncertainty(name, task)) for name in MEASURES}
+        least_sure = {
+            f"least_sure_by_{name}": LeastSure(method) for name, method in self.init_scoring_methods().items()
+        }
         return {**least_sure, "first": First(), "random": Random()}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Segment one image.
+
+        MONAI Label's own would take any path of the disk for an image.
+
+        Args:
+            request: ``model``; ``image``, a name in the datastore, or `FILE`; what the pipeline may see; and
+                ``save_label`` with ``label_tag`` if the mask is to be saved, which only a named image's can.
+            datastore: the app's own by default.
+
+        Raises:
+            InputError: no such image, one that is too large, or prompts that do not fit it.
+        """
+        store = datastore or self.datastore()
+        asked = dict(request)
+        save, tag = bool(asked.pop("save_label", False)), asked.pop("label_tag", None) or "original"
+        check_tag(tag)
+        name, path = asked.pop("image", ""), asked.pop(FILE, "")
+        if not path:
+            path = self.path_of(name, store)
+        check_file(path, self.max_pixels)
+        task = self._infers[asked["model"]]
+        with self.inferring:
+            file, result = task(
+                {**asked, "image": path, "description": task.description, "logging": "WARNING"}
+            )
+        label = file
+        if save and name and file and Path(file).exists():
+            label = store.save_label(name, file, tag, {"model": asked["model"], "params": result})
+        return {"label": label, "tag": tag, "file": file, "params": result}
+
+    def path_of(self, name: Any, store: Datastore | None = None) -> str:
+        """Return the path of an image of the datastore.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        store = store or self.datastore()
+        known = store.list_images()
+        path = store.get_image_uri(name) if isinstance(name, str) and name in known else ""
+        if not path:
+            there = (
+                f"there are {', '.join(known)}" if 0 < len(known) <= 20 else f"there are {len(known)} others"
+            )
+            raise NotFoundError(f"there is no image '{shown(name)}': {there}.")
+        return path
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         """Segment many images; one that cannot be gets a sentence under ``error``, and the rest is done.
@@ -96,7 +200,6 @@ class UltrasoundApp(MONAILabelApp):
             return self.infer(request, datastore)
         except Exception as error:
             wrong = find_input_error(error)
-            if wrong is None:
-                raise
-            logger.warning("Left out of the batch: %s", wrong)
-            return {"error": for_clients(str(wrong))}
+            logger.warning("An image was left out of the batch (%s).", type(wrong or error).__name__)
+            sentence = str(wrong) if wrong else f"the server failed with {type(error).__name__}."
+            return {"error": for_clients(sentence)}

@@ -3,42 +3,90 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.label.faults import NotFoundError, TooLargeError, shown
 
-INTERNAL = ("skip_writer", "result_write_to_file", "image", "model", "image_path", "session")
+INTERNAL = (
+    "skip_writer",
+    "result_write_to_file",
+    "image",
+    "model",
+    "image_path",
+    "image_meta_dict",
+    "session",
+    "pred",
+    "pred_meta_dict",
+    "result",
+    "objects",
+    "prompts",
+    "centroids",
+    "latencies",
+    "bundle_path",
+)
 """Parameters of MONAI Label's own pipeline, which no client needs and which break or bend its answer."""
+
+PIPELINE = (
+    "foreground",
+    "background",
+    "roi",
+    "slice",
+    "device",
+    "model_filename",
+    "result_extension",
+    "result_dtype",
+    "result_compress",
+    "restore_label_idx",
+)
+"""Parameters of an inference that reach the pipeline; clients send others, which are left out."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
+LONGEST_NAME = 200
+"""Bytes of a name: file systems take 255, with a suffix."""
 
-def for_clients(sentence: str) -> str:
-    """Leave out the server's folders, and turn the command line's options into the request's parameters."""
-    return re.sub(r"--(slice|device)\b", r"\1", re.sub(r"'/[^']*/([^/']+)'", r"'\1'", sentence))
-
-
-class NotFoundError(InputError):
-    """A name that the server does not know: HTTP's 404."""
+LARGEST_INFO = 2**18
+"""Bytes, as JSON, of what clients may store about one image or label."""
 
 
-def check_known(what: str, name: Any, known: Sequence[str]) -> None:
+def check_known(what: str, name: Any, known: Collection[str]) -> None:
     """Refuse a name that is none of those there are.
 
     Raises:
         NotFoundError: it is not.
     """
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         there = f"there are {', '.join(known)}" if 0 < len(known) <= 20 else f"there are {len(known)} others"
-        raise NotFoundError(f"there is no {what} '{str(name)[:80]}': {there}.")
+        raise NotFoundError(f"there is no {what} '{shown(name)}': {there}.")
+
+
+def check_tag(tag: Any) -> None:
+    """Refuse a name, of an image, a label's tag or a session, that is no plain file's name.
+
+    Everything that becomes part of a path comes through here.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not is_plain(tag):
+        raise InputError(f"'{shown(tag)}' is no plain name: give letters and digits, such as final.")
+
+
+def is_plain(name: Any) -> bool:
+    """Whether a name is a file's in one folder: no path, not hidden, no control or direction characters."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and not name.startswith((".", " ", "~"))
+        and not name.endswith((" ", "."))
+        and not set(name) & set('/\\:*?"<>|%\ufffd')
+        and 0 < len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+    )
 
 
 def read_parameters(text: str, key: str = "params") -> dict[str, Any]:
@@ -50,18 +98,39 @@ def read_parameters(text: str, key: str = "params") -> dict[str, Any]:
     try:
         parameters = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{key} is no JSON ({str(error)[:80]}): send an object such as {{}}.") from error
+        raise InputError(f"{key} is no JSON ({shown(error)}): send an object such as {{}}.") from error
     if not isinstance(parameters, dict):
         raise InputError(f"{key} is no JSON object: send one such as {{}}.")
     return parameters
 
 
-def check_inference(parameters: dict[str, Any], models: Path) -> None:
+def read_info(text: str, key: str = "info") -> dict[str, Any]:
+    """Read what a client wants to store about an image or a label.
+
+    Raises:
+        InputError: no JSON object, larger than `LARGEST_INFO`, or of numbers that JSON does not have.
+    """
+    info = read_parameters(text, key)
+    try:
+        size = len(json.dumps(info, allow_nan=False))
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{key} holds a number that is none, or is nested too deep: leave it out."
+        ) from error
+    if size > LARGEST_INFO or not all(key.isprintable() for key in info):
+        raise TooLargeError(f"{key} is larger than {LARGEST_INFO // 1024} kB, or has odd keys: send less.")
+    return info
+
+
+def check_inference(parameters: Mapping[str, Any], models: Path) -> dict[str, Any]:
     """Refuse parameters of an inference that would end in a crash, or reach for other files.
 
     Args:
         parameters: of the request.
         models: the folder with the model's weights.
+
+    Returns:
+        Those that the pipeline may see.
 
     Raises:
         InputError: the first that cannot be right.
@@ -71,52 +140,65 @@ def check_inference(parameters: dict[str, Any], models: Path) -> None:
             raise InputError(f"params has {key}, which is not for clients to set: leave it out.")
     level = parameters.get("logging")
     if level is not None and (not isinstance(level, str) or level.upper() not in LEVELS):
-        raise InputError(f"logging is {str(level)[:80]!r}: give one of {', '.join(LEVELS)}, or leave it out.")
-    if parameters.get("device"):
-        _check_device(parameters["device"])
-    weights = parameters.get("model_filename")
-    names = sorted(path.name for path in models.glob("*.pt"))
-    for name in weights if isinstance(weights, list) else [weights] if weights is not None else []:
-        check_known("file of weights", name, names)
+        raise InputError(f"logging is '{shown(level)}': give one of {', '.join(LEVELS)}, or leave it out.")
+    for key in ("result_compress", "restore_label_idx", "save_label"):
+        if not isinstance(parameters.get(key, False), bool | None):
+            raise InputError(f"{key} is '{shown(parameters[key])}': give true or false, or leave it out.")
+    for key in ("result_extension", "result_dtype"):
+        if not isinstance(parameters.get(key), str | None):
+            raise InputError(f"{key} is '{shown(parameters[key])}': give a text, or leave it out.")
     check_tag(parameters.get("label_tag", "original"))
+    passed = {key: parameters[key] for key in PIPELINE if parameters.get(key) is not None}
+    passed.update(chosen_device(parameters))
+    if "model_filename" in passed:
+        passed["model_filename"] = _weights(passed["model_filename"], models)
+    return passed
 
 
-def check_tag(tag: Any) -> None:
-    """Refuse a tag of a label, or a name of an image, that is no plain folder's name.
+def chosen_device(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``device`` of a request's parameters if it is given, as a name that this machine has.
 
     Raises:
-        InputError: it is not.
+        InputError: it is none.
     """
-    if not isinstance(tag, str) or not tag or tag.startswith(".") or Path(tag).name != tag or "\\" in tag:
-        raise InputError(f"'{str(tag)[:80]}' is no plain name: give letters and digits, such as final.")
+    device = parameters.get("device")
+    if not device:
+        return {}
+    name = device[0] if isinstance(device, list) else device
+    if not isinstance(name, str):
+        raise InputError(f"device is '{shown(device)}': give cpu, or leave it out.")
+    _check_device(name)
+    return {"device": name}
 
 
-@contextmanager
-def uploaded(file: IO[bytes], name: str | None) -> Iterator[str]:
-    """Yield the path of a copy of an uploaded file, with its name's suffixes; rewind the upload.
+def whole_number(parameters: Mapping[str, Any], key: str, most: int = 10**6) -> dict[str, int]:
+    """Return a parameter if it is given, a whole number of 0 to ``most``.
 
-    The messages of `InputError`s name the file as the client did, not the copy.
+    Raises:
+        InputError: it is none.
     """
-    name = os.path.basename(name or "upload.nii.gz")  # noqa: PTH119 - may end in a slash
-    handle, path = tempfile.mkstemp(suffix="".join(Path(name).suffixes[-2:])[-40:])
-    try:
-        with os.fdopen(handle, "wb") as copy:
-            while chunk := file.read(1 << 20):
-                copy.write(chunk)
-        file.seek(0)
-        yield path
-    except InputError as error:
-        raise InputError(str(error).replace(path, name)) from error
-    finally:
-        Path(path).unlink(missing_ok=True)
+    value = parameters.get(key)
+    if value is None:
+        return {}
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise InputError(f"{key} is {shown(value, 40)}: give a whole number of images, 0 for all.")
+    return {key: value}
 
 
-def _check_device(device: Any) -> None:
+def _weights(name: Any, models: Path) -> str:
+    if isinstance(name, list):
+        if not name:
+            raise InputError("model_filename is an empty list: name a file of weights, or leave it out.")
+        name = name[0]
+    check_known("file of weights", name, sorted(path.name for path in models.glob("*.pt")))
+    return str(name)
+
+
+def _check_device(name: str) -> None:
     from lmsfe_sam.settings import check_device
 
-    name = device[0] if isinstance(device, list) and device else device
     count = torch.cuda.device_count()
-    shown = [torch.cuda.get_device_name(index) for index in range(count)]
-    known = [*shown, *(f"{each}:{index}" for index, each in enumerate(shown))]
+    names = [torch.cuda.get_device_name(index) for index in range(count)]
+    known = [*names, *(f"{each}:{index}" for index, each in enumerate(names))]
     if name not in known and name != "cuda":  # MONAI Label takes the processor where there is no cuda
-        check_device(name)
+        check_device(name if len(name) <= 40 else shown(name, 40))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.weight_files import sha256
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
     if not weights.is_file():
         raise InputError(f"bundle '{bundle}' has no models/model.pt: name the bundle's folder with --bundle.")
     app.mkdir(parents=True, exist_ok=True)
-    (app / "main.py").write_text(MAIN, encoding="utf-8")
+    with atomic_write(app / "main.py") as temporary:
+        temporary.write_text(MAIN, encoding="utf-8")
     digest = sha256(weights)
     for name in names:
         if not name or Path(name).name != name or name in (".", ".."):
@@ -45,8 +47,14 @@ def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
         target = app / "model" / name
         if not _made_of(target, digest):
             _put_aside(target, app / "before")
-            write_bundle(bundle, target)
-            (target / SOURCE).write_text(digest + "\n", encoding="utf-8")
+            try:
+                write_bundle(bundle, target)
+            except OSError as error:  # a half one lacks SOURCE, and is made anew at the next start
+                raise InputError(
+                    f"app '{app}' cannot be written to: free some space, or name another folder with --app."
+                ) from error
+            with atomic_write(target / SOURCE) as temporary:
+                temporary.write_text(digest + "\n", encoding="utf-8")
 
 
 def write_bundle(bundle: Path, target: Path) -> None:

@@ -7,9 +7,11 @@ serves the image with the highest one.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock, RLock
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -19,6 +21,7 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.label.headers import check_file
 from lmsfe_sam.label.uncertainty import disagreement, doubt, score_file
 from lmsfe_sam.predict.predictor import Predictor
 
@@ -42,13 +45,17 @@ class Uncertainty(ScoringMethod):
     Args:
         name: a key of `MEASURES`, under which the score is stored.
         task: whose network is asked.
+        most: pixels of an image.
+        lock: held while the network works.
     """
 
-    def __init__(self, name: str, task: BundleInferTask) -> None:
+    def __init__(self, name: str, task: BundleInferTask, most: int, lock: RLock) -> None:
         self.measure, description = MEASURES[name]
         super().__init__(f"{description}: the higher, the more is learnt from a label")
         self.name = name
         self.task = task
+        self.most = most
+        self.lock = lock
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score at most ``max_samples`` images (all by default); return how many were, and the seconds."""
@@ -74,13 +81,18 @@ class Uncertainty(ScoringMethod):
 
     def score(self, info: dict[str, Any]) -> float | None:
         """Return an image's score, None where it has none of the current weights."""
-        return info.get(self.name) if info.get(f"{self.name}_weights") == self._weights() else None
+        score = info.get(self.name)
+        is_number = isinstance(score, int | float) and math.isfinite(score)  # clients may write there, too
+        return score if is_number and info.get(f"{self.name}_weights") == self._weights() else None
 
     def _store(self, image: str, predictor: Predictor, datastore: Datastore) -> bool:
         try:
-            score = score_file(datastore.get_image_uri(image), predictor, self.measure)
-        except InputError as error:
-            logger.warning("No score for '%s': %s", image, error)
+            path = datastore.get_image_uri(image)
+            check_file(path, self.most)
+            with self.lock:
+                score = score_file(path, predictor, self.measure)
+        except InputError:
+            logger.warning("An image has no score, as it cannot be read.")
             return False
         info = {self.name: round(score, 4), f"{self.name}_weights": self._weights()}
         datastore.update_image_info(image, info)
@@ -102,19 +114,28 @@ class LeastSure(Strategy):
     def __init__(self, method: Uncertainty) -> None:
         super().__init__(f"Least sure first: {MEASURES[method.name][1]}")
         self.method = method
+        self._scoring = Lock()
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """Return the image to label next, None where all have a label."""
         images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         if not images:
             return None
-        self.method({"max_samples": self.AT_ONCE}, datastore)
+        with self._scoring:  # annotators that ask at once wait for one scoring, not for one each
+            self.method({"max_samples": self.AT_ONCE}, datastore)
         now = time.time()
 
         def urgency(image: str) -> tuple[bool, float]:
             info = datastore.get_image_info(image)
-            served = info.get("strategy", {}).get(request.get("strategy"), {}).get("ts", 0)
-            return now - served > SERVED_LATELY, self.method.score(info) or 0.0
+            return now - served_at(info, request.get("strategy")) > SERVED_LATELY, self.method.score(
+                info
+            ) or 0.0
 
         chosen = max(sorted(images), key=urgency)
         return {"id": chosen, "score": self.method.score(datastore.get_image_info(chosen))}
+
+
+def served_at(info: dict[str, Any], strategy: Any) -> float:
+    """Return when an image was last served by a strategy, 0 for never."""
+    moment = info.get("strategy", {}).get(strategy, {}).get("ts", 0)
+    return float(moment)

@@ -1,57 +1,151 @@
-"""MONAI Label's web application with this bundle's checks in front, and errors that are sentences."""
+"""The web application: the endpoints that are needed, behind checks, with errors that are sentences."""
 
 from __future__ import annotations
 
 import logging
-import os
+import traceback
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from monailabel.app import app as monai_label
-from monailabel.interfaces.exception import (
-    ImageNotFoundException,
-    LabelNotFoundException,
-    MONAILabelError,
-    MONAILabelException,
-)
+from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.label.checks import NotFoundError, for_clients
+from lmsfe_sam.label import proxy, routes, routes_extra, routes_store, routes_work
+from lmsfe_sam.label.faults import FULL_DISK, Fault, for_clients, is_full_disk, shown
+from lmsfe_sam.label.guard import App, CheckOrigin, CheckToken, Message, Receive, Send
 from lmsfe_sam.label.limits import LimitBody
-from lmsfe_sam.label.routes import router
+from lmsfe_sam.label.state import State
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = "LMSFE_SAM_MAX_BODY"
-"""Environment variable: the largest body of a request, in MB."""
+EXTRAS = {"dataset": routes_store.archive, "logs": routes_extra.logs}
+"""Endpoints that are off unless they are asked for, by the word that asks."""
+
+FORMS: Any = {"max_files": 4, "max_fields": 16, "max_part_size": 2**20}
+"""Of a form: files, other fields, and bytes of such a field."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Who may do how much.
+
+    Attributes:
+        hosts: names and addresses that a ``Host`` may be, in lower case, IPv6 in brackets.
+        origins: of web pages that may use the server.
+        token: asked for where it is not empty.
+        max_body: bytes of an upload.
+        patience: seconds that headers, and a body without progress, may take.
+        extras: keys of `EXTRAS`.
+    """
+
+    hosts: tuple[str, ...]
+    origins: tuple[str, ...] = ()
+    token: str = ""
+    max_body: int = 2**29
+    patience: float = 15
+    extras: tuple[str, ...] = ()
+
+
+def build(state: State, rules: Rules) -> App:
+    """Return the ASGI application for an app of MONAI Label."""
+    web = FastAPI(title="LMSFE-SAM", openapi_url=None, docs_url=None, redoc_url=None, form_limits=FORMS)
+    web.state.label = state
+    chosen = [routes.router, routes_store.router, routes_work.router, routes_extra.sessions]
+    chosen += [routes_extra.weights, routes_extra.viewer, *(EXTRAS[name] for name in rules.extras)]
+    if state.app.studies.startswith(("http://", "https://")):
+        chosen.append(proxy.router)
+    for router in chosen:
+        web.include_router(router)
+    for kind in (HTTPException, RequestValidationError, MONAILabelException, Exception):
+        web.add_exception_handler(kind, answer)
+    app: App = LimitBody(Quiet(web), rules.max_body, rules.patience)
+    app = CheckToken(app, rules.token)
+    if rules.origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=rules.origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
+            allow_headers=["authorization", "content-type"],
+            allow_private_network=True,  # browsers ask for it before they let a public page in
+            max_age=600,
+        )
+    return CheckOrigin(app, rules.hosts, rules.origins)
 
 
 def answer(request: Request, error: Exception) -> JSONResponse:
-    """Turn what an endpoint raised into a status and a sentence."""
+    """Turn what was raised into a status and a sentence."""
     wrong = find_input_error(error)
+    if is_full_disk(error):
+        return _sentence(507, FULL_DISK)
     if wrong is not None:
-        return _sentence(404 if isinstance(wrong, NotFoundError) else 400, for_clients(str(wrong)))
-    if isinstance(error, MONAILabelException):
-        missing = isinstance(error, ImageNotFoundException | LabelNotFoundException)
-        unknown = missing or error.error in (MONAILabelError.INVALID_INPUT, MONAILabelError.APP_INIT_ERROR)
-        return _sentence(404 if unknown else 500, error.msg)
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _sentence(wrong.status if isinstance(wrong, Fault) else 400, for_clients(str(wrong)))
+    if isinstance(error, RequestValidationError):
+        return _sentence(422, _what_is_invalid(error))
+    if isinstance(error, HTTPException):
+        return _sentence(error.status_code, _in_words(request, error), dict(error.headers or {}))
+    if isinstance(error, MONAILabelException) and error.error == MONAILabelError.INVALID_INPUT:
+        return _sentence(404, for_clients(error.msg))
+    frame = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f"{frame[0].filename.rsplit('/', 2)[-1]}:{frame[0].lineno}" if frame else "nowhere"
+    route = getattr(request.scope.get("route"), "path", "an unknown address")
+    # Neither the message, which may name a patient, nor a traceback, but where --verbose DEBUG asks for it.
+    logger.error("%s %s failed: %s at %s", request.method, route, type(error).__name__, place)
+    logger.debug("The traceback:", exc_info=error)
     return _sentence(
-        500, f"the server failed with {type(error).__name__}: its log tells more, and it goes on."
+        500, f"the server failed with {type(error).__name__}: its log tells where, and it goes on."
     )
 
 
-def _sentence(status: int, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status_code=status)
+class Quiet:
+    """ASGI middleware that ends what was answered already: Starlette raises it again, for the log."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except Exception as error:
+            if not started or scope["type"] != "http":
+                raise
+            logger.debug("Answered already: %s", type(error).__name__)
 
 
-def build() -> Any:
-    """Return the ASGI application: MONAI Label's, with the checked endpoints before its own."""
-    monai_label.router.routes[:0] = router.routes
-    for kind in (ValueError, MONAILabelException, Exception):
-        monai_label.add_exception_handler(kind, answer)
-    return LimitBody(monai_label, int(float(os.environ.get(MAX_BODY, "512")) * 2**20))
+def _what_is_invalid(error: RequestValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(shown(part, 40) for part in first["loc"] if part not in ("query", "path", "body"))
+    text = str(first["msg"])
+    return for_clients(f"{place or 'the body'} cannot be right: {text[:1].lower()}{text[1:]}.")
 
 
-application = build()
+def _in_words(request: Request, error: HTTPException) -> str:
+    path = shown(request.url.path)
+    if error.status_code == 404 and error.detail == "Not Found":
+        return f"there is no address '{path}' on this server: docs/monai-label.md lists those that there are."
+    if error.status_code == 405:
+        return f"{shown(request.method, 20)} is not for '{path}': see docs/monai-label.md for what is."
+    detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
+    if error.status_code == 400 and "parsing the body" in detail:
+        detail = "the body is no form or JSON that can be read: send it again."
+    return for_clients(detail)
+
+
+def _sentence(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    kept = {
+        key: value for key, value in (headers or {}).items() if key.lower() in ("allow", "www-authenticate")
+    }
+    return JSONResponse({"detail": detail}, status_code=status, headers=kept)

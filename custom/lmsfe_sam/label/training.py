@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import monai.bundle
 import torch
+from filelock import FileLock
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import unwritable
+from lmsfe_sam.label.headers import MOST_PIXELS, check_file
 from lmsfe_sam.label.records import export_labels
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
-from lmsfe_sam.settings import check_values, real, true_or_false, whole
+from lmsfe_sam.options import LabelTrainingOptions, check_options
 
 logger = logging.getLogger(__name__)
-
-RULES = {
-    "max_epochs": whole(1),
-    "val_split": real(0, 0.9, low_included=True),
-    "learning_rate": real(0, 1),
-    "batch_size": whole(1),
-    "pretrained": true_or_false(),
-}
-"""What a request may state."""
 
 DEFAULTS = {"max_epochs": 20, "val_split": 0.2, "learning_rate": 0.0001, "batch_size": 4, "pretrained": True}
 
@@ -36,7 +33,12 @@ class LabelTrainTask(BundleTrainTask):
 
     The run is kept under ``runs`` in the bundle's folder. Its best weights by validation Dice take the
     place of the served ones, which stay beside them as ``models/before.pt``; the server reloads them.
+
+    Attributes:
+        most_pixels: of an image that is learnt from.
     """
+
+    most_pixels = MOST_PIXELS
 
     def config(self) -> dict[str, Any]:
         """What a client may set, with its defaults."""
@@ -49,12 +51,25 @@ class LabelTrainTask(BundleTrainTask):
             InputError: no label yet, or an option of the wrong kind or range.
         """
         options = {key: request.get(key, default) for key, default in DEFAULTS.items()}
-        check_values(RULES, options)
+        check_options(LabelTrainingOptions, options)
         bundle = Path(self.bundle_path)
+        with FileLock(bundle / ".training.lock"):  # also against another process that trains these weights
+            return self._train(request, datastore, options, bundle)
+
+    def _train(
+        self, request: dict[str, Any], datastore: Datastore, options: dict[str, Any], bundle: Path
+    ) -> dict[str, Any]:
         served = bundle / "models" / "model.pt"
-        run = bundle / "runs" / time.strftime("%Y%m%d-%H%M%S")
         pairs = self._fetch_datalist(request, datastore)
-        datalist = export_labels(pairs, run / "data", options["val_split"])
+        for pair in pairs:
+            for file in (pair["image"], pair["label"]):
+                check_file(file, self.most_pixels)
+        run = new_folder(bundle / "runs")
+        try:
+            datalist = export_labels(pairs, run / "data", options["val_split"])
+        except InputError:
+            shutil.rmtree(run, ignore_errors=True)
+            raise
         monai.bundle.run(
             run_id="run",
             meta_file=self.bundle_metadata_path,
@@ -73,9 +88,25 @@ class LabelTrainTask(BundleTrainTask):
         return {"run": str(run), "labels": len(pairs)}
 
 
+def new_folder(runs: Path) -> Path:
+    """Make a folder of this moment that nobody else has.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=runs))
+        folder.chmod(0o755)
+    except OSError as error:
+        raise unwritable(Path("runs"), error) from error
+    return folder
+
+
 def install_weights(trained: Path, served: Path) -> None:
     """Put trained weights into the place of the served ones, which stay beside them as ``before.pt``."""
-    network = network_from_checkpoint(served)
-    save_weights(network, served.with_name("before.pt"))
-    save_weights(load_weights(network, trained), served)
-    logger.info("%s is served from now on; the weights before it are in before.pt beside it.", trained)
+    with FileLock(served.with_name(".swap.lock")):
+        network = network_from_checkpoint(served)
+        save_weights(network, served.with_name("before.pt"))
+        save_weights(load_weights(network, trained), served)
+    logger.info("Other weights are served from now on; those before them are in before.pt.")

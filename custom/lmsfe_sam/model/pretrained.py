@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ OUR_PARTS = (
     "balancing_adapter",
     "map_encoder",
     "fine_head",
+    "Adapter",
 )
 """Modules that a file of SAM, MedSAM or SAM-Med2D may lack."""
 
@@ -38,6 +40,7 @@ BACKBONE_SHAPED = (
 """Parts of another shape with another backbone."""
 
 SAM_MED2D_ADAPTER = ".Adapter."
+OUR_ADAPTER = ".channel_spatial_adapter."
 
 RENAMED = {
     "fine_head.": "mask_decoder.fine_head.",
@@ -62,6 +65,7 @@ class LoadReport:
         resized: position tables brought to this network's grid.
         new: parts of this network that the file does not hold; they keep their start values.
         replaced: tensors of the file that belong to another backbone, and were left out.
+        left_out: SAM-Med2D's adapters, where the network is built without any.
         unused: tensors of the file that this network has no place for; always empty on return,
             as a leftover is an error.
     """
@@ -72,34 +76,46 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        titles = ("loaded", "resized", "new", "replaced", "unused")
-        counts = ", ".join(
-            f"{len(getattr(self, title))} {title}" for title in titles if title != "replaced" or self.replaced
-        )
-        lines = [f"{self.path} ({self.format}): {counts}"]
-        for title in titles[1:]:
-            names = getattr(self, title)
-            if names:
-                lines.append(f"  {title}: {', '.join(names)}")
+        lists = {
+            "loaded": self.loaded,
+            "resized": self.resized,
+            "new": self.new,
+            "replaced": self.replaced,
+            "left out": self.left_out,
+            "unused": self.unused,
+        }
+        seldom = ("replaced", "left out")
+        counts = [f"{len(names)} {title}" for title, names in lists.items() if names or title not in seldom]
+        lines = [f"{self.path} ({self.format}): {', '.join(counts)}"]
+        lines += [
+            f"  {title}: {', '.join(names)}" for title, names in lists.items() if names and title != "loaded"
+        ]
         return "\n".join(lines)
 
 
 def load_pretrained(model: Any, path: str | os.PathLike[str]) -> LoadReport:
     """Load a file of SAM, MedSAM, SAM-Med2D or our own into ``model``.
 
+    SAM-Med2D's adapters go into this network's channel-spatial adapters, or into adapters of their own
+    name; a network without any leaves them out, and the report says so.
+
     Raises:
         InputError: no such file, no checkpoint, a pickle that holds more than tensors, or tensors
             that do not fit the network.
     """
     file = Path(path)
-    state, form = _translate(read_state(file))
     target = model.state_dict()
+    state, form = _translate(read_state(file), target)
     if form != "lmsfe_sam" and POSITION_SOURCE in target and POSITION_TABLE in state:
         state[POSITION_SOURCE] = state[POSITION_TABLE]
     report = LoadReport(file, form)
+    if not any(SAM_MED2D_ADAPTER in name for name in target):
+        report.left_out = [name for name in state if SAM_MED2D_ADAPTER in name]
+        state = {name: tensor for name, tensor in state.items() if SAM_MED2D_ADAPTER not in name}
     if form == "lmsfe_sam" and _backbone_names(state) and _backbone_names(state) != _backbone_names(target):
         report.replaced = [name for name in state if name.startswith(BACKBONE_SHAPED)]
         state = {name: tensor for name, tensor in state.items() if name not in report.replaced}
@@ -122,7 +138,7 @@ def load_pretrained(model: Any, path: str | os.PathLike[str]) -> LoadReport:
     report.new = [name for name in target if name not in fitted]
     _refuse_misfits(report, model)
     model.load_state_dict({**target, **fitted})
-    logger.info("%s", report)
+    logger.log(logging.WARNING if report.left_out else logging.INFO, "%s", report)
     return report
 
 
@@ -165,17 +181,16 @@ def rename_old_tensors(state: dict[str, Tensor], prefix: str = "") -> None:
             state[prefix + new + name.removeprefix(prefix + old)] = state.pop(name)
 
 
-def _translate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Give a file's tensors our names, and say which format it has."""
+def _translate(state: dict[str, Tensor], target: Iterable[str]) -> tuple[dict[str, Tensor], str]:
+    """Give a file's tensors the names of ``target``, and say which format it has."""
     rename_old_tensors(state)
     if any(SAM_MED2D_ADAPTER in name for name in state):
-        form = "sam-med2d"
-        state = {name.replace(SAM_MED2D_ADAPTER, ".channel_spatial_adapter."): t for name, t in state.items()}
-    elif any(part in name.split(".") for name in state for part in OUR_PARTS):
+        if any(OUR_ADAPTER in name for name in target):
+            state = {name.replace(SAM_MED2D_ADAPTER, OUR_ADAPTER): tensor for name, tensor in state.items()}
+        return state, "sam-med2d"
+    if any(part in name.split(".") for name in state for part in OUR_PARTS):
         return state, "lmsfe_sam"
-    else:
-        form = "sam"
-    return state, form
+    return state, "sam"
 
 
 def _is_position_table(name: str) -> bool:

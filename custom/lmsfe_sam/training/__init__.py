@@ -1,1 +1,1 @@
-"""Training: the losses, the prompted iteration and the handlers that the configs name."""
+"""Training: the options, the losses, the prompted iteration and the handlers that the configs name."""

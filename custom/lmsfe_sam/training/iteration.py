@@ -1,4 +1,4 @@
-"""One step of training and one of validation: what the engines call for each batch.
+"""One step of training and one of validation: the ``iteration_update`` of the two engines.
 
 Prompts are made here, from the augmented masks of the batch, because MONAI's collation cannot carry
 ragged prompts. The image is encoded once, whatever the number of prompts and of corrections.
@@ -7,7 +7,7 @@ ragged prompts. The image is encoded once, whatever the number of prompts and of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,45 +18,49 @@ from torch.nn import functional
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.network import DecodedTokens, choose_masks
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork
+from lmsfe_sam.options import ValidationMode
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.sampling import PADDING, PromptSampler, correct
 from lmsfe_sam.prompts.simulate import first_click, tight_box
 from lmsfe_sam.training.losses import upsample
-from lmsfe_sam.training.modes import VALIDATION_MODES
+
+VALIDATION_MODES: tuple[str, ...] = get_args(ValidationMode)
+"""Prompts of a validation: the tight box, the click farthest from the border, none."""
 
 NO_RANK = 2**32 - 1
-"""Stands for a process's rank in the seed of what all processes draw alike."""
+"""Takes the place of a process's rank in the seed of random numbers that all processes share."""
 
 
 class PromptedSteps(nn.Module):
     """Encode once, decode the prompts, then decode again after each corrective click.
 
-    It has a ``forward`` so that DistributedDataParallel's hooks see the whole of it as one pass.
+    It has a ``forward`` so that DistributedDataParallel's hooks see all of it as one pass.
 
     Args:
-        network: `LMSFESAM`.
+        network: `LMSFESAM` or another promptable network; a `PromptFreeNetwork` is run once, without prompts.
         correction_steps: decoder steps after the first. Each adds one click to every object, in the
             largest wrong region, and feeds the previous low-resolution logits back, as SAM's and
             SAM-Med2D's training does.
-        unlearnt_corrections: before the first of these, each batch makes 0 to so many corrections more
-            that nothing is learnt from: they cost a third of one that is, and the network meets
-            objects of many clicks (the way of RITM, Sofiiuk 2022).
-        corrected_share: share, 0 to 1, of the batches that are corrected at all; the others cost half as
-            much, and boxes, first clicks and no prompt learn from them all the same.
+        no_grad_corrections: largest number of further corrections before the first of these. The number is
+            drawn for each batch from 0 up. They are decoded without gradient, at a third of the cost, and
+            show the network objects with many clicks (as RITM does, Sofiiuk 2022).
+        correction_prob: probability that a batch is corrected at all. The others cost half as much and still
+            train boxes, first clicks and no prompt.
     """
 
     def __init__(
         self,
         network: nn.Module,
         correction_steps: int = 1,
-        unlearnt_corrections: int = 0,
-        corrected_share: float = 1.0,
+        no_grad_corrections: int = 0,
+        correction_prob: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
         self.correction_steps = correction_steps
-        self.unlearnt_corrections = unlearnt_corrections
-        self.corrected_share = corrected_share
+        self.no_grad_corrections = no_grad_corrections
+        self.correction_prob = correction_prob
 
     def forward(
         self,
@@ -73,19 +77,21 @@ class PromptedSteps(nn.Module):
             prompts: N objects an image.
             target: (B,1,H,W), not zero inside the object.
             rng: draws the corrective clicks.
-            shared_rng: draws how many corrections there are. Where several processes train together, it is
-                the same in all, so that none waits for another's longer step. Default ``rng``.
+            shared_rng: draws how many corrections there are. It is the same in all processes that train
+                together, so that none waits for another's longer step. Default ``rng``.
         """
         network: Any = self.network
         shared_rng = shared_rng or rng
         embedding = network.encode(image)
+        if isinstance(network, PromptFreeNetwork):
+            return [network.decode_tokens(embedding)]
         steps = [network.decode_tokens(embedding, **vars(prompts))]
-        if self.correction_steps == 0 or shared_rng.random() >= self.corrected_share:
+        if self.correction_steps == 0 or shared_rng.random() >= self.correction_prob:
             return steps
         prompts = self._corrected(prompts, steps[0], target, rng)
-        if self.unlearnt_corrections:
+        if self.no_grad_corrections:
             with torch.no_grad():
-                for _ in range(shared_rng.integers(self.unlearnt_corrections + 1)):
+                for _ in range(shared_rng.integers(self.no_grad_corrections + 1)):
                     tokens = network.decode_tokens(embedding, **vars(prompts))
                     prompts = self._corrected(prompts, tokens, target, rng)
         while True:
@@ -127,7 +133,7 @@ class PromptedIteration:
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        """Prompt, predict, learn. Returns image, label and the loss.
+        """Draw prompts, predict, update the weights. Returns image, label and the loss.
 
         Raises:
             InputError: the loss is not a finite number; the message names the batch's files.
@@ -227,7 +233,7 @@ class ValidationIteration:
 def step_generators(
     seed: int, epoch: int, iteration: int, rank: int
 ) -> tuple[np.random.Generator, np.random.Generator]:
-    """Return a step's two sources of chance: this process's own, and one that is alike in all processes."""
+    """Return a step's two random generators: this process's own, and one that all processes share."""
     # numpy fills short seeds up with zeros: without a word of its own, the shared one would be rank 0's.
     own, shared = ([seed, epoch, iteration, word] for word in (rank, NO_RANK))
     return np.random.default_rng(own), np.random.default_rng(shared)
@@ -238,8 +244,15 @@ def in_single_precision(tokens: DecodedTokens) -> DecodedTokens:
     return tokens._replace(masks=tokens.masks.float(), iou=tokens.iou.float())
 
 
+def usable_modes(network: nn.Module, modes: Sequence[str]) -> list[str]:
+    """Return the validation modes that a network can be used in: "none" alone, if it takes no prompts."""
+    return ["none"] if isinstance(network, PromptFreeNetwork) else list(modes)
+
+
 def mode_prompts(target: Tensor, modes: Sequence[str]) -> Prompts:
     """Return one object an image and mode: boxes (B,M,4), points (B,M,1,2) and their labels."""
+    if set(modes) == {"none"}:
+        return Prompts()
     truths = (target[:, 0] > 0).cpu().numpy()
     boxes = torch.full((len(truths), len(modes), 4), torch.nan)
     points = torch.zeros(len(truths), len(modes), 1, 2)
@@ -255,20 +268,10 @@ def mode_prompts(target: Tensor, modes: Sequence[str]) -> Prompts:
     return Prompts(boxes=boxes.to(device), points=points.to(device), point_labels=labels.to(device))
 
 
-def prepare_batch(
-    batch: dict[str, Any], device: torch.device | None = None, non_blocking: bool = False, **kwargs: Any
-) -> tuple[Tensor, Tensor]:
-    """Return a batch's image and mask on a device; the engines' ``prepare_batch``."""
-    image, mask = (
-        batch[key].to(device=device, non_blocking=non_blocking, **kwargs) for key in ("image", "mask")
-    )
-    return image, mask
-
-
 def to_device(
     engine: Any, batch: dict[str, Any], memory_format: torch.memory_format
 ) -> tuple[Tensor, Tensor]:
-    """Return image (B,3,H,W) and mask (B,1,H,W), both float, on the engine's device."""
+    """Return image (B,3,H,W) and label (B,1,H,W), both float, on the engine's device."""
     image, target = engine.prepare_batch(batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
     return image.float().contiguous(memory_format=memory_format), target.float()
 
@@ -276,8 +279,3 @@ def to_device(
 def names_of(batch: dict[str, Any]) -> list[str]:
     """Return the names of a batch's images."""
     return [str(name) for name in batch.get("name", ["a batch without names"])]
-
-
-def loss_of(output: dict[str, Any]) -> float:
-    """Return the loss from a training step's output."""
-    return float(output[Keys.LOSS])

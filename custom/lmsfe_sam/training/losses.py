@@ -18,17 +18,15 @@ class PromptedLoss(nn.Module):
     """Focal loss or cross-entropy, Dice, predicted-IoU error, and cross-entropy near the border.
 
     By default the paper's ancestors' loss, 20 x focal + Dice + IoU. The single-mask token is trained
-    on every object. For a lone click, which may mean more than one thing, the best of the three
-    other tokens is trained, too, as in SAM; the predicted IoU of every token that a user can get is
-    held to its true IoU.
+    on every object. For a lone click, which is ambiguous, the best of the three other tokens is trained,
+    too, as in SAM; the predicted IoU of every token that a user can get is compared with its true IoU.
 
     Args:
         focal_weight, cross_entropy_weight, dice_weight, iou_weight: weights of the terms.
         boundary_weight: weight of cross-entropy on the pixels within ``boundary_width`` of the border.
         boundary_width: in pixels of the target.
-        others_weight: share, 0 to 1, of the three tokens' mean in the loss of a lone click, beside
-            the best one. SAM has 0; where a click hardly ever means more than one thing, more lets
-            each token learn from every click.
+        others_weight: weight, 0 to 1, of the three tokens' mean loss against the best one's for a lone
+            click. SAM has 0; where clicks are hardly ever ambiguous, more trains each token on every click.
     """
 
     def __init__(
@@ -67,7 +65,9 @@ class PromptedLoss(nn.Module):
         masks = tokens.masks.flatten(0, 1)
         iou = tokens.iou.flatten(0, 1)
         first = upsample(masks[:, :1], target.shape[-1])
-        loss = self._mask_loss(first, truth) + self._iou_loss(iou[:, :1], first, truth[:, :1])
+        loss = self._mask_loss(first, truth)
+        if iou.shape[1]:  # a network without prompts predicts no IoU
+            loss = loss + self._iou_loss(iou[:, :1], first, truth[:, :1])
         lone = tokens.lone_click.flatten().nonzero()[:, 0]
         if len(lone):
             others = upsample(masks[lone, 1:], target.shape[-1])

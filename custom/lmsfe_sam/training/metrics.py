@@ -1,4 +1,4 @@
-"""The validation's distance between borders, with failures counted."""
+"""The Hausdorff distance of the validation, with empty masks counted as the worst case."""
 
 from __future__ import annotations
 

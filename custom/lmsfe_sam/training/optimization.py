@@ -1,10 +1,12 @@
-"""Which parameters train, and which of them decay."""
+"""Parameter groups for the optimizer, and the moving average of the weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 BACKBONE = "image_encoder.local_encoder.stages."
 
@@ -35,3 +37,25 @@ def parameter_groups(
             {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
         ]
     return [group for group in groups if group["params"]]
+
+
+def warmed_up_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Return the update ``average += (1 - d) (current - average)``, a ``multi_avg_fn`` of `AveragedModel`.
+
+    d is ``decay``, but at most (1 + n) / (10 + n) after n updates, so that a short run is not held
+    back by its random start; torch's `get_ema_multi_avg_fn` has no such warm-up.
+
+    Args:
+        decay: 0..1; its half-life is about ``ln 2 / (1 - decay)`` steps.
+    """
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor | int) -> None:
+        number = int(count)
+        weight = 1.0 - min(decay, (1.0 + number) / (10.0 + number))
+        if averages[0].is_floating_point():  # one call for each type of tensor
+            torch._foreach_lerp_(list(averages), list(currents), weight)
+        else:
+            torch._foreach_copy_(list(averages), list(currents))
+
+    return update

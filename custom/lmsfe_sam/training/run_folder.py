@@ -1,14 +1,16 @@
-"""A run's folder: where it is, what the run was started with, and whether it can be gone on with."""
+"""The folder of a run: its options, its split and its log, and whether the run can be resumed."""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write, ensure_folder
 from lmsfe_sam.settings import given_keys
@@ -34,10 +36,19 @@ HISTORY_COLUMNS = (
 )
 """Columns of ``history.csv``; one row an epoch."""
 
-MAY_CHANGE = frozenset({"epochs", "patience", "num_workers", "threads", "device", "amp"})
-"""Settings that a resumed run may be given other values of."""
+MAY_CHANGE = frozenset(
+    {
+        *("epochs", "demonstration_epochs", "full_epochs", "patience", "num_workers", "threads"),
+        *("device", "amp", "mlflow", "resume", "output_dir"),
+    }
+)
+"""Options that a resumed run may be given other values of."""
 
 PATHS = frozenset({"dataset_dir", "pretrained", "backbone_weights"})
+
+
+class _RunLog(logging.FileHandler):
+    """``training.log`` of a run."""
 
 
 class RunFolder:
@@ -45,9 +56,9 @@ class RunFolder:
 
     Args:
         output_dir: where a new run writes.
-        resume: the folder of a run to go on with; it writes there, too, unless the command line names
+        resume: the folder of a run to resume; it writes there, too, unless the command line names
             an ``output_dir`` of its own.
-        settings: what the run is started with; a run that goes on must have the same.
+        settings: the run's options; a resumed run must have the same, but for `MAY_CHANGE`.
         main_process: False in the helpers of a distributed run, which write nothing.
 
     Raises:
@@ -80,7 +91,7 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, or None in a new run."""
+        """The checkpoint to resume from, or None in a new run."""
         return self.source / LAST if self.source else None
 
     def _check_settings(self, source: Path) -> None:
@@ -119,8 +130,16 @@ class RunFolder:
             content = {"version": __version__, "settings": self.settings}
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
+    def close(self) -> None:
+        """Stop writing the log of this run, and of any run before it in this process."""
+        package = logging.getLogger("lmsfe_sam")
+        for handler in [handler for handler in package.handlers if isinstance(handler, _RunLog)]:
+            package.removeHandler(handler)
+            handler.close()
+
     def _log_to_file(self) -> None:
-        handler = logging.FileHandler(self.path / "training.log", encoding="utf-8")
+        self.close()
+        handler = _RunLog(self.path / "training.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("lmsfe_sam").addHandler(handler)
 
@@ -131,6 +150,56 @@ def write_history(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, HISTORY_COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_datalist(datalist: DataList, folder: RunFolder) -> None:
+    """Write ``datalist.json``; a resumed run must find the images that it was started with.
+
+    Raises:
+        InputError: a resumed run's images or their split have changed.
+    """
+    if folder.source is not None:
+        before = json.loads((folder.source / DATALIST).read_text(encoding="utf-8"))
+        for part, section in SECTIONS.items():
+            if [r["name"] for r in before[section]] != [r["name"] for r in datalist.records[part]]:
+                raise InputError(
+                    f"resume '{folder.source}' was started with other {section} images than dataset_dir "
+                    "holds now: put the same files back, or start a new run."
+                )
+    if not folder.main_process:
+        return
+    if datalist.layout != "phantoms":
+        datalist.write(folder / DATALIST)
+        return
+    content = {section: datalist.records[part] for part, section in SECTIONS.items()}
+    with atomic_write(folder / DATALIST) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def run(trainer: Any, folder: RunFolder) -> None:
+    """Run the trainer, say where the weights are, and close the run's log, however it ends."""
+    try:
+        trainer.run()
+        if folder.main_process:
+            logger.info("%s", closing_line(folder))
+    finally:
+        folder.close()
+
+
+def closing_line(folder: RunFolder) -> str:
+    """Return where the best weights of a finished run are, and the command that evaluates them."""
+    weights = folder / BEST
+    configs = """ "['configs/train.json','configs/evaluate.json']" """.strip()
+    options = ["--checkpoint", str(weights)]
+    content = json.loads((folder / DATALIST).read_text(encoding="utf-8"))
+    if "layout" in content:  # else phantoms, which are not read from files
+        split = "test" if content[SECTIONS["test"]] else "val"
+        options += ["--dataset_dir", str(folder / DATALIST), "--split", split]
+    else:
+        drawn_by = {key: folder.settings.get(key) for key in ("phantoms", "seed", "split_seed")}
+        options += [f"--{key}={value}" for key, value in drawn_by.items() if value is not None]
+    command = f"python -m monai.bundle run evaluating --config_file {configs} {shlex.join(options)}"
+    return f"The best weights are in {weights}. To evaluate them:\n    {command}"
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""The training config's values, checked before anything is read, and what a run says at its start."""
+"""Before the first epoch: check the options, choose the images and the start weights, announce the run."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,91 +12,36 @@ from typing import Any
 from torch import nn
 
 from lmsfe_sam.data.datalist import DataList
+from lmsfe_sam.data.layouts import Record
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.presets import PRESETS
-from lmsfe_sam.settings import (
-    Test,
-    check_device,
-    check_values,
-    folders_of,
-    mapping,
-    one_of,
-    real,
-    some_of,
-    text,
-    text_or_texts,
-    true_or_false,
-    whole,
-    whole_numbers,
-)
-from lmsfe_sam.training.modes import VALIDATION_MODES
+from lmsfe_sam.model.backbone import load_classifier
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
+from lmsfe_sam.model.weight_files import read_state
+from lmsfe_sam.options import TrainingOptions, check_options
+from lmsfe_sam.settings import check_device, folders_of, framed
 
 logger = logging.getLogger(__name__)
 
-RULES: dict[str, tuple[Test, str]] = {
-    "dataset_dir": text_or_texts(or_none=True),
-    "repeats": whole_numbers(1, or_none=True),
-    "layout": text(),
-    "split_rule": text(),
-    "preset": one_of(PRESETS),
-    "image_size": whole(16),
-    "local_encoder": true_or_false(),
-    "mhpm": true_or_false(),
-    "adapters": true_or_false(),
-    "balancing_adapter": true_or_false(),
-    "backbone": text(or_none=True),
-    "backbone_weights": text(or_none=True),
-    "backbone_rate": real(0, 1, low_included=True),
-    "pretrained": text(or_none=True),
-    "resume": text(or_none=True),
-    "output_dir": text(),
-    "seed": whole(0),
-    "epochs": whole(1, or_none=True),
-    "batch_size": whole(1),
-    "learning_rate": real(0, 1),
-    "weight_decay": real(0, 1, low_included=True),
-    "num_workers": whole(0),
-    "threads": whole(1, or_none=True),
-    "amp": true_or_false(or_none=True),
-    "mlflow": true_or_false(),
-    "phantoms": whole(8),
-    "prompt_kinds": mapping(),
-    "prompts_per_image": whole(1),
-    "validation_modes": some_of(VALIDATION_MODES),
-    "demonstration_epochs": whole(1),
-    "full_epochs": whole(1),
-    "correction_steps": whole(0),
-    "unlearnt_corrections": whole(0),
-    "corrected_share": real(0, 1, low_included=True),
-    "validation_fraction": real(0, 1),
-    "test_fraction": real(0, 1, low_included=True),
-    "ema_decay": real(0, 1, low_included=True),
-    "warmup_epochs": real(0, low_included=True),
-    "clip_norm": real(0, or_none=True),
-    "patience": whole(1),
-    "val_interval": whole(1),
-}
-"""What each key of the training config may be."""
 
-
-def check_settings(device: Any, **values: Any) -> None:
-    """Hold the values of the training config against `RULES`.
+def check_settings(options: Mapping[str, Any]) -> None:
+    """Check the options of the training config.
 
     Raises:
-        InputError: a value of the wrong kind or range, a device that is not there, or a file or folder
+        InputError: a value of the wrong type or range, a device that is not there, or a file or folder
             that does not exist.
     """
-    check_values(RULES, values)
-    check_device(device)
-    for folder in folders_of(values.get("dataset_dir")):
+    check_options(TrainingOptions, options)
+    if "device" in options:
+        check_device(options["device"])
+    for folder in folders_of(options.get("dataset_dir")):
         if not Path(folder).expanduser().exists():
             raise _missing("dataset_dir", folder, "folder or datalist.json")
-    if values.get("resume") and not Path(values["resume"]).is_dir():
-        raise _missing("resume", values["resume"], "folder")
+    if options.get("resume") and not Path(options["resume"]).is_dir():
+        raise _missing("resume", options["resume"], "folder")
     for key in ("pretrained", "backbone_weights"):
-        if values.get(key) and not Path(values[key]).is_file():
-            raise _missing(key, values[key], "file")
-    if values.get("mlflow") and find_spec("mlflow") is None:
+        if options.get(key) and not Path(options[key]).is_file():
+            raise _missing(key, options[key], "file")
+    if options.get("mlflow") and find_spec("mlflow") is None:
         raise InputError("mlflow is True, but MLflow is not installed: run pip install 'lmsfe-sam[mlflow]'.")
 
 
@@ -103,21 +49,83 @@ def _missing(key: str, path: str, kind: str) -> InputError:
     return InputError(f"{key} '{path}' is not there: name an existing {kind} with --{key}.")
 
 
-def announce(datalist: DataList, dataset_dir: str | Sequence[str] | None, phantoms: int, epochs: int) -> None:
+def start_network(
+    network: Any, pretrained: str | None, backbone_weights: str | None = None, image_size: int | None = None
+) -> nn.Module:
+    """Return the network that is trained, with its start weights.
+
+    Args:
+        network: `LMSFESAM`, or a network from ``(B,3,H,W)`` to logits ``(B,1,H,W)``.
+        pretrained: file for the whole network; see ``LMSFESAM.load_pretrained``.
+        backbone_weights: file for its backbone, of a classification network in timm; loaded last.
+        image_size: side of the input, for a network that takes no prompts.
+
+    Raises:
+        InputError: a file does not fit.
+    """
+    network = as_promptable(network, image_size)
+    if pretrained is not None:
+        network.load_pretrained(pretrained)
+    if backbone_weights is not None:
+        if isinstance(network, PromptFreeNetwork):
+            raise InputError(
+                f"backbone_weights '{backbone_weights}' has no place in network_def: leave it out."
+            )
+        local_encoder = network.image_encoder.local_encoder
+        load_classifier(None if local_encoder is None else local_encoder.stages, read_state(backbone_weights))
+    return network
+
+
+def used_datalist(datalist: DataList, train_data: Sequence[Record], val_data: Sequence[Record]) -> DataList:
+    """Return the images that a run is about.
+
+    Args:
+        datalist: what the options name.
+        train_data: the data of the training's dataset. A `ConfigWorkflow` may have put other images in its
+            place (``train_dataset_data``): entries of "image" and "label".
+        val_data: the same of the validation's dataset.
+
+    Raises:
+        InputError: images to train on were given, but none to validate on.
+    """
+    known = {id(record) for records in datalist.records.values() for record in records}
+    data = {"train": train_data, "val": val_data}
+    given = [part for part, records in data.items() if any(id(record) not in known for record in records)]
+    if not given:
+        return datalist
+    if datalist.layout == "phantoms" and len(given) < 2:
+        raise InputError(
+            f"{given[0]}_dataset_data is given alone: give train_dataset_data and val_dataset_data, "
+            "or a dataset_dir."
+        )
+    records = {**{part: list(own) for part, own in data.items()}, "test": []}
+    for part in given:
+        records[part] = [{"name": str(record["image"]), **_with_list(record)} for record in data[part]]
+    return dataclasses.replace(
+        datalist, name="given data", root=Path.cwd(), layout="given", records=records, split_rule="own"
+    )
+
+
+def _with_list(record: Record) -> Record:
+    label = record.get("label", [])
+    return {**record, "label": [label] if isinstance(label, str | Path) else list(label)}
+
+
+def announce(datalist: DataList, epochs: int) -> None:
     """Say what is trained on; loudly, where it is phantoms that teach nothing about patients."""
-    if dataset_dir is not None:
+    if datalist.layout != "phantoms":
         logger.info("%s %d epochs.", datalist.summary(), epochs)
         return
-    lines = (
-        "DEMONSTRATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",
-        f"{phantoms} made-up ultrasound images, {epochs} passes; the weights are of no medical use.",
-        "To train on real images:",
-        "    python -m monai.bundle run training --config_file configs/train.json --dataset_dir FOLDER",
-        "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
+    logger.warning(
+        framed(
+            "DEMONSTRATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",
+            f"{sum(map(len, datalist.records.values()))} made-up ultrasound images, {epochs} passes; "
+            "the weights are of no medical use.",
+            "To train on real images:",
+            "    python -m monai.bundle run training --config_file configs/train.json --dataset_dir FOLDER",
+            "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
+        )
     )
-    width = max(map(len, lines)) + 4
-    frame = "*" * width
-    logger.warning("\n".join((frame, *(f"* {line:<{width - 4}} *" for line in lines), frame)))
 
 
 def warn_untrained(network: nn.Module, pretrained: str | None, resume: str | None) -> None:

@@ -1,0 +1,37 @@
+"""SAM (Kirillov et al., ICCV 2023) with its ViT-B, as segment_anything has it.
+
+It is `LMSFESAM` with every switch off, so its tensors have segment_anything's names, and
+``sam_vit_b_01ec64.pth`` loads with ``load_pretrained``. Its input:
+`lmsfe_sam.baselines.preprocessing.prepare_sam`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmsfe_sam.model.network import LMSFESAM
+
+TOGGLES_OFF: dict[str, Any] = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
+"""Arguments of `LMSFESAM` with which it is SAM."""
+
+
+class Sam(LMSFESAM):
+    """SAM ViT-B, 93,735,472 parameters at 1024 x 1024.
+
+    Args:
+        image_size: side of the square input, a multiple of 16. At other sizes than 1024 a loaded file's
+            position tables are resized.
+        freeze_encoder: the image encoder does not train.
+
+    Raises:
+        InputError: the size is no multiple of 16.
+    """
+
+    def __init__(self, image_size: int = 1024, freeze_encoder: bool = False) -> None:
+        super().__init__("vit_b", image_size, **TOGGLES_OFF)
+        self.freeze_encoder = freeze_encoder
+        self.image_encoder.requires_grad_(not freeze_encoder)
+
+    def describe(self) -> dict[str, object]:
+        """What `lmsfe_sam.baselines.build` needs to build this network again."""
+        return {"name": "sam", "image_size": self.image_size, "freeze_encoder": self.freeze_encoder}

@@ -1,0 +1,208 @@
+"""Before an evaluation: check the options, choose the images, the network and the run to compare with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lmsfe_sam.data.datalist import DataList, effective_split
+from lmsfe_sam.distributed import is_main_process
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
+from lmsfe_sam.evaluation.protocol import network_modes, parse_modes
+from lmsfe_sam.evaluation.summary import RunInfo
+from lmsfe_sam.files import ensure_folder
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
+from lmsfe_sam.model.weight_files import sha256
+from lmsfe_sam.options import EvaluationOptions, check_options
+from lmsfe_sam.settings import check_device, folders_of, framed
+from lmsfe_sam.version import __version__
+
+logger = logging.getLogger(__name__)
+
+
+class NoNetwork(nn.Module):
+    """Takes the network's place in a run of controls alone."""
+
+    image_size = 256
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Refuse any ``image``: there is nothing to run.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("controls need no network")
+
+    def describe(self) -> dict[str, Any]:
+        """Return nothing: there is nothing to describe."""
+        return {}
+
+
+def check_settings(options: Mapping[str, Any]) -> None:
+    """Check the options of the evaluation's config, and that the output folder can be written to.
+
+    Raises:
+        InputError: naming the key, the value and what would be right.
+    """
+    check_options(EvaluationOptions, options)
+    parse_modes(options["prompt_modes"])
+    check_device(options["device"])
+    output_dir = Path(options["output_dir"])
+    for folder in folders_of(options["dataset_dir"]):
+        _refuse_output_among_data(output_dir, Path(folder).expanduser())
+    if options["compare"] is not None:
+        read_metrics(options["compare"])
+    ensure_folder(output_dir, "output_dir")
+
+
+def evaluated_network(checkpoint: str, modes: Sequence[str], **expected: Any) -> nn.Module:
+    """Return the network of a checkpoint, or `NoNetwork` where ``modes`` holds controls alone.
+
+    Args:
+        checkpoint: a ``.pt`` file of this project.
+        modes: prompt modes, as `protocol.parse_modes` returns them.
+        expected: preset, image size and toggles that the user expects it to have; None for whatever it has.
+
+    Raises:
+        InputError: the file is no checkpoint of this project, or is another network than expected.
+    """
+    if not network_modes(modes):
+        return NoNetwork()
+    preset = expected.pop("preset", None)
+    held = read_description(checkpoint, preset)
+    for key, value in expected.items():
+        if value is not None and value != held.get(key):
+            raise InputError(
+                f"{key} {value} contradicts checkpoint '{checkpoint}', which was made with {held.get(key)}: "
+                f"leave out --{key} or name another checkpoint."
+            )
+    return network_from_checkpoint(checkpoint, preset)
+
+
+def ready_network(
+    network: Any, checkpoint: str, modes: Sequence[str], image_size: int | None = None
+) -> nn.Module:
+    """Return the network in the form that the evaluation calls, with its weights.
+
+    Args:
+        network: of `evaluated_network`, which is ready; or a network that takes no prompts, from
+            ``(B,3,H,W)`` to logits ``(B,1,H,W)``, which a config names in its place.
+        checkpoint: state dict for the latter.
+        modes: prompt modes.
+        image_size: side of the input, for the latter.
+
+    Raises:
+        InputError: the checkpoint does not fit.
+    """
+    ready = (
+        network
+        if isinstance(network, NoNetwork) or not network_modes(modes)
+        else as_promptable(network, image_size)
+    )
+    if isinstance(ready, PromptFreeNetwork):
+        ready.load_pretrained(checkpoint)
+    return ready.eval()
+
+
+def takes_prompts(network: nn.Module) -> bool:
+    """Whether the network can be prompted."""
+    return not isinstance(network, PromptFreeNetwork)
+
+
+def usable_modes(network: nn.Module, prompt_modes: Any) -> tuple[str, ...]:
+    """Return the modes to run: those named, or of "all" those that the network can be used in.
+
+    Raises:
+        InputError: a mode is named that needs prompts, and the network takes none.
+    """
+    modes = parse_modes(prompt_modes)
+    if takes_prompts(network):
+        return modes
+    usable = tuple(mode for mode in modes if mode not in network_modes(modes) or mode == "none")
+    if prompt_modes not in (None, "all") and usable != modes:
+        prompted = ", ".join(mode for mode in modes if mode not in usable)
+        raise InputError(
+            f"prompt_modes names {prompted}, but network_def takes no prompts: use none and controls."
+        )
+    return usable
+
+
+def choose_split(datalist: DataList, split: str | None, dataset_dir: str | Sequence[str] | None) -> str:
+    """Return the split to evaluate: the one named, else the test images or, where nobody set any apart, all.
+
+    Phantoms have test images of their own.
+    """
+    if split is not None:
+        return split
+    return "test" if dataset_dir is None else effective_split(datalist)
+
+
+def read_other_run(compare: str | None, names: Sequence[str], modes: Sequence[str]) -> OtherRun | None:
+    """Return the run to compare with, or None where none is named.
+
+    Raises:
+        InputError: it is no ``metrics.csv``, or shares nothing with this run.
+    """
+    if compare is None:
+        return None
+    other = read_metrics(compare)
+    check_overlap(other, names, modes)
+    return other
+
+
+def describe_run(
+    datalist: DataList,
+    split: str,
+    checkpoint: str,
+    network: Any,
+    metric_size: int | str,
+    seed: int,
+    bootstrap: int,
+) -> RunInfo:
+    """Return what the summary and the report say about a run."""
+    alone = isinstance(network, NoNetwork)
+    return RunInfo(
+        dataset=datalist.name,
+        split=split,
+        checkpoint=None if alone else str(checkpoint),
+        checkpoint_sha256=None if alone else sha256(checkpoint),
+        network=network.describe(),
+        metric_size=metric_size,
+        seed=seed,
+        bootstrap=bootstrap,
+        version=__version__,
+    )
+
+
+def announce(datalist: DataList, split: str, count: int) -> None:
+    """Say what is evaluated, on the main process; loudly, where it is phantoms."""
+    if not is_main_process():
+        return
+    if datalist.layout != "phantoms":
+        logger.info("Evaluating %d images, %s of %s", count, f"split {split}", datalist.summary())
+        return
+    logger.warning(
+        "\n%s",
+        framed(
+            "EVALUATION ON SYNTHETIC PHANTOMS: no --dataset_dir was given.",
+            f"These {count} made-up images say nothing about patients. To evaluate on real ones add",
+            "    --dataset_dir FOLDER",
+            "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
+        ),
+    )
+
+
+def _refuse_output_among_data(output_dir: Path, dataset_dir: Path) -> None:
+    """Refuse it, since the ``masks`` written there would be taken for the data set's own."""
+    output, data = output_dir.expanduser().resolve(), dataset_dir.resolve()
+    if output == data or data in output.parents:
+        raise InputError(
+            f"output_dir '{output_dir}' lies in dataset_dir '{dataset_dir}': name a folder outside of it, "
+            "so that predictions never mix with the data."
+        )

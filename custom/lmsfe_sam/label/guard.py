@@ -1,0 +1,196 @@
+"""Who may talk to the server: no web page of another origin, no foreign name, nobody without its token.
+
+Starlette's `TrustedHostMiddleware` is not used: it looks at the first of several ``Host`` headers, knows
+neither ``Origin`` nor ``Sec-Fetch-Site``, and answers 400 in plain text where this server promises 403 in a
+sentence. `CORSMiddleware`, for the origins that are named, is Starlette's.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from lmsfe_sam.label.faults import shown
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?)(?::([0-9]{1,5}))?")
+_PORTS = {"http": "80", "https": "443"}
+
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
+"""Of every answer: browsers guess no types, frame nothing, tell nobody and keep nothing."""
+
+NOTHING = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+"""The content policy of all answers that have none of their own: nothing in them is run or loaded."""
+
+
+def same_address(one: str, other: str) -> bool:
+    """Whether two hosts, as they stand in a URL, are one name or one address."""
+    if one == other:
+        return True
+    try:
+        addresses = [ipaddress.ip_address(host.strip("[]")) for host in (one, other)]
+    except ValueError:
+        return False
+    plain = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
+    return plain[0] == plain[1]
+
+
+class CheckOrigin:
+    """ASGI middleware: 403 for a foreign ``Host``, ``Origin`` or ``Sec-Fetch-Site``, whatever the method.
+
+    A ``Host`` may be one of ``hosts``, with any port, or the address at which the connection came in. An
+    ``Origin`` may be the server's own, by its ``Host``, or one of ``origins``. Programs that are no browsers
+    send neither ``Origin`` nor ``Sec-Fetch-Site``.
+
+    Args:
+        app: what is called for the requests that may pass.
+        hosts: names and addresses, in lower case, IPv6 in brackets.
+        origins: such as ``http://localhost:3000``.
+    """
+
+    def __init__(self, app: App, hosts: Iterable[str], origins: Iterable[str] = ()) -> None:
+        self.app = app
+        self.hosts = tuple(hosts)
+        self.origins = frozenset(origins)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on or refuse it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        wrong = self.what_is_wrong(scope)
+        if wrong:
+            await refuse(scope, send, 403, wrong)
+        elif scope["type"] == "http":
+            await self.app(scope, receive, with_headers(send))
+        else:
+            await self.app(scope, receive, send)
+
+    def what_is_wrong(self, scope: Message) -> str:
+        """Return the sentence for a request that may not pass, or nothing."""
+        hosts, origins = values(scope, b"host"), values(scope, b"origin")
+        if len(hosts) != 1 or not self._is_own(hosts[0].lower(), scope):
+            return (
+                f"the host '{shown(' '.join(hosts), 60)}' is not this server's: open it by its own address, "
+                "or start it with --allow_host NAME."
+            )
+        named = len(origins) == 1 and origins[0] in self.origins
+        if origins and not named and not (len(origins) == 1 and self._is_same(origins[0], hosts[0], scope)):
+            return (
+                f"web pages of '{shown(' '.join(origins), 60)}' have no access: open this server's own, "
+                "or start it with --allow_origin."
+            )
+        sites = {site.strip().lower() for site in values(scope, b"sec-fetch-site")}
+        if sites - {"same-origin", "none"} and not named:
+            return (
+                "another web page sent this request: open the address yourself, or start with --allow_origin."
+            )
+        return ""
+
+    def _is_own(self, host: str, scope: Message) -> bool:
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name = match[1]
+        server = scope.get("server") or ("", None)
+        here = f"[{server[0]}]" if ":" in str(server[0]) else str(server[0])
+        return any(same_address(name, known) for known in self.hosts) or (
+            name not in ("0.0.0.0", "[::]") and _is_address(name) and same_address(name, here)
+        )
+
+    def _is_same(self, origin: str, host: str, scope: Message) -> bool:
+        scheme = str(scope["scheme"]).replace("ws", "http")
+        port = f":{_PORTS[scheme]}"
+        return origin.lower().removesuffix(port) == f"{scheme}://{host.lower().removesuffix(port)}"
+
+
+class CheckToken:
+    """ASGI middleware: 401 without the token, in ``Authorization: Bearer T`` or as the query's ``token=T``.
+
+    The query's token is taken out of the request, so that nothing behind this can write it down.
+
+    Args:
+        app: what is called for the requests that may pass.
+        token: nobody is asked for one where it is empty.
+    """
+
+    def __init__(self, app: App, token: str) -> None:
+        self.app = app
+        self.token = token.encode()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Pass a request on or refuse it."""
+        if scope["type"] not in ("http", "websocket") or not self.token:
+            await self.app(scope, receive, send)
+            return
+        query = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        given = [value.encode("utf-8", "surrogateescape") for key, value in query if key == "token"]
+        for header in values(scope, b"authorization"):
+            scheme, _, value = header.partition(" ")
+            if scheme.lower() == "bearer":
+                given.append(value.strip().encode("latin-1"))
+        if len(given) == 1 and hmac.compare_digest(given[0], self.token):
+            rest = urlencode([pair for pair in query if pair[0] != "token"]).encode()
+            await self.app({**scope, "query_string": rest}, receive, send)
+            return
+        detail = (
+            "this server asks for its token: send the header Authorization: Bearer TOKEN, or ?token=TOKEN."
+        )
+        await refuse(scope, send, 401, detail, [(b"www-authenticate", b"Bearer")])
+
+
+def values(scope: Message, name: bytes) -> list[str]:
+    """Return all values of a header."""
+    return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name]
+
+
+def with_headers(send: Send) -> Send:
+    """Return a ``send`` that adds `HEADERS`, and a content policy where an answer has none."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            there = list(message.get("headers", []))
+            names = {key.lower() for key, _ in there}
+            added = [*HEADERS, (b"content-security-policy", NOTHING)]
+            message = {**message, "headers": there + [pair for pair in added if pair[0] not in names]}
+        await send(message)
+
+    return sending
+
+
+async def refuse(
+    scope: Message, send: Send, status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answer a request with a status and a sentence; close a WebSocket before it opens."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": ""})
+        return
+    body = json.dumps({"detail": detail}).encode()
+    stated = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    sending = with_headers(send)
+    await sending({"type": "http.response.start", "status": status, "headers": [*stated, *headers]})
+    await sending({"type": "http.response.body", "body": body})
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,201 @@
+"""What an image file says of itself, held against limits before anything is decoded.
+
+A file of a few megabytes can unfold to gigabytes, and some formats name other files as their data. The
+readers behind this look at the same headers; here they are read with the libraries' own parsers where those
+do not decode, and strictly where a line of text is all there is.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from PIL import Image
+
+from lmsfe_sam.data.pictures import PICTURE_SUFFIXES
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.inference.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom, known_suffix
+from lmsfe_sam.label.dicom_header import check_dicom
+from lmsfe_sam.label.faults import TooLargeError
+
+MOST_PIXELS = 2**27
+"""Of an image, or voxels of a volume."""
+
+PICTURES = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+"""Formats of Pillow that are opened; it would run Ghostscript on a PostScript file named ``.png``."""
+
+TILE = (322, 323)
+"""TIFF's tags for the width and length of a tile, which is decoded as a whole."""
+
+MOST_PAGES = 10_000
+LONGEST_HEADER = 2**20
+"""Bytes of a text header, or before the voxels of a NIfTI file."""
+
+
+def check_file(path: str | Path, most: int = MOST_PIXELS) -> None:
+    """Refuse an image file that is too large once decoded, or whose data is in another file.
+
+    Args:
+        path: the file; what it is, is told by its suffix.
+        most: pixels of a picture or of a DICOM frame, voxels of a volume.
+
+    Raises:
+        InputError: it is one of these, or its header is damaged.
+    """
+    file = Path(path)
+    suffix = known_suffix(file)
+    if suffix in (".mhd", ".nhdr"):
+        raise _elsewhere(file)
+    checks: list[tuple[bool, Any, str]] = [
+        (suffix in PICTURE_SUFFIXES, _check_picture, "a picture"),
+        (suffix in NIFTI_SUFFIXES, _check_nifti, "NIfTI"),
+        (suffix == ".nrrd", _check_nrrd, "NRRD"),
+        (suffix in ITK_SUFFIXES, _check_meta_image, "MetaImage"),
+        (suffix not in (*PICTURE_SUFFIXES, *NIFTI_SUFFIXES) and is_dicom(file), check_dicom, "DICOM"),
+    ]
+    check, form = next(((check, form) for found, check, form in checks if found), (None, ""))
+    if check is None:
+        raise InputError(
+            f"'{file}' is of no known format: give a picture, NIfTI, NRRD, MetaImage or DICOM file."
+        )
+    try:
+        check(file, most)
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise whatever they like on a damaged file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:100].rstrip(". ")
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "unknown format"
+        raise InputError(
+            f"'{file}' cannot be read as {form} ({reason}): "
+            "copy it again from its source, or take it out of the folder."
+        ) from error
+
+
+def hold(file: Path, count: int, most: int) -> None:
+    """Hold a number of pixels against the limit.
+
+    Raises:
+        TooLargeError: it is above.
+        InputError: it is none.
+    """
+    if count <= 0:
+        raise InputError(f"'{file}' has no pixels: copy it again from its source.")
+    if count > most:
+        raise TooLargeError(
+            f"'{file}' has {count} pixels, more than {most}: make it smaller, or start the server "
+            "with a higher --max_pixels."
+        )
+
+
+def _check_picture(file: Path, most: int) -> None:
+    with Image.open(file, formats=PICTURES) as picture:
+        hold(file, picture.width * picture.height, most)
+        if picture.format != "TIFF":
+            return
+        pages = getattr(picture, "n_frames", 1)
+        if pages > MOST_PAGES:
+            raise TooLargeError(f"'{file}' has more than {MOST_PAGES} pages: save fewer of them.")
+        for page in range(pages):
+            picture.seek(page)
+            hold(file, picture.width * picture.height, most)
+            tags: Any = getattr(picture, "tag_v2", {})
+            hold(file, math.prod(max(1, int(tags.get(tag, 1))) for tag in TILE), most)
+
+
+def _check_nifti(file: Path, most: int) -> None:
+    opener: Any = gzip.open if file.name.lower().endswith(".gz") else Path.open
+    with opener(file, "rb") as stream:
+        try:
+            block = stream.read(nib.Nifti2Header.sizeof_hdr)
+        except (OSError, EOFError, zlib.error) as error:
+            raise _damaged(file, "NIfTI", "it is cut short or damaged") from error
+    first = {int.from_bytes(block[:4], order) for order in ("little", "big")}
+    kind = next((kind for kind in (nib.Nifti1Header, nib.Nifti2Header) if kind.sizeof_hdr in first), None)
+    if kind is None or len(block) < kind.sizeof_hdr:
+        raise _damaged(file, "NIfTI", "it has no header of NIfTI")
+    header = kind.from_fileobj(io.BytesIO(block[: kind.sizeof_hdr]), check=False)
+    if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise _elsewhere(file)
+    if not 0 <= float(header["vox_offset"]) <= LONGEST_HEADER:
+        raise TooLargeError(f"'{file}' has a header of more than {LONGEST_HEADER} bytes: save it again.")
+    shape = [int(size) for size in header.get_data_shape()]
+    if not shape or min(shape) < 1:
+        raise InputError(f"'{file}' has no pixels: copy it again from its source.")
+    hold(file, math.prod(shape), most)
+
+
+def _check_nrrd(file: Path, most: int) -> None:
+    head = _head(file)
+    end = re.search(rb"\r?\n[ \t]*\r?\n", head)
+    if not head.startswith(b"NRRD000") or end is None:
+        raise _damaged(file, "NRRD", "it has no header of NRRD")
+    lines = [line.strip() for line in re.split(r"[\r\n]+", head[: end.start()].decode("latin-1"))]
+    if any(re.match(r"data\s*_?file", line, re.IGNORECASE) for line in lines):
+        raise _elsewhere(file)
+    fields = [line.lower().split(":", 1) for line in lines if re.match(r"[a-z ]+:(?!=)", line.lower())]
+    sizes = [value.split() for key, value in fields if key.strip() == "sizes"]
+    kinds = [value.split() for key, value in fields if key.strip() == "type"]
+    if len(sizes) != 1 or len(kinds) != 1 or "block" in kinds[0]:
+        raise _damaged(file, "NRRD", "it does not state its sizes and its type once")
+    hold(file, _product(file, "NRRD", sizes[0]), most)
+
+
+def _check_meta_image(file: Path, most: int) -> None:
+    head = _head(file)
+    sizes: list[list[str]] = []
+    channels, packed = 1, 0
+    for raw in head.split(b"\n"):
+        line = raw.decode("latin-1").strip()
+        key, value = ([*(part.strip() for part in re.split("[=:]", line, maxsplit=1)), "", ""])[:2]
+        key = key.lower()
+        if not line.isprintable() or not key:
+            break
+        if key == "elementdatafile":
+            if value.lower() != "local":
+                raise _elsewhere(file)
+            if len(sizes) != 1:
+                break
+            hold(file, _product(file, "MetaImage", sizes[0]) * channels, most)
+            if packed > file.stat().st_size:
+                break
+            return
+        if "elementdatafile" in line.lower():
+            raise _elsewhere(file)
+        if key == "dimsize":
+            sizes.append(value.split())
+        elif key == "elementnumberofchannels":
+            channels = _product(file, "MetaImage", [value])
+        elif key == "compresseddatasize":
+            packed = _product(file, "MetaImage", [value])
+    raise _damaged(file, "MetaImage", "its header is damaged")
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(LONGEST_HEADER)
+
+
+def _product(file: Path, form: str, sizes: list[str]) -> int:
+    if not sizes or not all(size.isascii() and size.isdigit() and len(size) < 12 for size in sizes):
+        raise _damaged(file, form, "its sizes are no numbers")
+    return math.prod(int(size) for size in sizes)
+
+
+def _damaged(file: Path, form: str, reason: str) -> InputError:
+    return InputError(
+        f"'{file}' cannot be read as {form} ({reason}): "
+        "copy it again from its source, or take it out of the folder."
+    )
+
+
+def _elsewhere(file: Path) -> InputError:
+    return InputError(
+        f"'{file}' names another file as its data: save both in one, such as .nrrd, .mha or .nii."
+    )
