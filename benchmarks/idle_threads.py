@@ -1,7 +1,7 @@
-"""How long an image takes while another program holds one core, with spinning and sleeping threads.
+"""How long an image takes while another program holds a core, with spinning and sleeping threads.
 
-``python benchmarks/idle_threads.py`` starts a program that keeps one core busy, then the network with a
-thread on every core: as torch does by default, with OMP_WAIT_POLICY=PASSIVE, and as this project's commands do.
+``python benchmarks/idle_threads.py`` starts a program that keeps a core busy, then the network with a thread
+on every core: as torch does by default, with OMP_WAIT_POLICY=PASSIVE, and as this project's commands do.
 """
 
 from __future__ import annotations

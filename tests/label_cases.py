@@ -207,7 +207,7 @@ def bad_cases() -> list[Bad]:
         Bad("an empty file", 400, "'x.png'", "", query={"file": ("x.png", b"")}),
         Bad("a PDF", 400, "no known format", "", query={"file": ("x.pdf", text)}),
         Bad("a click outside", 400, "outside", params={"foreground": [[WIDTH + 40, 20]]}),
-        Bad("a box outside", 400, "outside", params={"roi": [10, 10, WIDTH + 40, 90]}),
+        Bad("a box outside", 400, "outside", params={"roi": [WIDTH, 10, WIDTH + 40, 90]}),
         Bad("a roi of 3D Slicer beside the image", 400, "outside", PLANE, {"roi": [300, 400, 9, 90, 0, 0]}),
         Bad("a flat box", 400, "no area", params={"roi": [10, 10, 10, 90]}),
         Bad("a roi of five numbers", 400, "give [x0, y0, x1, y1]", params={"roi": [1, 2, 3, 4, 5]}),

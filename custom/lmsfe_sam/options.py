@@ -85,7 +85,7 @@ class TrainingOptions(DataOptions):
     balancing_adapter: bool = Field(description="cross-branch balancing adapters")
     position_norm: Literal["layer", "instance"] = Field(description="norm of the position adapter, eq. (9)")
     position_mode: Literal["add", "replace"] = Field(
-        description="add the adapted position embedding to the ViT's own, or replace that, as in eq. (9)"
+        description="add the adapted position embedding to the ViT's own, or replace it as eq. (9) prints"
     )
     backbone: Text | None = Field(
         description="CNN of the local encoder: plain, or a network of timm; null: the preset's"

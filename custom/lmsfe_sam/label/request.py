@@ -89,8 +89,7 @@ class ChooseSliced(_OfRequestsd):
 class ReadPromptsd(_OfRequestsd):
     """Turn a request's clicks and box on the image's slice into the prompt of one object.
 
-    A box of four numbers must lie on the image. One of six is an ROI that 3D Slicer lets hang over
-    the image's border, and is cut to the image.
+    A box may hang over the image's border, where it is cut.
 
     Args:
         keys: of the loaded image, (C, H, W), with the metadata of `LoadFileImaged`.
@@ -101,10 +100,9 @@ class ReadPromptsd(_OfRequestsd):
 
     def read(self, request: dict[Hashable, Any]) -> None:  # noqa: D102
         for key in self.key_iterator(request):
-            height, width = request[key].shape[-2:]
             stacked = np.prod(request[key].meta["spatial_shape"][2:], dtype=int) > 1
             index = int(request[key].meta[SLICE]) if stacked else None
-            prompt = read_prompt(request, (height, width), index)
+            prompt = read_prompt(request, index)
             request[PROMPTS] = [prompt] if prompt else []
 
 
@@ -118,12 +116,11 @@ def add_request_transforms(config: Any) -> None:
     config["postprocessing#transforms"] = [*after, {"_target_": "lmsfe_sam.label.answer.AnswerRequestd"}]
 
 
-def read_prompt(request: Mapping[Any, Any], size: tuple[int, int], index: int | None) -> ObjectPrompt:
+def read_prompt(request: Mapping[Any, Any], index: int | None) -> ObjectPrompt:
     """Return what a request says about its object, which may be nothing.
 
     Args:
         request: with the parameters named above, all optional.
-        size: height and width of the image.
         index: of the slice; prompts of others are left out. None where the file has but one.
 
     Raises:
@@ -142,11 +139,6 @@ def read_prompt(request: Mapping[Any, Any], size: tuple[int, int], index: int | 
                 f"give clicks [x, y, {index}] or a roi that spans it."
             )
     box = None if region is None else region.box
-    if region and region.slices:
-        height, width = size
-        x0, y0, x1, y1 = region.box
-        cut = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-        box = cut if cut[0] < cut[2] and cut[1] < cut[3] else region.box
     points = tuple((x, y) for x, y, *_ in (*inside, *outside))
     return ObjectPrompt(box, points, (1,) * len(inside) + (0,) * len(outside))
 

@@ -38,7 +38,7 @@ epochs."""
 
 
 class SeedEpochs:
-    """Reseed everything that draws random numbers at the start of an epoch, so that a run can resume there.
+    """Reseed all random number generators at the start of an epoch, so that a run can be resumed there.
 
     That is Python, numpy and torch, the data loader's generator (order of the images, seeds of its
     workers) and the random transforms. Attach it before handlers that draw random numbers themselves.
