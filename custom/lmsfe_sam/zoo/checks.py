@@ -75,8 +75,8 @@ DISTRIBUTIONS = {
 VERSIONED_APART = {"monai", "torch", "numpy"}
 """Packages that have a field of their own in the metadata."""
 
-OPTIONAL = {"monailabel", "fastapi", "onnx", "onnxruntime", "jsonschema", "huggingface_hub"}
-"""Modules that only the label server, the exports and publishing need; the metadata does not list them."""
+OPTIONAL = {"onnx", "onnxruntime"}
+"""Modules that only the checks of exports need; the metadata does not list them."""
 
 
 class Skipped(Exception):
@@ -251,13 +251,8 @@ def read_metadata(bundle: Path) -> dict[str, Any]:
 
 def imported_modules(files: Iterable[Path]) -> set[str]:
     """Return the top-level modules that Python files import, without Python's own and `OPTIONAL` ones."""
-    return third_party(files) - OPTIONAL
-
-
-def third_party(files: Iterable[Path]) -> set[str]:
-    """Return the top-level modules that Python files import, without Python's own and the package."""
     names = {name for path in files if path.suffix == ".py" for name in _imports(path)}
-    return names - set(sys.stdlib_module_names) - {PACKAGE}
+    return names - set(sys.stdlib_module_names) - {PACKAGE} - OPTIONAL
 
 
 def _files(bundle: Path) -> list[Path]:

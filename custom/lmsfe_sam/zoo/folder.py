@@ -16,7 +16,7 @@ from lmsfe_sam.files import own_bundle
 from lmsfe_sam.model.checkpoints import read_description
 from lmsfe_sam.model.weight_files import sha256
 from lmsfe_sam.version import __version__
-from lmsfe_sam.zoo.checks import LARGEST, METADATA, imported_modules
+from lmsfe_sam.zoo.checks import LARGEST, METADATA, PACKAGE, imported_modules
 from lmsfe_sam.zoo.configs import portable, with_network
 
 NAME = "lmsfe_sam_ultrasound_segmentation"
@@ -26,6 +26,9 @@ METADATA_FILE = "configs/metadata.json"
 MODEL = "models/model.pt"
 DESCRIPTION = "models/model.json"
 SELFTEST = "models/selftest.json"
+LEFT_OUT = "label"
+"""The annotation server's subpackage, which needs an installation with MONAI Label."""
+
 LARGE_FILES = "large_files.yml"
 REQUIRED = ("LICENSE", METADATA_FILE, "configs/inference.json", "docs/README.md", "docs/data_license.txt")
 
@@ -98,9 +101,11 @@ def bundle_files(bundle: Path, options: Options) -> dict[str, Content]:
         files[DESCRIPTION] = checkpoint.with_suffix(".json")
     if options.checkpoint is None and (bundle / SELFTEST).is_file():
         files[SELFTEST] = bundle / SELFTEST
-    for folder in (bundle / "configs", bundle / "docs", package):
+    for folder in (bundle / "configs", bundle / "docs"):
         files |= {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for path in _visible(folder)}
-    modules = imported_modules(_visible(package))
+    code = [path for path in _visible(package) if package / LEFT_OUT not in path.parents]
+    files |= {f"{PACKAGE}/{path.relative_to(package).as_posix()}": path for path in code}
+    modules = imported_modules(code)
     for name in [name for name in files if name.startswith("configs/") and name.endswith(".json")]:
         config = _read_json(bundle / name)
         if name == METADATA_FILE:

@@ -56,22 +56,13 @@ def run_commands(folder: str, commands: str) -> None:
 
 
 def package_inside(bundle: Path, schema: str) -> str:
-    """Every module of the package can be imported from the bundle, but for those with optional packages."""
-    from lmsfe_sam.zoo.checks import OPTIONAL, third_party
-
+    """Every module of the package can be imported, and comes from the bundle."""
     place = (bundle / PACKAGE).resolve()
     files = sorted(place.rglob("*.py"))
-    optional = 0
     for file in files:
         name = ".".join((PACKAGE, *file.relative_to(place).with_suffix("").parts)).removesuffix(".__init__")
-        try:
-            _check_origin(bundle, importlib.import_module(name))
-        except ModuleNotFoundError as error:
-            if str(error.name).split(".")[0] not in OPTIONAL & third_party(files):
-                raise
-            optional += 1
-    note = f"; {optional} need packages that are optional" if optional else ""
-    return f"{len(files) - optional} modules are imported from the bundle{note}"
+        _check_origin(bundle, importlib.import_module(name))
+    return f"{len(files)} modules are imported from the bundle"
 
 
 def data_shape(bundle: Path, schema: str) -> str:
