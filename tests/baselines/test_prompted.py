@@ -11,7 +11,7 @@ from lmsfe_sam import ImageEmbedding
 from lmsfe_sam.baselines import PromptableNetwork, build_promptable
 from lmsfe_sam.baselines.prompted import CHUNK, Prompted, draw_boxes
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.prediction import ask_boxes, ask_nothing
+from lmsfe_sam.evaluation.prediction import predict_boxes, predict_without_prompt
 from lmsfe_sam.model.network import choose_masks, expected_iou
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.training.iteration import PromptedSteps
@@ -174,14 +174,16 @@ def test_trainer_and_evaluator_take_both_forms(image: Tensor) -> None:
         network = prompted(form)
         step = PromptedSteps(network, correction_steps=0)(image, Prompts(boxes=boxes), target, rng)
         assert PromptedLoss()(step[0], target).isfinite()
-    answers = ask_boxes(
+    answers = predict_boxes(
         prompted("box"), prompted("box").encode(image), [(20, 30), (32, 32)], BOXES.double().numpy()
     )
     assert [[answer.mask.shape for answer in own] for own in answers] == [[(20, 30)] * 2, [(32, 32)] * 2]
-    answers = ask_nothing(prompted("none"), prompted("none").encode(image), [(20, 30), (32, 32)])
+    answers = predict_without_prompt(prompted("none"), prompted("none").encode(image), [(20, 30), (32, 32)])
     assert [answer.mask.shape for answer in answers] == [(20, 30), (32, 32)]
     with pytest.raises(InputError, match="takes no prompt, but was given boxes"):
-        ask_boxes(prompted("none"), prompted("none").encode(image), [(32, 32)] * 2, BOXES.double().numpy())
+        predict_boxes(
+            prompted("none"), prompted("none").encode(image), [(32, 32)] * 2, BOXES.double().numpy()
+        )
 
 
 def test_an_embedding_can_be_indexed_as_ours() -> None:

@@ -15,7 +15,7 @@ from lmsfe_sam.model.clicked_regions import drop_unclicked
 from lmsfe_sam.model.image_encoder import PATCH_SIZE, ImageEncoder
 from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder
 from lmsfe_sam.model.presets import Preset, get_preset
-from lmsfe_sam.model.pretrained import LoadReport, load_pretrained, rename_old_tensors
+from lmsfe_sam.model.pretrained import LoadReport, load_pretrained
 from lmsfe_sam.model.prompt_batch import PromptGroup, flatten_prompts, group_prompts, lone_clicks, pad_prompts
 from lmsfe_sam.model.prompt_encoder import ObjectPromptEncoder
 from lmsfe_sam.model.summary import summarise
@@ -162,7 +162,8 @@ class LMSFESAM(UnpromptedNetwork):
         self.low_res_size = 4 * grid
         self.iou_from_mask = sizes.iou_from_mask
         self.clicked_regions = sizes.clicked_regions
-        self.register_load_state_dict_pre_hook(_rename_old_tensors)
+        self.register_state_dict_post_hook(_to_file_names)
+        self.register_load_state_dict_pre_hook(_from_file_names)
 
     def __prepare_scriptable__(self) -> UnpromptedNetwork:
         """Return what `torch.jit.script` compiles in the place of this network."""
@@ -316,9 +317,28 @@ def _fine_head(sizes: Preset, image_encoder: ImageEncoder) -> FineMaskHead | Non
     )
 
 
-def _rename_old_tensors(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Let ``load_state_dict`` take files that are older than the tensors' present names."""
-    rename_old_tensors(state, prefix)
+FILE_NAMES = {
+    "mask_decoder.fine_head.": "fine_head.",
+    "prompt_encoder.map_encoder.": "dense_prompt_encoder.",
+}
+"""How the names of some tensors begin here, and in files, where they stay those of version 0.1."""
+
+
+def _to_file_names(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    _rename(state, {prefix + here: prefix + file for here, file in FILE_NAMES.items()})
+
+
+def _from_file_names(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    _rename(state, {prefix + file: prefix + here for here, file in FILE_NAMES.items()})
+
+
+def _rename(state: dict[str, Tensor], beginnings: dict[str, str]) -> None:
+    """Rename tensors in place, and keep their order."""
+    renamed = {}
+    for name in list(state):
+        old = next((old for old in beginnings if name.startswith(old)), "")
+        renamed[beginnings.get(old, "") + name.removeprefix(old)] = state.pop(name)
+    state.update(renamed)
 
 
 def resize_logits(logits: Tensor, size: int) -> Tensor:

@@ -25,7 +25,7 @@ OUR_PARTS = (
     "feature_adapter",
     "channel_spatial_adapter",
     "balancing_adapter",
-    "map_encoder",
+    "dense_prompt_encoder",
     "fine_head",
     "Adapter",
 )
@@ -35,18 +35,12 @@ BACKBONE = "image_encoder.local_encoder.stages."
 BACKBONE_SHAPED = (
     BACKBONE,
     "image_encoder.local_encoder.project.",
-    "mask_decoder.fine_head.skip_projections.",
+    "fine_head.skip_projections.",
 )
 """Parts of another shape with another backbone."""
 
 SAM_MED2D_ADAPTER = ".Adapter."
 OUR_ADAPTER = ".channel_spatial_adapter."
-
-RENAMED = {
-    "fine_head.": "mask_decoder.fine_head.",
-    "dense_prompt_encoder.": "prompt_encoder.map_encoder.",
-}
-"""How tensors of older files of this project begin, and how they begin today."""
 
 POSITION_TABLE = "image_encoder.pos_embed"
 POSITION_SCALE = "image_encoder.position_adapter.scale"
@@ -169,21 +163,8 @@ def first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def rename_old_tensors(state: dict[str, Tensor], prefix: str = "") -> None:
-    """Give the tensors of an older file of this project their present names, in place.
-
-    Args:
-        state: the tensors.
-        prefix: what their names begin with before this network's own part.
-    """
-    for old, new in RENAMED.items():
-        for name in [name for name in state if name.startswith(prefix + old)]:
-            state[prefix + new + name.removeprefix(prefix + old)] = state.pop(name)
-
-
 def _translate(state: dict[str, Tensor], target: Iterable[str]) -> tuple[dict[str, Tensor], str]:
     """Give a file's tensors the names of ``target``, and say which format it has."""
-    rename_old_tensors(state)
     if any(SAM_MED2D_ADAPTER in name for name in state):
         if any(OUR_ADAPTER in name for name in target):
             state = {name.replace(SAM_MED2D_ADAPTER, OUR_ADAPTER): tensor for name, tensor in state.items()}
