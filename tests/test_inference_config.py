@@ -481,6 +481,7 @@ class TestMonaisInferers:
         labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
         wrong = (labels == 1) != (expected > 0)
         assert 0.05 < labels.mean() < 0.95 and np.abs(expected[wrong]).max(initial=0) < 1e-4
+        assert table(tmp_path / "out")[0]["predicted_iou"] == ""
         prompts = write_prompts(folder, **{"a.png": [{"box": BOX}]})
         with pytest.raises(Exception) as caught:
             finish(workflow(**keys, prompts=prompts, network_def=self.UNET))

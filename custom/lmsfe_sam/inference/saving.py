@@ -121,6 +121,6 @@ def _items(engine: Engine) -> list[dict[str, Any]]:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:  # NaN: unknown
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

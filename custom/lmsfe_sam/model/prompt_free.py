@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import load_weights
-from lmsfe_sam.model.network import LMSFESAM, DecodedTokens, ImageEmbedding, expected_iou
+from lmsfe_sam.model.network import LMSFESAM, DecodedTokens, ImageEmbedding
 from lmsfe_sam.model.prompt_batch import flatten_prompts, group_prompts
 from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.prompts.prompt import Prompts
@@ -75,7 +75,7 @@ class PromptFreeNetwork(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the logits ``(B,N,H,W)`` for each of N objects without a prompt, as `LMSFESAM.decode` does.
 
-        The predicted IoU ``(B,N)`` is what the mask's own probabilities say (`expected_iou`).
+        The predicted IoU ``(B,N)`` is NaN: the network predicts none.
 
         Raises:
             InputError: there is a prompt.
@@ -86,7 +86,7 @@ class PromptFreeNetwork(nn.Module):
         if any(group.prompts.given() for group in group_prompts(flat, count)):
             raise InputError("network_def takes no prompts: use the prompt mode none.")
         logits = embedding.features.expand(-1, count, -1, -1)
-        outputs = (logits, expected_iou(logits.detach()))
+        outputs = (logits, torch.full(logits.shape[:2], torch.nan, device=device))
         return (*outputs, logits) if return_low_res else outputs
 
     def decode_tokens(self, embedding: ImageEmbedding, **prompts: Any) -> DecodedTokens:
