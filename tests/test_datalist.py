@@ -15,7 +15,6 @@ from lmsfe_sam.data.datalist import (
     build_datalist,
     check_records,
     effective_split,
-    evaluation_records,
 )
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
@@ -160,16 +159,16 @@ def test_parts_can_be_left_out(tmp_path: Path) -> None:
 def test_a_folders_own_split_is_kept(tmp_path: Path) -> None:
     datalist = build_datalist(make.make_tn3k(tmp_path))
     assert datalist.own_split and datalist.counts() == "5 train, 2 val, 3 test"
-    assert len(evaluation_records(datalist)) == 3
-    assert len(evaluation_records(datalist, "val")) == 2
-    assert len(evaluation_records(datalist, "all")) == 10
+    assert len(datalist.select(effective_split(datalist))) == 3
+    assert len(datalist.select(effective_split(datalist, "val"))) == 2
+    assert len(datalist.select(effective_split(datalist, "all"))) == 10
 
 
 def test_evaluating_a_folder_without_split_means_all(tmp_path: Path) -> None:
     datalist = build_datalist(make.make_plain(tmp_path))
     assert effective_split(datalist) == effective_split(datalist, "test") == "all"
-    assert len(evaluation_records(datalist, "test")) == 8
-    assert evaluation_records(datalist, "val") == datalist.records["val"]
+    assert len(datalist.select(effective_split(datalist, "test"))) == 8
+    assert datalist.select(effective_split(datalist, "val")) == datalist.records["val"]
 
 
 def test_the_papers_split_of_busi(tmp_path: Path) -> None:
@@ -179,7 +178,7 @@ def test_the_papers_split_of_busi(tmp_path: Path) -> None:
     assert {record["name"] for record in datalist.records["val"]} < {record["name"] for record in train}
     assert not {record["group"] for record in train} & {record["group"] for record in test}
     assert "518 training and 129 test images, 647 in all; of the 20 found, 16 and 4" in datalist.summary()
-    assert len(evaluation_records(datalist)) == 4
+    assert len(datalist.select(effective_split(datalist))) == 4
     assert len(datalist.select("all")) == 20
 
 
@@ -192,7 +191,7 @@ def test_the_papers_split_of_the_thyroid_sets(tmp_path: Path) -> None:
     )
     ddti = build_datalist(make.make_ddti_views(tmp_path / "ddti"), split_rule="paper")
     assert ddti.counts() == "0 train, 0 val, 5 test"
-    assert len(evaluation_records(ddti)) == 5
+    assert len(ddti.select(effective_split(ddti))) == 5
 
 
 def test_the_shared_sets(shared_data: Path) -> None:
@@ -220,7 +219,7 @@ def test_written_and_read_back(tmp_path: Path, maker: object) -> None:
     for again in (build_datalist(path), build_datalist(path.parent), build_datalist(path.parent, "datalist")):
         assert again.records == datalist.records
         assert (again.name, again.root, again.own_split) == (datalist.name, datalist.root, True)
-        assert evaluation_records(again) == datalist.records["test"]
+        assert again.select(effective_split(again)) == datalist.records["test"]
 
 
 def test_what_the_file_states(tmp_path: Path) -> None:

@@ -221,15 +221,6 @@ def effective_split(datalist: DataList, split: str | None = None) -> str:
     return str(split)
 
 
-def evaluation_records(datalist: DataList, split: str | None = None) -> list[Record]:
-    """Return the records that an evaluation of ``split`` is about, as `effective_split` says.
-
-    Raises:
-        InputError: no such split, or it is empty.
-    """
-    return datalist.select(effective_split(datalist, split))
-
-
 def check_records(records: Sequence[Mapping[str, Any]]) -> None:
     """Read every image and mask once, so that a bad one is named before training starts.
 
