@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.formats import stem
-from lmsfe_sam.inference.inputs import check_settings, find_inputs, start, unique_stems
+from lmsfe_sam.inference.inputs import check_settings, find_inputs, unique_stems
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 from medical_files import save_dicom
 
@@ -77,16 +77,8 @@ class TestFindInputs:
         with pytest.raises(InputError, match="prompts file"):
             find_inputs(tmp_path / "none", tmp_path / "none.json")
 
-    def test_no_input_is_an_error_only_at_the_start(self, tmp_path: Path) -> None:
+    def test_no_input_is_an_error_only_at_the_start(self) -> None:
         assert find_inputs(None) == []
-        with pytest.raises(InputError, match=r"input is missing: .*--input"):
-            start([], tmp_path / "out")
-        assert not (tmp_path / "out").exists()
-
-    def test_no_place_for_the_results(self, tmp_path: Path) -> None:
-        touch(tmp_path, "a.png")
-        with pytest.raises(InputError, match=r"output_dir '.*a\.png' cannot be written to .*--output_dir"):
-            start(find_inputs(tmp_path), tmp_path / "a.png")
 
 
 class TestStems:

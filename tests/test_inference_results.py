@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from ignite.engine import Engine
 from monai.data import MetaTensor, decollate_batch
 from PIL import Image
 from skimage.segmentation import find_boundaries
@@ -25,7 +22,6 @@ from lmsfe_sam.inference.merging import MeasureObjectsd, MergeObjectsd, measure_
 from lmsfe_sam.inference.overlay import COLOURS, INSIDE, OUTSIDE, draw_overlay
 from lmsfe_sam.inference.prompting import AttachPromptsd
 from lmsfe_sam.inference.reading import LoadFileImaged
-from lmsfe_sam.inference.saving import COLUMNS, ObjectsTable
 from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES, to_file_axes, write_label_map
 from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
@@ -257,38 +253,6 @@ class TestOverlay:
             monkeypatch.setattr(overlay, "PIXELS_AT_ONCE", rows * 30)
             drawn = np.asarray(draw_overlay(picture, labels, Prompts.of([])))
             np.testing.assert_array_equal(drawn, expected)
-
-
-class TestTable:
-    def test_header_and_cells_to_the_letter(self, tmp_path: Path) -> None:
-        table = ObjectsTable(tmp_path)
-        rows = measure_objects(np.array([[0, 1, 1], [0, 0, 0]], np.uint8), [0.875, -0.25], (0.5, 0.5))
-        state = SimpleNamespace(batch=[{"name": 'a,"b.png'}], output=[{"objects": rows}])
-        table(SimpleNamespace(state=state))
-        table.write()
-        text = (tmp_path / "objects.csv").read_text()
-        assert text.splitlines() == [
-            "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou",
-            '"a,""b.png",1,2,0.5,1,0,3,1,0.875',
-            '"a,""b.png",2,0,0,,,,,-0.25',
-        ]
-        assert tuple(next(csv.reader(text.splitlines()))) == COLUMNS
-
-    def test_what_was_found_before_a_failure_is_kept(self, tmp_path: Path) -> None:
-        rows = measure_objects(np.ones((2, 2), np.uint8), [0.5], (1.0, 1.0))
-
-        def step(engine: Engine, batch: int) -> list[dict]:
-            if batch == 2:
-                raise RuntimeError("out of memory")
-            engine.state.batch = [{"name": f"{batch}.png"}]
-            return [{"objects": rows}]
-
-        engine = Engine(step)
-        ObjectsTable(tmp_path).attach(engine)
-        with pytest.raises(RuntimeError, match="out of memory"):
-            engine.run([0, 1, 2])
-        lines = (tmp_path / "objects.csv").read_text().splitlines()
-        assert [line.split(",")[0] for line in lines] == ["image", "0.png", "1.png"]
 
 
 class TestSkippingDataset:

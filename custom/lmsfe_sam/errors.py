@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
+from lmsfe_sam.stopping import Stopped, raise_stopped
+
 
 class InputError(ValueError):
     """Bad input. The message is one sentence that names the input and the remedy."""
@@ -28,14 +30,19 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 def plain_errors() -> None:
     """Print an uncaught `InputError` as its sentence alone, from now on in this process.
 
-    The exit code stays Python's own for an uncaught exception, 1. Other errors keep their
-    traceback. The bundle's configs call this in their ``initialize`` section.
+    The exit code stays Python's own for an uncaught exception, 1. SIGINT and SIGTERM, too, end the process
+    with a sentence, exit code 130 or 143. Other errors keep their traceback. The bundle's configs call this
+    in their ``initialize`` section.
     """
+    raise_stopped()
     if sys.excepthook is not _print_plainly:
         sys.excepthook = _print_plainly
 
 
 def _print_plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, Stopped):
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     cause = find_input_error(error)
     if cause is None:
         sys.__excepthook__(kind, error, trace)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError
+
+_TEMPORARY = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\..*)?")
+"""What `atomic_write` calls its files while they are written."""
 
 
 @contextmanager
@@ -22,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     suffix = "".join(target.suffixes[-2:])
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=suffix, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.tmp-", suffix=suffix, dir=target.parent)
         os.close(handle)
     except OSError as error:
         raise unwritable(target, error) from error
@@ -35,6 +40,35 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise unwritable(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what `atomic_write` left in folders when a run was killed; only while nobody writes there."""
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def append_whole(file: FileIO, content: bytes, path: Path) -> None:
+    """Append to an unbuffered file in one step, all or nothing.
+
+    Args:
+        file: open for appending.
+        content: what to append.
+        path: of the file, for the message.
+
+    Raises:
+        InputError: there was no room for all of it, and there is none of it.
+    """
+    before = file.seek(0, os.SEEK_END)
+    try:
+        written = 0
+        while written < len(content):
+            written += file.write(content[written:])
+    except OSError as error:
+        file.truncate(before)
+        raise unwritable(path, error) from error
 
 
 def ensure_folder(path: str | os.PathLike[str], key: str) -> Path:

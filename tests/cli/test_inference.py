@@ -6,13 +6,14 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from child_processes import run_command
+from child_processes import environment, run_command
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM, Predictor
@@ -49,6 +50,39 @@ def run(bundle_root: Path, *options: object) -> subprocess.CompletedProcess[str]
     return run_command(bundle_root, *command, *options, limit=EXPECTED_SECONDS)
 
 
+def test_sigterm_ends_with_a_sentence_and_the_same_command_does_the_rest(
+    bundle_root: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    names = [f"{number:02d}.png" for number in range(12)]
+    for name in names:
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800), np.uint8)).save(folder / name)
+    options = ["--input", folder, "--checkpoint", checkpoint, "--output_dir", out]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
+    process = subprocess.Popen(
+        [*command, *map(str, options)], cwd=bundle_root, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + EXPECTED_SECONDS
+    while not (out / "objects.csv").exists() or len((out / "objects.csv").read_text().splitlines()) < 3:
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=EXPECTED_SECONDS)
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+    with (out / "objects.csv").open(newline="") as file:
+        done = [row["image"] for row in csv.DictReader(file)]
+    assert 2 <= len(done) < 12 and done == sorted(path.name for path in (out / "masks").iterdir())
+    last = errors.splitlines()[-1]
+    assert last.startswith(f"stopped by SIGTERM. {len(done)} of 12 images are finished in '{out}': the same")
+    again = run(bundle_root, *options)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(done)} of 12 image(s) are finished in" in again.stdout + again.stderr
+    with (out / "objects.csv").open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == names
+
+
 def last_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
     """The sentences that the user is left with: all after "error: "."""
     assert "Traceback" not in process.stdout + process.stderr
@@ -80,7 +114,8 @@ def test_a_folder_with_prompts_and_one_bad_file(bundle_root: Path, checkpoint: P
     assert len(last_lines(process)) == 2
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == [
-        "masks/case 1.nii.gz", "masks/scan.nii.gz", "objects.csv", "overlays/case 1.png", "overlays/scan.png"
+        "journal.jsonl", "masks/case 1.nii.gz", "masks/scan.nii.gz", "objects.csv", "overlays/case 1.png",
+        "overlays/scan.png",
     ]  # fmt: skip
     mask = nib.load(out / "masks" / "scan.nii.gz")
     assert mask.shape == (50, 40, 1)

@@ -16,19 +16,28 @@ class SkippingDataset(IterableDataset[Any]):
     Args:
         data: the records.
         transform: applied to each; read it in the main process (no workers), where `failures` is.
+        is_done: tells which records to pass over, as an earlier run has finished them.
 
     Attributes:
         failures: what was wrong, one sentence a bad record.
     """
 
-    def __init__(self, data: Sequence[dict[str, Any]], transform: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable[[Any], Any],
+        is_done: Callable[[dict[str, Any]], bool] | None = None,
+    ) -> None:
         self.data = data
         self.transform = transform
+        self.is_done = is_done
         self.failures: list[str] = []
 
     def __iter__(self) -> Iterator[Any]:
         self.failures.clear()
         for record in self.data:
+            if self.is_done is not None and self.is_done(record):
+                continue
             try:
                 transformed = self.transform(dict(record))
             except Exception as error:

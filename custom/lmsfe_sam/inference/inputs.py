@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.inference.formats import INPUT_SUFFIXES, is_input, stem
 from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompts_file import check_names, read_prompts
 from lmsfe_sam.settings import check_device
-
-logger = logging.getLogger(__name__)
 
 
 def check_settings(device: Any, **values: Any) -> None:
@@ -58,23 +54,6 @@ def find_inputs(
         {"image": str(path), "name": path.name, "stem": stems[path], "prompts": given.get(path.name, [])}
         for path in paths
     ]
-
-
-def start(records: list[dict[str, Any]], output_dir: str | os.PathLike[str]) -> None:
-    """Refuse to run without an input or a place for the results, before the network is built.
-
-    Raises:
-        InputError: no input was named, or the folder cannot be written to.
-    """
-    if not records:
-        raise InputError("input is missing: name an image file or a folder of them with --input.")
-    folder = ensure_folder(output_dir, "output_dir")
-    if (folder / "objects.csv").exists():
-        logger.warning("'%s' holds the results of an earlier run, which this one replaces.", output_dir)
-    objects = sum(len(record["prompts"]) for record in records)
-    logger.info(
-        "Segmenting %d image(s) with %d prompted object(s) into %s.", len(records), objects, output_dir
-    )
 
 
 def unique_stems(paths: list[Path]) -> dict[Path, str]:

@@ -1,126 +1,128 @@
-"""Handlers of the evaluator that write what it finds: label maps, overlays and the table of objects."""
+"""What is written of each image: its label map, its overlay, and then its rows in the table of objects."""
 
 from __future__ import annotations
 
-import csv
 import logging
-import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ignite.engine import Engine, Events
-from PIL import Image
 
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.overlay import draw_overlay
 from lmsfe_sam.inference.prompting import PROMPTS
+from lmsfe_sam.inference.results import MASKS, OVERLAYS, Results
 from lmsfe_sam.inference.writing import write_label_map
 from lmsfe_sam.prompts.prompt import Prompts
+from lmsfe_sam.stopping import Stopped, held_signals
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("image", "object", "area_px", "area_mm2", "x0", "y0", "x1", "y1", "predicted_iou")
-"""The columns of ``objects.csv``."""
+Item = Mapping[str, Any]
+"""One image: what was loaded of it and what was found."""
 
 
-class LabelMapSaver:
-    """Writes ``masks/<stem><output_ext>`` after each image.
+class Writer(Protocol):
+    """Writes one file of an image."""
+
+    def name(self, item: Item) -> str:
+        """Return the file's name, relative to the run's folder, before it is written."""
+
+    def write(self, path: Path, item: Item) -> None:
+        """Write it in one step."""
+
+
+class LabelMapWriter:
+    """``masks/<stem><output_ext>``.
 
     Args:
-        output_dir: of the run.
         output_ext: one of `lmsfe_sam.inference.writing.OUTPUT_SUFFIXES`.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], output_ext: str = ".png") -> None:
-        self.folder = Path(output_dir) / "masks"
+    def __init__(self, output_ext: str = ".png") -> None:
         self.output_ext = output_ext
 
-    def attach(self, engine: Engine) -> None:
-        """Write from now on, after each iteration of ``engine``."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+    def name(self, item: Item) -> str:  # noqa: D102
+        return f"{MASKS}/{item['stem']}{self.output_ext}"
 
-    def __call__(self, engine: Engine) -> None:
-        """Write the label maps of this iteration."""
-        for item in _items(engine):
-            path = self.folder / f"{item['stem']}{self.output_ext}"
-            write_label_map(path, item["pred"][0].cpu().numpy(), item["pred"].meta)
-            logger.info("%s: %d object(s) in %s", item["name"], len(item[OBJECTS]), path)
+    def write(self, path: Path, item: Item) -> None:  # noqa: D102
+        write_label_map(path, item["pred"][0].cpu().numpy(), item["pred"].meta)
 
 
-class OverlaySaver:
-    """Writes ``overlays/<stem>.png`` after each image.
+class OverlayWriter:
+    """``overlays/<stem>.png``.
 
     Args:
-        output_dir: of the run.
         picture_key: of the image as it was read, (3, H, W) uint8.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], picture_key: str = "picture") -> None:
-        self.folder = Path(output_dir) / "overlays"
+    def __init__(self, picture_key: str = "picture") -> None:
         self.picture_key = picture_key
+
+    def name(self, item: Item) -> str:  # noqa: D102
+        return f"{OVERLAYS}/{item['stem']}.png"
+
+    def write(self, path: Path, item: Item) -> None:  # noqa: D102
+        picture = item[self.picture_key].cpu().numpy().transpose(1, 2, 0)
+        overlay = draw_overlay(picture, item["pred"][0].cpu().numpy(), Prompts(**item[PROMPTS]))
+        with atomic_write(path) as temporary:
+            overlay.save(temporary)
+
+
+class SaveResults:
+    """Writes the files of each image and then its rows, as soon as it is segmented.
+
+    A signal that asks the run to end waits until both are written.
+
+    Args:
+        results: the folder of the run.
+        writers: of the files.
+    """
+
+    def __init__(self, results: Results, writers: Sequence[Writer]) -> None:
+        self.results = results
+        self.writers = writers
 
     def attach(self, engine: Engine) -> None:
         """Write from now on, after each iteration of ``engine``."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the overlays of this iteration."""
-        for item in _items(engine):
-            picture = item[self.picture_key].cpu().numpy().transpose(1, 2, 0)
-            labels = item["pred"][0].cpu().numpy()
-            overlay: Image.Image = draw_overlay(picture, labels, Prompts(**item[PROMPTS]))
-            with atomic_write(self.folder / f"{item['stem']}.png") as temporary:
-                overlay.save(temporary)
+        """Write the results of this iteration."""
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        for loaded, found in zip(batch, output, strict=True):
+            with held_signals():
+                self.save({**loaded, **found})
 
-
-class ObjectsTable:
-    """Writes ``objects.csv``, a row an object; also when the run ends early.
-
-    Args:
-        output_dir: of the run.
-    """
-
-    def __init__(self, output_dir: str | os.PathLike[str]) -> None:
-        self.path = Path(output_dir) / "objects.csv"
-        self.rows: list[dict[str, Any]] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Collect after each iteration of ``engine`` from now on, and write when it ends."""
-        engine.add_event_handler(Events.STARTED, self.rows.clear)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._write_and_raise)
-
-    def __call__(self, engine: Engine) -> None:
-        """Collect the objects of this iteration."""
-        for item in _items(engine):
-            self.rows += [{"image": item["name"], **row} for row in item[OBJECTS]]
-
-    def write(self) -> None:
-        """Write what was collected.
+    def save(self, item: Item) -> None:
+        """Write the files and the rows of one image.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: one of them cannot be written.
         """
-        with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            table.writeheader()
-            table.writerows({name: _cell(value) for name, value in row.items()} for row in self.rows)
-
-    def _write_and_raise(self, error: BaseException) -> None:
-        self.write()
-        raise error
-
-
-def _items(engine: Engine) -> list[dict[str, Any]]:
-    """Return one dictionary an image of this iteration: what was loaded and what was found."""
-    batch: Any = engine.state.batch
-    output: Any = engine.state.output
-    return [{**loaded, **found} for loaded, found in zip(batch, output, strict=True)]
+        files = [writer.name(item) for writer in self.writers]
+        self.results.begin(item["stem"], files)
+        for writer, file in zip(self.writers, files, strict=True):
+            writer.write(self.results.folder / file, item)
+        rows = [{"image": item["name"], **row} for row in item[OBJECTS]]
+        self.results.finish(item["stem"], files, rows)
+        logger.info("%s: %d object(s) in %s", item["name"], len(rows), self.results.folder / files[-1])
 
 
-def _cell(value: Any) -> str:
-    if value is None or value != value:  # NaN: unknown
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def run(evaluator: Engine, results: Results) -> None:
+    """Run the evaluator, and leave the table in order, however it ends.
+
+    Raises:
+        Stopped: a signal asked the run to end; the message says what is finished.
+    """
+    try:
+        evaluator.run()
+        results.write_table()
+    except Stopped as stopped:
+        results.write_table()
+        raise Stopped(stopped.number, results.summary()) from None
+    finally:
+        results.close()

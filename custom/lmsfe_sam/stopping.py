@@ -1,0 +1,75 @@
+"""Signals that ask a command to end, SIGINT (Ctrl-C) and SIGTERM: a sentence, and nothing half written."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end.
+
+    Not an `Exception`: nothing may take it for an error of an image and go on.
+
+    Args:
+        number: of the signal.
+        done: a sentence that says what is done, and how to go on.
+    """
+
+    def __init__(self, number: int, done: str = "") -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}. {done}".strip())
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report of a process that a signal ended."""
+        return 128 + self.number
+
+
+def raise_stopped() -> None:
+    """Raise `Stopped` on SIGINT and SIGTERM from now on; a second signal ends the process at once.
+
+    Handlers that somebody else has set stay, and so do signals that the process was started to ignore, as by
+    ``nohup``.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        if signal.getsignal(each) is _raise:
+            signal.signal(each, signal.SIG_DFL)
+    raise Stopped(number)
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Let a signal wait until the block is done, so that what belongs together is written together.
+
+    Outside of the main thread, which alone handles signals, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, lambda number, frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler not in (signal.SIG_IGN, None):
+                signal.signal(number, handler)
+        if waiting:
+            signal.raise_signal(waiting[0])
