@@ -94,7 +94,7 @@ def training(repeats: int) -> None:
     def step() -> None:
         with torch.enable_grad():
             optimizer.zero_grad(set_to_none=True)
-            tokens = steps(images, sampler(target, rng), target, rng)
+            tokens = steps(images, sampler(target, rng)[0], target, rng)
             torch.stack([loss_function(each, target) for each in tokens]).mean().backward()
             optimizer.step()
 

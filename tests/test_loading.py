@@ -59,7 +59,7 @@ def test_lesions_are_united_or_numbered(tmp_path: Path) -> None:
     record = _record(tmp_path, make.speckle(1), first, second)
     np.testing.assert_array_equal(LoadUltrasoundd()(record)["label"][0].numpy(), first | second)
     np.testing.assert_array_equal(
-        LoadUltrasoundd(objects=True)(record)["label"][0].numpy(), first + 2 * second
+        LoadUltrasoundd()({**record, "objects": "labels"})["label"][0].numpy(), first + 2 * second
     )
 
 

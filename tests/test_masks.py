@@ -20,8 +20,8 @@ from lmsfe_sam.data.masks import (
     draw_polygon,
     nearest_indices,
     read_mask,
+    record_labels,
     record_mask,
-    record_objects,
     resize_mask,
 )
 from lmsfe_sam.errors import InputError
@@ -105,7 +105,7 @@ def test_several_files_are_united_or_kept_apart(tmp_path: Path) -> None:
         "label": [str(save(tmp_path / f"m_{k}.png", part)) for k, part in enumerate(parts)],
     }
     np.testing.assert_array_equal(record_mask(record, SIZE), parts[0] | parts[1])
-    for made, part in zip(record_objects(record, SIZE), parts, strict=True):
+    for (_, made), part in zip(record_labels(record, SIZE), parts, strict=True):
         np.testing.assert_array_equal(made, part)
 
 

@@ -26,12 +26,17 @@ def ellipses(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
 MASKS = ellipses((10, 12, 40, 50), (0, 0, 9, 7), (50, 30, 64, 64), (20, 20, 25, 60))
 
 
+SECOND = ellipses((45, 2, 60, 12), (30, 30, 50, 50), (5, 5, 20, 20), (0, 0, 8, 8))
+LABELS = torch.maximum(MASKS.int(), 2 * SECOND.int())
+"""The same images with a second object each."""
+
+
 def only(kind: str, **options) -> MixedPrompts:
     return MixedPrompts({kind: 1.0}, **options)
 
 
 def draw(sampler: MixedPrompts, masks: torch.Tensor = MASKS, seed: int = 0) -> Prompts:
-    return sampler(masks, np.random.default_rng(seed))
+    return sampler(masks, np.random.default_rng(seed))[0]
 
 
 def inside(masks: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -235,3 +240,43 @@ def test_masks_of_a_wrong_shape_say_what_to_do():
 
 def test_default_weights_add_up():
     assert sum(KINDS.values()) == pytest.approx(1)
+
+
+def test_each_prompt_means_one_object_and_none_means_all():
+    boxes, targets = only("box", per_image=12)(LABELS, np.random.default_rng(0))
+    assert targets.shape == (4, 12, SIZE, SIZE)
+    for b in range(4):
+        for box, target in zip(boxes.boxes[b], targets[b], strict=True):
+            assert any(torch.equal(target, (LABELS[b, 0] == k).float()) for k in (1, 2))
+            np.testing.assert_array_equal(box, tight_box(target.numpy()))
+    assert (targets.flatten(2).sum(dim=2).amin(dim=1) < targets.flatten(2).sum(dim=2).amax(dim=1)).all()
+    clicks, targets = only("clicks", per_image=5)(LABELS, np.random.default_rng(1))
+    first = clicks.points[:, :, 0].long()
+    assert targets.flatten(0, 1)[range(20), first[..., 1].flatten(), first[..., 0].flatten()].all()
+    prompts, targets = only("none", per_image=2)(LABELS, np.random.default_rng(2))
+    assert prompts.boxes is prompts.points is None
+    assert torch.equal(targets, (LABELS > 0).float().expand(-1, 2, -1, -1))
+
+
+def test_one_object_an_image_needs_no_target_for_each_prompt():
+    prompts, targets = MixedPrompts(per_image=5)(MASKS, np.random.default_rng(3))
+    assert torch.equal(targets, MASKS.float()) and prompts.boxes.shape[1] == 5
+
+
+def test_images_that_have_to_be_prompted_are():
+    sampler = MixedPrompts({"none": 0.7, "box": 0.2, "point": 0.1}, per_image=8)
+    prompts, targets = sampler(LABELS, np.random.default_rng(4), torch.tensor([True, False, True, False]))
+    prompted = ~prompts.boxes.isnan().any(dim=-1) | (prompts.point_labels == 1).any(dim=-1)
+    assert prompted[[1, 3]].all() and not prompted[[0, 2]].all()
+    assert all(len(target.unique()) == 2 for target in targets[[1, 3]].flatten(0, 1))
+    with pytest.raises(InputError, match="none alone"):
+        only("none")(LABELS, np.random.default_rng(5), [False] * 4)
+
+
+def test_corrections_of_several_objects_are_of_each_ones_own_target():
+    prompts, targets = only("box", per_image=6)(LABELS, np.random.default_rng(6))
+    logits = torch.full_like(targets, -1.0)
+    corrected = correct(prompts, targets, logits, torch.zeros(4, 6, 16, 16), np.random.default_rng(7))
+    x, y = corrected.points[:, :, 0].long().unbind(-1)
+    assert (corrected.point_labels == 1).all()
+    assert targets.flatten(0, 1)[range(24), y.flatten(), x.flatten()].all()

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.metrics import DiceMetric
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.sampling import MixedPrompts
 from lmsfe_sam.training.iteration import (
     PromptedIteration,
     PromptedSteps,
     ValidationIteration,
+    largest_objects,
     mode_prompts,
     step_generators,
 )
@@ -22,12 +25,15 @@ from lmsfe_sam.training.losses import PromptedLoss
 from training_parts import TinyNetwork, engine, squares
 
 
-def noted(prompts: list[Prompts]) -> Any:
-    sampler = MixedPrompts(per_image=3)
+def noted(prompts: list[Prompts], kinds: dict[str, float] | None = None) -> Any:
+    sampler = MixedPrompts(kinds, per_image=3)
 
-    def sample(masks: torch.Tensor, rng: np.random.Generator) -> Prompts:
-        prompts.append(sampler(masks, rng))
-        return prompts[-1]
+    def sample(
+        labels: torch.Tensor, rng: np.random.Generator, unprompted: Any = None
+    ) -> tuple[Prompts, torch.Tensor]:
+        drawn, targets = sampler(labels, rng, unprompted)
+        prompts.append(drawn)
+        return drawn, targets
 
     return sample
 
@@ -56,9 +62,7 @@ def test_prompts_depend_on_seed_epoch_and_iteration_alone() -> None:
         drawn: list[Prompts] = []
         trainer = engine(PromptedSteps(TinyNetwork(), 0), PromptedLoss())
         trainer.state.epoch, trainer.state.iteration = epoch, iteration
-        PromptedIteration(
-            lambda masks, rng: drawn.append(MixedPrompts({"box_jitter": 1})(masks, rng)) or drawn[0], seed
-        )(trainer, squares())
+        PromptedIteration(noted(drawn, {"box_jitter": 1}), seed)(trainer, squares())
         assert drawn[0].boxes is not None
         return drawn[0].boxes
 
@@ -96,8 +100,62 @@ def test_validation_scores_each_mode_from_one_encoding() -> None:
     assert output["pred"].shape == output["label"].shape == (2, 3, 16, 16)
     assert torch.equal(output["pred_box"], batch["label"].float())
     assert torch.equal(output["pred_none"], output["pred"][:, 2:])
-    assert torch.equal(output["label_one"], batch["label"].float())
+    assert torch.equal(output["label_box"], batch["label"].float())
     assert not output["pred"].requires_grad
+
+
+def several() -> dict[str, Any]:
+    """Two images of two objects each; the second image has to be prompted."""
+    batch = squares()
+    batch["label"] = batch["label"].clone()
+    batch["label"][:, 0, 13:15, 13:15] = 2
+    return {**batch, "unprompted": torch.tensor([True, False])}
+
+
+def test_validation_prompts_the_largest_object_and_asks_for_all_without_a_prompt() -> None:
+    batch = several()
+    output = ValidationIteration()(engine(TinyNetwork().eval()), batch)
+    largest, union = (batch["label"] == 1).float(), (batch["label"] > 0).float()
+    assert torch.equal(output["label_box"], largest) and torch.equal(output["label_point"], largest)
+    assert torch.equal(output["label_none"][0], union[0])
+    assert not output["label_none"][1].any() and not output["pred_none"][1].any()
+    dice = DiceMetric(reduction="none")(output["pred_none"], output["label_none"])
+    assert not dice[0].isnan().any() and dice[1].isnan().all()
+
+
+def test_the_largest_object_may_have_any_number() -> None:
+    labels = torch.tensor([[[[0, 7, 7], [3, 0, 0]]], [[[1, 0, 2], [0, 0, 2]]], [[[0, 0, 0], [0, 0, 0]]]])
+    expected = [[[0, 1, 1], [0, 0, 0]], [[0, 0, 1], [0, 0, 1]], [[0, 0, 0], [0, 0, 0]]]
+    assert largest_objects(labels)[:, 0].int().tolist() == expected
+
+
+def test_each_prompt_is_trained_on_its_own_object() -> None:
+    targets = []
+
+    def loss(tokens: Any, target: torch.Tensor) -> torch.Tensor:
+        targets.append(target)
+        return PromptedLoss()(tokens, target)
+
+    batch = several()
+    trainer = engine(PromptedSteps(TinyNetwork(), correction_steps=1), loss)
+    PromptedIteration(MixedPrompts({"box": 1}, per_image=6))(trainer, batch)
+    assert len(targets) == 2 and targets[0].shape == (2, 6, 16, 16)
+    objects = torch.stack([batch["label"][:, 0] == 1, batch["label"][:, 0] == 2], dim=1).float()
+    chosen = (targets[0][:, :, None] == objects[:, None]).all(dim=(3, 4))
+    assert chosen.any(dim=2).all() and chosen.any(dim=1).all()
+
+
+def test_a_network_without_prompts_is_trained_on_all_objects() -> None:
+    targets = []
+
+    def loss(tokens: Any, target: torch.Tensor) -> torch.Tensor:
+        targets.append(target)
+        return PromptedLoss()(tokens, target)
+
+    batch = several()
+    trainer = engine(PromptedSteps(PromptFreeNetwork(torch.nn.Conv2d(3, 1, 1), 16)), loss)
+    PromptedIteration(MixedPrompts(per_image=3))(trainer, batch)
+    assert torch.equal(targets[0], (batch["label"] > 0).float())
 
 
 def test_the_modes_are_objects_with_nothing_but_their_own_prompt() -> None:
@@ -121,7 +179,7 @@ def test_corrections_without_gradient_come_before_those_with_one() -> None:
         network = TinyNetwork()
         steps = PromptedSteps(network, correction_steps=1, no_grad_corrections=2)
         batch = squares()
-        prompts = MixedPrompts({"point": 1}, per_image=2)(batch["label"], np.random.default_rng(seed))
+        prompts, _ = MixedPrompts({"point": 1}, per_image=2)(batch["label"], np.random.default_rng(seed))
         tokens = steps(batch["image"], prompts, batch["label"], np.random.default_rng(seed))
         clicks = [call["points"].shape[2] for call in network.calls]
         assert clicks == list(range(1, len(clicks) + 1))
@@ -137,7 +195,7 @@ def test_a_share_of_the_batches_is_corrected_and_all_processes_agree_which() -> 
         for rank in range(2):
             steps = PromptedSteps(TinyNetwork(), 1, no_grad_corrections=2, correction_prob=0.25)
             rng = np.random.default_rng([iteration, rank])
-            prompts = MixedPrompts({"point": 1}, per_image=2)(batch["label"], rng)
+            prompts, _ = MixedPrompts({"point": 1}, per_image=2)(batch["label"], rng)
             shared = np.random.default_rng(iteration)
             tokens = steps(batch["image"], prompts, batch["label"], rng, shared)
             lengths.add((len(tokens), len(steps.network.calls)))

@@ -31,6 +31,7 @@ Side = Annotated[int, Field(ge=16)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ValidationMode = Literal["box", "point", "none"]
+ObjectsRule = Literal["union", "parts", "labels"]
 if TYPE_CHECKING:
     PresetName = str
 else:
@@ -50,6 +51,10 @@ class DataOptions(Options):
         description="folder or datalist.json of the data set, or a list of them; null: built-in phantoms"
     )
     layout: Text = Field(description="arrangement of the folder, see docs/data.md; auto recognises it")
+    objects: ObjectsRule | list[ObjectsRule] = Field(
+        description="an image's objects: the union of its masks, each label of a label map (or file), or "
+        "each connected part of these; for several data sets one rule each, if given as a list"
+    )
     split_rule: Text = Field(
         description="group: the data set's own split, else by patient, video or near-duplicates; "
         "paper: the counts of the paper"
@@ -76,6 +81,9 @@ class TrainingOptions(DataOptions):
 
     repeats: Annotated[list[Positive], Field(min_length=1)] | None = Field(
         description="how often an epoch passes through each data set's training images"
+    )
+    prompted_only: list[Text] = Field(
+        description="names of data sets whose images are never shown without a prompt"
     )
     preset: PresetName = Field(description="sizes of the network")
     image_size: Side = Field(description="side of the network's square input in pixels, a multiple of 16")
@@ -115,6 +123,12 @@ class TrainingOptions(DataOptions):
     )
     validation_modes: Annotated[list[ValidationMode], Field(min_length=1), AfterValidator(_each_once)] = (
         Field(description="prompts of the validation; their mean Dice picks the best weights")
+    )
+    superpixel_targets: Share = Field(
+        description="probability that an image's target is a region of superpixels instead"
+    )
+    ellipse_targets: Share = Field(
+        description="probability that an ellipse drawn into an image is the target instead"
     )
     prompts_per_image: Positive = Field(description="prompts decoded on one encoding of an image")
     prompt_kinds: dict[str, Any] = Field(description="weight of each kind of training prompt")

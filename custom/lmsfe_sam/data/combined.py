@@ -24,20 +24,32 @@ def find_records(
     repeats: Sequence[int] | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
+    objects: str | Sequence[str] = "union",
+    prompted_only: Sequence[str] = (),
 ) -> DataList:
     """Return the records of a dataset or of several, split, or those of ``phantoms`` made-up images.
 
     The validation part of a dataset is the same whatever ``test_fraction`` is.
     Of the phantoms 70 % are for training, 15 % (one at least) each for validation and test.
 
+    Args:
+        dataset_dir, layout, split_rule, seed, validation_fraction, test_fraction: see `build_datalist`.
+        phantoms: how many, without a ``dataset_dir``.
+        repeats: see `combine`.
+        objects: what the objects of each dataset's images are (`lmsfe_sam.data.objects`), one rule for all of
+            them or one each.
+        prompted_only: names of the datasets in which "no prompt" means nothing.
+
     Raises:
-        InputError: see `build_datalist` and `combine`.
+        InputError: see `build_datalist` and `combine`; or ``objects`` or ``prompted_only`` does not fit
+            the datasets.
     """
     if dataset_dir is not None:
         found = [
             build_datalist(folder, layout, split_rule, seed, validation_fraction, test_fraction)
             for folder in folders_of(dataset_dir)
         ]
+        _mark_objects(found, objects, prompted_only)
         return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
     held_out = max(1, round(0.15 * phantoms))
     records = phantom_records(phantoms, seed)
@@ -47,6 +59,22 @@ def find_records(
         "test": records[phantoms - held_out :],
     }
     return DataList("phantoms", Path("phantoms"), "phantoms", splits, seed=seed, own_split=True)
+
+
+def _mark_objects(
+    sets: Sequence[DataList], objects: str | Sequence[str], prompted_only: Sequence[str]
+) -> None:
+    """Write into the records what the options ``objects`` and ``prompted_only`` say of their datasets."""
+    names = [one.name for one in sets]
+    rules = [objects] * len(sets) if isinstance(objects, str) else list(objects)
+    if len(rules) != len(sets):
+        raise InputError(f"objects has {len(rules)} rules: give one, or one for each of {', '.join(names)}.")
+    unknown = [name for name in prompted_only if name not in names]
+    if unknown:
+        raise InputError(f"prompted_only names '{unknown[0]}': choose from {', '.join(names)}.")
+    for one, rule in zip(sets, rules, strict=True):
+        for record in (record for part in PARTS for record in one.records[part]):
+            record.update({"objects": rule, "unprompted": one.name not in prompted_only})
 
 
 def combine(sets: Sequence[DataList], repeats: Sequence[int] | None = None) -> DataList:

@@ -122,7 +122,9 @@ class DataList:
             "image": _relative(record["image"], self.root),
             "label": masks[0] if len(masks) == 1 else masks,
         }
-        return {**entry, **{key: value for key, value in record.items() if key not in ("image", "label")}}
+        # What the objects are is the options' to say, each time that the list is read.
+        own = {"image", "label", "objects", "unprompted"}
+        return {**entry, **{key: value for key, value in record.items() if key not in own}}
 
 
 def build_datalist(

@@ -14,13 +14,14 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from lmsfe_sam.data.masks import nearest_indices, record_mask, record_objects
+from lmsfe_sam.data.masks import nearest_indices
+from lmsfe_sam.data.objects import object_map, record_objects
 from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.predict.preprocessing import resize_image, to_rgb_uint8
 
 __all__ = ["LoadUltrasoundd", "ResizeUltrasoundd", "load_image_and_mask", "read_picture"]
 
-_CONSUMED = frozenset({"outlines", "phantom", "subgroup"})
+_CONSUMED = frozenset({"outlines", "phantom", "subgroup", "objects", "object"})
 """What a record holds for this step or for tables only; left in, it would not collate."""
 
 
@@ -31,7 +32,9 @@ class LoadUltrasoundd(MapTransform):
     (`lmsfe_sam.data.phantoms`), which is rendered instead of read. In the result
 
     - ``image`` is (3, H, W) float32, RGB in 0..255,
-    - ``label`` is (1, H, W) uint8, 1 inside the union of the record's lesions,
+    - ``label`` is (1, H, W) uint8, k inside object k; by default the only object is the union of all masks
+      (`lmsfe_sam.data.objects`), and of a record with ``object`` that one alone is there, as 1,
+    - ``unprompted`` is whether the image may be segmented without a prompt, True unless the record says no,
     - ``original_size`` is (2,) int64, height and width,
     - ``name`` is the image's name, a string,
 
@@ -39,28 +42,22 @@ class LoadUltrasoundd(MapTransform):
 
     Args:
         keys: "image", or "image" and "label".
-        objects: keep the lesions apart: k in the mask of lesion k, in place of 1.
         allow_missing_keys: as for every MONAI `MapTransform`.
 
     Raises:
         InputError: when called, on an unreadable file, a bad mask, or a mask of another size.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection = ("image", "label"),
-        objects: bool = False,
-        allow_missing_keys: bool = False,
-    ) -> None:
+    def __init__(self, keys: KeysCollection = ("image", "label"), allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.objects = objects
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = {key: value for key, value in data.items() if key not in _CONSUMED}
         if "label" in self.keys or "phantom" in data:
-            image, mask = load_image_and_mask(data, self.objects)
+            image, mask = load_image_and_mask(data)
             if "label" in self.keys:
                 result["label"] = torch.from_numpy(mask)[None]
+                result["unprompted"] = bool(data.get("unprompted", True))
         else:
             image = to_rgb_uint8(read_picture(data["image"]))
         result["image"] = torch.from_numpy(image).permute(2, 0, 1).float().contiguous()
@@ -70,15 +67,15 @@ class LoadUltrasoundd(MapTransform):
         return result
 
 
-def load_image_and_mask(record: Mapping[Any, Any], objects: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Read or render the image and the mask of a record.
 
     Returns:
-        The image (H, W, 3) uint8 and the mask (H, W) uint8: 0 and 1, or with ``objects`` 0 and k
-        in lesion k, later ones on top.
+        The image (H, W, 3) uint8 and the mask (H, W) uint8: 0 outside, k in object k, or 1 in the one
+        that the record's ``object`` names.
 
     Raises:
-        InputError: an unreadable file, a bad mask, or sizes that differ.
+        InputError: an unreadable file, a bad mask, sizes that differ, or more than 255 objects.
     """
     if "phantom" in record:
         from lmsfe_sam.data.phantoms import render_record
@@ -86,13 +83,10 @@ def load_image_and_mask(record: Mapping[Any, Any], objects: bool = False) -> tup
         image, mask = render_record(record)
         return to_rgb_uint8(image), np.ascontiguousarray(mask, dtype=np.uint8)
     image = to_rgb_uint8(read_picture(record["image"]))
-    size = (image.shape[0], image.shape[1])
-    if not objects:
-        return image, record_mask(record, size).astype(np.uint8)
-    labels = np.zeros(size, np.uint8)
-    for number, lesion in enumerate(record_objects(record, size), start=1):
-        labels[lesion] = number
-    return image, labels
+    objects = record_objects(record, (image.shape[0], image.shape[1]))
+    if "object" in record:
+        objects = [objects[record["object"] - 1]]
+    return image, object_map(objects, str(record["image"]))
 
 
 class ResizeUltrasoundd(MapTransform):

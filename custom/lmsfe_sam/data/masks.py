@@ -43,6 +43,24 @@ def read_mask(path: str | Path) -> np.ndarray:
     return binarise(read_picture(path), str(path))
 
 
+def read_labels(path: str | Path) -> list[tuple[int, np.ndarray]]:
+    """Read each label of a mask file: each value of a label map, else 1 for all that the mask marks.
+
+    A label map has whole numbers below `GREY_LOW`, with at least one above 1.
+
+    Returns:
+        At least one (label, mask), in the order of the labels; (H, W) bool, with at least one pixel set.
+
+    Raises:
+        InputError: as `read_mask`.
+    """
+    pixels = read_picture(path)
+    grey = _grey_levels(pixels)
+    if not (np.issubdtype(grey.dtype, np.integer) and 1 < grey.max(initial=0) < GREY_LOW):
+        return [(1, binarise(pixels, str(path)))]
+    return [(int(value), grey == value) for value in np.unique(grey) if value > 0]
+
+
 def binarise(pixels: np.ndarray, name: str) -> np.ndarray:
     """Turn the pixels of a mask picture into a mask.
 
@@ -58,7 +76,7 @@ def binarise(pixels: np.ndarray, name: str) -> np.ndarray:
         InputError: it is no mask, or it is all black.
     """
     grey = _grey_levels(pixels)
-    if grey.max(initial=0) <= 1:
+    if grey.max(initial=0) < GREY_LOW:  # 0 and 1, or the values of a label map
         mask = grey > 0.5
     else:
         share = np.count_nonzero((grey >= GREY_LOW) & (grey <= GREY_HIGH)) / grey.size
@@ -88,23 +106,23 @@ def _grey_levels(pixels: np.ndarray) -> np.ndarray:
 
 
 def record_mask(record: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Make the mask of a record: the union of its lesions.
+    """Make the mask of a record: the union of all that its masks mark.
 
     Args:
-        record: as `record_objects` takes it.
+        record: as `record_labels` takes it.
         size: the image's height and width.
 
     Returns:
         (H, W) bool, with at least one pixel set.
 
     Raises:
-        InputError: as `record_objects`.
+        InputError: as `record_labels`.
     """
-    return np.logical_or.reduce(record_objects(record, size))
+    return np.logical_or.reduce([mask for _, mask in record_labels(record, size)])
 
 
-def record_objects(record: Mapping[str, Any], size: tuple[int, int]) -> list[np.ndarray]:
-    """Make one mask for each lesion of a record: for each of its mask files, or drawn outlines.
+def record_labels(record: Mapping[str, Any], size: tuple[int, int]) -> list[tuple[int, np.ndarray]]:
+    """Make one mask for each label of a record: for each mask file, outline, or value of a label map.
 
     Args:
         record: with "label", a path or a list of paths, or with "outlines", a JSON list whose
@@ -113,7 +131,8 @@ def record_objects(record: Mapping[str, Any], size: tuple[int, int]) -> list[np.
         size: the image's height and width.
 
     Returns:
-        At least one (H, W) bool, each with at least one pixel set.
+        At least one (label, mask): the value in the only file, if that is a label map, else a number from 1
+        up; (H, W) bool with at least one pixel set.
 
     Raises:
         InputError: a file is no mask or all black, an outline encloses nothing, a size is not the
@@ -121,21 +140,27 @@ def record_objects(record: Mapping[str, Any], size: tuple[int, int]) -> list[np.
     """
     if record.get("label"):
         paths = [record["label"]] if isinstance(record["label"], str | Path) else record["label"]
-        objects = {str(path): read_mask(path) for path in paths}
+        named = [(str(path), value, mask) for path in paths for value, mask in read_labels(path)]
+        if len(paths) > 1:
+            named = [(name, number, mask) for number, (name, _, mask) in enumerate(named, start=1)]
     elif record.get("outlines"):
-        objects = {
-            f"outline {number} of {record['image']}": draw_outline(outline, size, str(record["image"]))
+        named = [
+            (
+                f"outline {number} of {record['image']}",
+                number,
+                draw_outline(outline, size, str(record["image"])),
+            )
             for number, outline in enumerate(json.loads(record["outlines"]), start=1)
-        }
+        ]
     else:
         raise InputError(f"The image '{record['image']}' has no mask: add its mask, or take the image out.")
-    for name, mask in objects.items():
+    for name, _, mask in named:
         if mask.shape != size:
             raise SizeMismatchError(
                 f"'{record['image']}' is {_text(size)} pixels and its mask '{name}' {_text(mask.shape)}: "
                 "save both in one size, or take the image out."
             )
-    return list(objects.values())
+    return [(label, mask) for _, label, mask in named]
 
 
 def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:

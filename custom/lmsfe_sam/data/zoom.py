@@ -19,6 +19,8 @@ __all__ = ["RandLesionZoomd"]
 class RandLesionZoomd(RandomizableTransform, MapTransform):
     """Crop to a window that holds the whole lesion, anywhere in it; the picture stays as it is elsewhere.
 
+    Of several objects one is drawn that the window holds whole.
+
     Made for pictures in their own size, before they are squashed to the network's, so that the closer
     look has more detail. Lesions then come in more sizes and places, and a network can be used on
     windows of an image around a prompt.
@@ -51,9 +53,13 @@ class RandLesionZoomd(RandomizableTransform, MapTransform):
         self.randomize(None)
         if not self._do_transform:
             return result
-        mask = convert_to_numpy(result[self.label_key])[0] > 0
-        if not mask.any():
+        labels = convert_to_numpy(result[self.label_key])[0]
+        if not labels.any():
             return result
+        mask = labels > 0
+        if labels.max() > 1:
+            values = np.unique(labels[mask])
+            mask = labels == values[self.R.randint(len(values))]
         x0, y0, x1, y1 = (round(side) for side in tight_box(mask))
         share = self.R.uniform(*self.share)
         rows = self._window(y0, y1, share, mask.shape[0])

@@ -115,13 +115,23 @@ def takes_prompts(network: nn.Module) -> bool:
     return not isinstance(network, PromptFreeNetwork)
 
 
-def usable_modes(network: nn.Module, prompt_modes: Any) -> tuple[str, ...]:
-    """Return the modes to run: those named, or of "all" those that the network can be used in.
+def usable_modes(
+    network: nn.Module, prompt_modes: Any, objects: str | Sequence[str] = "union"
+) -> tuple[str, ...]:
+    """Return the modes to run: those named, or of "all" those that the network and the objects allow.
 
     Raises:
-        InputError: a mode is named that needs prompts, and the network takes none.
+        InputError: a mode is named that needs prompts, and the network takes none; or "none", which means all
+            objects of an image, and they are scored one by one.
     """
     modes = parse_modes(prompt_modes)
+    rules = {objects} if isinstance(objects, str) else set(objects)
+    if "none" in modes and rules != {"union"}:
+        if prompt_modes not in (None, "all"):
+            raise InputError(
+                "prompt_modes names none, which means all objects of an image: use --objects union with it."
+            )
+        modes = tuple(mode for mode in modes if mode != "none")
     if takes_prompts(network):
         return modes
     usable = tuple(mode for mode in modes if mode not in network_modes(modes) or mode == "none")

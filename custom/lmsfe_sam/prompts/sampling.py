@@ -1,4 +1,4 @@
-"""Training prompts, drawn from a batch of augmented masks in the form that the network takes.
+"""Training prompts, drawn from a batch of augmented label maps in the form that the network takes.
 
 A sampler is any callable with `PromptSampler`'s signature; `MixedPrompts` is the one that the training
 config names. `correct` adds one click an object where the last prediction was wrong, for iterative
@@ -8,7 +8,7 @@ training. Randomness comes from the numpy generator that is handed in and from n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -42,12 +42,21 @@ PADDING = -1
 
 
 class PromptSampler(Protocol):
-    """Draws prompts for a batch of masks."""
+    """Draws prompts for a batch of label maps."""
 
-    def __call__(self, masks: Tensor, rng: np.random.Generator) -> Prompts:
-        """Return the prompts of N objects for each of ``masks (B,1,H,W)``, on the masks' device.
+    def __call__(
+        self, labels: Tensor, rng: np.random.Generator, unprompted: Sequence[bool] | Tensor | None = None
+    ) -> tuple[Prompts, Tensor]:
+        """Return the prompts of N objects for each of ``labels (B,1,H,W)``, and what they mean.
 
-        Every object of an image means the same target, the image's whole mask.
+        Args:
+            labels: 0 outside, k in object k.
+            rng: where the random choices come from.
+            unprompted: for each image, whether "no prompt" may be among them. Default: for all.
+
+        Returns:
+            The prompts, on the labels' device, and their targets, 0 and 1: (B,N,H,W), or (B,1,H,W) where
+            all prompts of an image mean one target. No prompt means all objects of the image.
         """
         ...
 
@@ -58,7 +67,8 @@ class MixedPrompts:
     The kinds are ``box`` (tight), ``box_jitter`` (sides moved by a fraction drawn from 0 to 25 %),
     ``point`` (one click, half the time the deepest pixel, else any inside), ``clicks`` (such a click,
     then one to three more, inside or outside close to the mask), ``box_point`` (a jittered box and a
-    click) and ``none``. An image whose mask is empty is prompted with nothing.
+    click) and ``none``. Each but ``none``, which means all objects, is of one object of the image, drawn at
+    random. An image without objects is prompted with nothing.
 
     Args:
         kinds: weight of each kind; a kind left out is never drawn. Default `KINDS`.
@@ -80,40 +90,65 @@ class MixedPrompts:
         self.per_image = per_image
         self.aligned = aligned
 
-    def __call__(self, masks: Tensor, rng: np.random.Generator) -> Prompts:
-        """Return prompts for ``masks (B,1,H,W)``; see `PromptSampler`."""
-        batch = _as_arrays(masks)
+    def __call__(
+        self, labels: Tensor, rng: np.random.Generator, unprompted: Sequence[bool] | Tensor | None = None
+    ) -> tuple[Prompts, Tensor]:
+        """Return prompts and targets for ``labels (B,1,H,W)``; see `PromptSampler`.
+
+        Raises:
+            InputError: an image that has to be prompted, and ``none`` is the only kind.
+        """
+        batch = _as_arrays(labels)
         plans = self._plans(len(batch), rng)
         boxes = np.full((len(batch), self.per_image, 4), np.nan, dtype=np.float32)
         clicks: dict[tuple[int, int], list[_Click]] = {}
-        for b, mask in enumerate(batch):
-            if not mask.any():
-                continue
-            target = _Target(mask)
+        targets: list[list[NDArray[np.bool_]]] = [[] for _ in batch]
+        for b, label_map in enumerate(batch):
+            objects = _objects(label_map)
             for n, (kind, count) in enumerate(plans[b]):
+                if kind == "none" and objects and unprompted is not None and not unprompted[b]:
+                    kind, count = self._draw_prompted(rng)
+                if kind == "none" or not objects:
+                    targets[b].append(label_map > 0)
+                    continue
+                target = objects[0 if len(objects) == 1 else rng.integers(len(objects))]
+                targets[b].append(target.mask)
                 if kind in ("box", "box_jitter", "box_point"):
                     fraction = 0.0 if kind == "box" else rng.uniform(0, LARGEST_JITTER)
                     boxes[b, n] = jitter_box(target.box, fraction, rng)
                 if kind in ("point", "clicks", "box_point"):
                     clicks[b, n] = target.clicks(count, rng)
-        points, labels = _padded(clicks, len(batch), self.per_image)
-        device = masks.device
-        return Prompts(
+        points, point_labels = _padded(clicks, len(batch), self.per_image)
+        device = labels.device
+        prompts = Prompts(
             boxes=None if np.isnan(boxes).all() else torch.from_numpy(boxes).to(device),
             points=None if points is None else points.to(device),
-            point_labels=None if labels is None else labels.to(device),
+            point_labels=None if point_labels is None else point_labels.to(device),
         )
+        if batch.max(initial=0) <= 1:  # one target an image: no need of a copy for each prompt
+            return prompts, (labels > 0).float()
+        return prompts, torch.from_numpy(np.array(targets)).float().to(device)
 
     def _plans(self, images: int, rng: np.random.Generator) -> list[list[tuple[str, int]]]:
         """Draw (kind, number of clicks) of every prompt of every image."""
 
         def draw() -> list[tuple[str, int]]:
             drawn = rng.choice(self.kinds, size=self.per_image, p=self.weights).tolist()
-            return [(kind, int(rng.choice(CLICK_COUNTS)) if kind == "clicks" else 1) for kind in drawn]
+            return [(kind, _count(kind, rng)) for kind in drawn]
 
         if self.aligned:
             return [draw()] * images
         return [draw() for _ in range(images)]
+
+    def _draw_prompted(self, rng: np.random.Generator) -> tuple[str, int]:
+        """Draw one kind that is not ``none``, and its number of clicks."""
+        weights = np.where([kind == "none" for kind in self.kinds], 0, self.weights)
+        if not weights.any():
+            raise InputError(
+                "prompt_kinds has none alone, and some images have to be prompted: add box or point."
+            )
+        kind = str(rng.choice(self.kinds, p=weights / weights.sum()))
+        return kind, _count(kind, rng)
 
 
 def correct(
@@ -128,7 +163,7 @@ def correct(
 
     Args:
         prompts: what the prediction was made from.
-        masks: (B,1,H,W), the truth.
+        masks: (B,1,H,W) or (B,N,H,W), the truth.
         logits: (B,N,H,W), the prediction; above 0 is inside.
         low_res: (B,N,h,w), the same at the network's own size: the next mask prompt, detached.
         rng: where the random choices come from.
@@ -136,10 +171,12 @@ def correct(
     predictions = (logits.detach() > 0).cpu().numpy()
     images, objects = predictions.shape[:2]
     clicks: dict[tuple[int, int], list[_Click]] = {}
-    for b, mask in enumerate(_as_arrays(masks)):
-        if not mask.any():
-            continue
+    truths = (masks > 0).cpu().numpy()
+    for b in range(images):
         for n in range(objects):
+            mask = truths[b, min(n, truths.shape[1] - 1)]
+            if not mask.any():
+                continue
             region, label = largest_error(mask, predictions[b, n]) or (mask, 1)
             clicks[b, n] = [(*_click_inside(region, rng), label)]
     points, labels = _padded(clicks, images, objects)
@@ -156,7 +193,7 @@ _Click = tuple[int, int, int]  # x, y, label
 
 
 class _Target:
-    """One image's mask, with what its prompts have in common worked out once."""
+    """One object's mask, with what its prompts have in common worked out once."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask
@@ -194,11 +231,21 @@ def _click_inside(region: NDArray[np.bool_], rng: np.random.Generator) -> tuple[
     return first_click(region) if rng.random() < 0.5 else random_click(region, rng)
 
 
-def _as_arrays(masks: Tensor) -> NDArray[np.bool_]:
-    """Return ``masks (B,1,H,W)`` as (B,H,W) bool."""
-    if masks.ndim != 4 or masks.shape[1] != 1:
-        raise InputError(f"Masks of shape {tuple(masks.shape)} cannot be prompted: give (B,1,H,W).")
-    return (masks[:, 0] > 0).cpu().numpy()
+def _count(kind: str, rng: np.random.Generator) -> int:
+    """Return the number of clicks of a prompt of this kind."""
+    return int(rng.choice(CLICK_COUNTS)) if kind == "clicks" else 1
+
+
+def _objects(labels: NDArray[np.uint8]) -> list[_Target]:
+    """Return the objects of a label map (H,W)."""
+    return [_Target(labels == value) for value in np.unique(labels) if value > 0]
+
+
+def _as_arrays(labels: Tensor) -> NDArray[np.uint8]:
+    """Return ``labels (B,1,H,W)`` as (B,H,W)."""
+    if labels.ndim != 4 or labels.shape[1] != 1:
+        raise InputError(f"Masks of shape {tuple(labels.shape)} cannot be prompted: give (B,1,H,W).")
+    return labels[:, 0].cpu().numpy().astype(np.uint8)
 
 
 def _padded(

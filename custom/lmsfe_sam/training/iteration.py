@@ -75,7 +75,7 @@ class PromptedSteps(nn.Module):
         Args:
             image: (B,3,H,W), normalised.
             prompts: N objects an image.
-            target: (B,1,H,W), not zero inside the object.
+            target: (B,1,H,W) or (B,N,H,W), not zero inside the object.
             rng: draws the corrective clicks.
             shared_rng: draws how many corrections there are. It is the same in all processes that train
                 together, so that none waits for another's longer step. Default ``rng``.
@@ -138,22 +138,24 @@ class PromptedIteration:
         Raises:
             InputError: the loss is not a finite number; the message names the batch's files.
         """
-        image, target = to_device(engine, batch, self.memory_format)
+        image, labels = to_device(engine, batch, self.memory_format)
         state = engine.state
         rng, shared_rng = step_generators(self.seed, state.epoch, state.iteration, state.rank)
-        prompts = self.sampler(target, rng)
+        prompts, target = self.sampler(labels, rng, batch.get("unprompted"))
 
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs):
             steps = engine.inferer(image, engine.network, prompts, target, rng, shared_rng)
+        if steps[0].masks.shape[1] < target.shape[1]:  # a network without prompts: one mask of all objects
+            target = (labels > 0).float()
         # Outside of autocast: Dice sums 65,536 pixels, which half precision does not carry.
         losses = [engine.loss_function(in_single_precision(tokens), target) for tokens in steps]
         loss = torch.stack(losses).mean()
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         self._stop_if_not_finite(loss, state, batch)
         self._step(engine, loss)
-        state.output = {Keys.IMAGE: image, Keys.LABEL: target, Keys.LOSS: loss.item()}
+        state.output = {Keys.IMAGE: image, Keys.LABEL: labels, Keys.LOSS: loss.item()}
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return state.output
 
@@ -183,7 +185,8 @@ class PromptedIteration:
 class ValidationIteration:
     """One validation step: the evaluator's ``iteration_update``.
 
-    Each image is encoded once and decoded with all modes at once, as that many objects.
+    Each image is encoded once and decoded with all modes at once, as that many objects. A box or click means
+    the image's largest object, no prompt all of them; images that must be prompted are left out of ``none``.
 
     Args:
         modes: some of `VALIDATION_MODES`.
@@ -206,24 +209,25 @@ class ValidationIteration:
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
         """Return ``image``, and ``label`` and binary ``pred``, both (B,M,H,W) with a channel for each mode.
 
-        The label's channels are the same. There is a ``pred_MODE`` (B,1,H,W) for each mode, too, and a
-        ``label_one`` (B,1,H,W) to go with it.
+        There are a ``pred_MODE`` and a ``label_MODE`` (B,1,H,W) for each mode, too. Both are empty, which
+        metrics leave out, for ``none`` where the batch's ``unprompted`` is False.
         """
-        image, target = to_device(engine, batch, self.memory_format)
-        prompts = mode_prompts(target, self.modes)
+        image, labels = to_device(engine, batch, self.memory_format)
+        target = mode_targets(labels, self.modes, batch.get("unprompted"))
+        prompts = mode_prompts(largest_objects(labels), self.modes)
         with (
             engine.mode(engine.network),
             torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs),
         ):
             embedding = engine.network.encode(image)
             logits, _ = engine.network.decode(embedding, **vars(prompts))
-        masks = (logits > 0).float()
+        masks = (logits > 0).float() * target.any(dim=(2, 3), keepdim=True)
         engine.state.output = {
             Keys.IMAGE: image,
-            Keys.LABEL: target.expand_as(masks),
+            Keys.LABEL: target,
             Keys.PRED: masks,
-            "label_one": target,
             **{f"pred_{mode}": masks[:, i : i + 1] for i, mode in enumerate(self.modes)},
+            **{f"label_{mode}": target[:, i : i + 1] for i, mode in enumerate(self.modes)},
         }
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -247,6 +251,24 @@ def in_single_precision(tokens: DecodedTokens) -> DecodedTokens:
 def usable_modes(network: nn.Module, modes: Sequence[str]) -> list[str]:
     """Return the validation modes that a network can be used in: "none" alone, if it takes no prompts."""
     return ["none"] if isinstance(network, PromptFreeNetwork) else list(modes)
+
+
+def largest_objects(labels: Tensor) -> Tensor:
+    """Return the largest object of each label map ``(B,1,H,W)``, 0 and 1, the lower number among equals."""
+    if labels.max() <= 1:
+        return (labels > 0).float()
+    areas = torch.stack([torch.bincount(one.flatten().long(), minlength=256)[1:] for one in labels])
+    return (labels == areas.argmax(dim=1).view(-1, 1, 1, 1) + 1).float() * (labels > 0)
+
+
+def mode_targets(
+    labels: Tensor, modes: Sequence[str], unprompted: Sequence[bool] | Tensor | None = None
+) -> Tensor:
+    """Return what each mode should segment in label maps ``(B,1,H,W)``: ``(B,M,H,W)``, 0 and 1."""
+    largest, union = largest_objects(labels), (labels > 0).float()
+    if unprompted is not None:
+        union = union * torch.as_tensor(unprompted).to(union).view(-1, 1, 1, 1)
+    return torch.cat([union if mode == "none" else largest for mode in modes], dim=1)
 
 
 def mode_prompts(target: Tensor, modes: Sequence[str]) -> Prompts:

@@ -55,13 +55,15 @@ class PromptedLoss(nn.Module):
 
         Args:
             tokens: of `lmsfe_sam.LMSFESAM.decode_tokens`, B images with N objects.
-            target: ``(B, 1, H, W)``, 0 or 1; all objects of an image mean the same target.
+            target: ``(B, N, H, W)``, 0 or 1; or ``(B, 1, H, W)``, which all objects of an image mean.
         """
         n = tokens.iou.shape[1]
-        maps = target.to(tokens.masks.dtype)
+        maps = target.to(tokens.masks.dtype)[:, :, None]
         if self.boundary_weight:
-            maps = torch.cat([maps, boundary_band(maps, self.boundary_width)], dim=1)
-        truth = maps[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
+            maps = torch.cat(
+                [maps, boundary_band(maps.flatten(0, 1), self.boundary_width).view_as(maps)], dim=2
+            )
+        truth = maps.expand(-1, n, -1, -1, -1).flatten(0, 1)
         masks = tokens.masks.flatten(0, 1)
         iou = tokens.iou.flatten(0, 1)
         first = upsample(masks[:, :1], target.shape[-1])
