@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsfe_sam.model.clicked_regions import drop_unclicked
-from lmsfe_sam.model.prompt_batch import flatten_prompts, group_prompts
+from lmsfe_sam.model.presets import PRESETS
+from lmsfe_sam.predict.decoding import decode_prompts
+from lmsfe_sam.predict.postprocessing import drop_unclicked
 from lmsfe_sam.prompts.prompt import Prompts
+from sam_med2d import randomise
+from tiny import seeded_network
 
 SIDE = 8
 LEFT, RIGHT = (slice(1, 4), slice(1, 3)), (slice(2, 7), slice(5, 8))
@@ -16,10 +19,10 @@ NAN = float("nan")
 
 
 def two_regions() -> Tensor:
-    """Logits (1,1,8,8) of the square of 16 pixels: two regions of 3 in a field of -2."""
-    logits = torch.full((1, 1, SIDE, SIDE), -2.0)
+    """Logits (1,1,1,8,8) of the square of 16 pixels: two regions of 3 in a field of -2."""
+    logits = torch.full((1, 1, 1, SIDE, SIDE), -2.0)
     for region in (LEFT, RIGHT):
-        logits[(0, 0, *region)] = 3.0
+        logits[(0, 0, 0, *region)] = 3.0
     return logits
 
 
@@ -30,12 +33,8 @@ def asked(
     earlier: Tensor | None = None,
 ) -> Tensor:
     boxes = None if box is None else torch.tensor([[box]])
-    return dropped(boxes, torch.tensor(clicks)[None, None], torch.tensor(labels)[None, None], earlier)[0, 0]
-
-
-def dropped(*prompts: Tensor | None) -> Tensor:
-    (group,) = group_prompts(*flatten_prompts(Prompts(*prompts), 1, torch.device("cpu")))
-    return drop_unclicked(two_regions(), group.prompts, 2 * SIDE)
+    prompts = Prompts(boxes, torch.tensor(clicks)[None, None], torch.tensor(labels)[None, None], earlier)
+    return drop_unclicked(two_regions(), prompts, 2 * SIDE)[0, 0, 0]
 
 
 def kept(logits: Tensor) -> tuple[bool, bool]:
@@ -66,7 +65,7 @@ def test_regions_without_a_click_inside_go(
 
 
 def test_dropped_logits_are_as_far_from_the_threshold_as_before() -> None:
-    assert torch.equal(asked([(2.5, 2.5)], [1]).abs(), two_regions()[0, 0].abs())
+    assert torch.equal(asked([(2.5, 2.5)], [1]).abs(), two_regions()[0, 0, 0].abs())
 
 
 def test_a_box_keeps_everything_and_none_does_not() -> None:
@@ -90,5 +89,47 @@ def test_what_a_smaller_mask_is_padded_with_counts_for_nothing() -> None:
 
 def test_without_clicks_the_logits_pass() -> None:
     logits = two_regions()
-    (group,) = group_prompts(*flatten_prompts(Prompts(), 1, torch.device("cpu")))
-    assert drop_unclicked(logits, group.prompts, 2 * SIDE) is logits
+    for prompts in (Prompts(), Prompts(torch.tensor([[[0.0, 0.0, 16.0, 16.0]]]))):
+        assert drop_unclicked(logits, prompts, 2 * SIDE) is logits
+
+
+def test_each_object_and_token_is_treated_by_itself() -> None:
+    """Two images of three objects (clicks with padding, a box beside a click, nothing), two tokens each."""
+    logits = two_regions().repeat(2, 3, 2, 1, 1)
+    logits[:, :, 1, *RIGHT] = -2.0  # the second token holds the left region alone
+    points = torch.tensor([[2.5, 2.5], [0.0, 0.0]]).expand(2, 3, 2, 2)
+    labels = torch.tensor([[1, -1], [1, -1], [-1, -1]]).expand(2, 3, 2)
+    boxes = torch.full((2, 3, 4), NAN)
+    boxes[:, 1] = torch.tensor([0.0, 0.0, 16.0, 16.0])
+    found = drop_unclicked(logits, Prompts(boxes, points, labels), 2 * SIDE)
+    for image in found:
+        assert [kept(image[n, 0]) for n in range(3)] == [(True, False), (True, True), (True, True)]
+    assert torch.equal(found[:, :, 1], logits[:, :, 1])
+
+
+def test_decoding_drops_before_it_chooses_where_the_preset_says_so() -> None:
+    """The masks are those of the network's tokens without the unclicked regions, and so is their IoU."""
+    torch.manual_seed(1)
+    network = randomise(seeded_network(), 0, gain=1.0)
+    size = network.image_size
+    embedding = network.encode(torch.randn(1, 3, size, size))
+    prompts = Prompts(
+        points=torch.tensor([[[[0.3, 0.4]], [[0.7, 0.6]]]]) * size, point_labels=torch.ones(1, 2, 1).long()
+    )
+    with torch.no_grad():
+        tokens = network.decode_tokens(embedding, **prompts.given())
+        dropped = tokens._replace(masks=drop_unclicked(tokens.masks, prompts, size))
+        assert not torch.equal(dropped.masks, tokens.masks)  # there was something to drop
+        for three in (None, False, True):
+            expected = network.choose(dropped, three, True)
+            found = decode_prompts(network, embedding, prompts, three, return_low_res=True)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        raw = network.decode(embedding, **prompts.given(), multimask_output=True, return_low_res=True)
+        assert not any(torch.equal(a, b) for a, b in zip(found, raw, strict=True))
+        network.clicked_regions = False
+        for a, b in zip(decode_prompts(network, embedding, prompts, True, True), raw, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_small_preset_alone_drops() -> None:
+    assert [name for name, preset in PRESETS.items() if preset.clicked_regions] == ["vit_t"]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lmsfe_sam.model.prompt_maps import CHANNELS, PromptMapEncoder, draw_prompts
+from lmsfe_sam.model.prompt_encoder import CHANNELS, PromptMapEncoder, draw_prompts
 from lmsfe_sam.prompts.prompt import Prompts
 
 BOX, ELLIPSE, INSIDE_FINE, INSIDE_COARSE, OUTSIDE_FINE, OUTSIDE_COARSE, MASK = range(CHANNELS)

@@ -130,7 +130,7 @@ def test_clicks_go_where_the_error_is_and_feed_the_logits_back() -> None:
     network = DrawingNetwork(radius=30)
     answers, clicks = predict_clicks(network, network.encode(torch.zeros(1, 3, 256, 256)), [truth], 5)
     assert clicks[0][0] == (*first_click(truth), 1)
-    assert "masks" in network.asked[0] and network.asked[0]["masks"] is None
+    assert network.asked[0].get("masks") is None
     for step in range(1, 5):
         asked = network.asked[step]
         assert asked["points"].shape == (1, 1, step + 1, 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.label.folders import prepare_app
+from lmsfe_sam.label.start import prepare_app
 
 
 @pytest.fixture

@@ -17,14 +17,21 @@ from PIL import Image
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.reading import SLICE, LoadFileImaged
-from lmsfe_sam.label.answer import AnswerRequestd, label_suffix
 from lmsfe_sam.label.checks import check_tag
-from lmsfe_sam.label.folders import prepare_app
-from lmsfe_sam.label.limits import LimitBody
-from lmsfe_sam.label.records import check_label, check_raw_label, export_labels
-from lmsfe_sam.label.request import ChooseSliced, ReadPromptsd, chosen_slice, read_prompt, read_region
-from lmsfe_sam.label.uncertainty import disagreement
-from lmsfe_sam.label.uploads import uploaded
+from lmsfe_sam.label.guard import LimitBody
+from lmsfe_sam.label.headers import uploaded
+from lmsfe_sam.label.request import (
+    AnswerRequestd,
+    ChooseSliced,
+    ReadPromptsd,
+    chosen_slice,
+    label_suffix,
+    read_prompt,
+    read_region,
+)
+from lmsfe_sam.label.scoring import disagreement
+from lmsfe_sam.label.start import prepare_app
+from lmsfe_sam.label.training import check_label, check_raw_label, export_labels
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 SIZE = (90, 120)

@@ -34,7 +34,7 @@ from label_attacks import (
 )
 from label_server import AUTOMATIC, INTERACTIVE, Server, running
 from lmsfe_sam.data.phantoms import render_phantom
-from lmsfe_sam.label.dicom_header import unfolds_to_at_most
+from lmsfe_sam.label.headers import unfolds_to_at_most
 from medical_files import save_dicom
 
 SECRET = "secret.png"

@@ -23,11 +23,9 @@ import requests
 
 from label_attacks import as_png, connected, form, memory, picture, raw, sentence, write_small_studies
 from label_server import AUTOMATIC, INTERACTIVE, ROOT, Server, running
-from lmsfe_sam.label import sessions
-from lmsfe_sam.label.folders import prepare_app
-from lmsfe_sam.label.record_file import whole_entries
-from lmsfe_sam.label.sessions import SafeSessions
-from lmsfe_sam.label.start import PRIVATE, SHIM
+from lmsfe_sam.label import records
+from lmsfe_sam.label.records import SafeSessions, whole_entries
+from lmsfe_sam.label.start import PRIVATE, SHIM, prepare_app
 
 PATIENCE = 2
 WAY_OUT = PATIENCE + 6
@@ -307,9 +305,9 @@ def test_sessions_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.Mon
     image.write_bytes(as_png(picture(0)))
     kept = SafeSessions(str(tmp_path / "sessions"))
     for most, count in ((4, 4), (9, 3)):
-        monkeypatch.setattr(sessions, "MOST", most)
+        monkeypatch.setattr(records, "MOST", most)
         if most == 9:  # by their size now
-            monkeypatch.setattr(sessions, "MOST_BYTES", 3 * image.stat().st_size + 2000)
+            monkeypatch.setattr(records, "MOST_BYTES", 3 * image.stat().st_size + 2000)
         made = [kept.add_session(str(image))[0] for _ in range(7)]
         assert len(kept._numbers()) == count and made[-1] in kept._numbers()
         assert kept.get_session(made[-1]) is not None

@@ -22,7 +22,7 @@ import label_cases as cases
 from label_cases import PHANTOMS, PICTURE, PLANE, SCAN, SIZE, VOLUME, good_cases, placed
 from label_server import AUTOMATIC, INTERACTIVE, Server, read_answer, running
 from lmsfe_sam import Predictor
-from lmsfe_sam.label.uncertainty import disagreement, doubt
+from lmsfe_sam.label.scoring import disagreement, doubt
 
 GOOD, BAD = good_cases(), cases.bad_cases()
 MAX_BODY = 130

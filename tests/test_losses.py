@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmsfe_sam.model.network import DecodedTokens
+from lmsfe_sam.model.mask_decoder import DecodedTokens
 from lmsfe_sam.training.losses import PromptedLoss, boundary_band
 
 

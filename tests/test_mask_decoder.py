@@ -7,8 +7,7 @@ import torch
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 
 from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder, PromptedContext
-from lmsfe_sam.model.prompt_encoder import PointPositions
-from lmsfe_sam.model.prompt_maps import CHANNELS
+from lmsfe_sam.model.prompt_encoder import CHANNELS, PointPositions
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY
 

@@ -14,11 +14,8 @@ from torch.nn import functional as F
 
 from lmsfe_sam import LMSFESAM, ImageEmbedding
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.clicked_regions import drop_unclicked
-from lmsfe_sam.model.network import DecodedTokens, choose_masks, expected_iou, resize_logits
+from lmsfe_sam.model.mask_decoder import DecodedTokens, choose_masks, expected_iou
 from lmsfe_sam.model.presets import PRESETS
-from lmsfe_sam.model.prompt_batch import flatten_prompts, group_prompts
-from lmsfe_sam.prompts.prompt import Prompts
 from sam_med2d import randomise
 from tiny import SIZE, tiny_presets
 
@@ -88,14 +85,6 @@ EACH_KIND = [
     {"boxes": BOX[None, None], "masks": MASK[None, None]},
     {},
 ]
-
-
-def without_unclicked(tokens: DecodedTokens) -> Tensor:
-    """The masks of `every_kind` of three images, each object's unclicked regions dropped."""
-    masks = tokens.masks.flatten(0, 1).clone()
-    for place, _, prompts in group_prompts(*flatten_prompts(Prompts(**every_kind(3)), 3, masks.device)):
-        masks[place] = drop_unclicked(masks[place], prompts, SIZE)
-    return masks.reshape(tokens.masks.shape)
 
 
 class TestPrompts:
@@ -240,7 +229,7 @@ class TestPrompts:
         assert torch.equal(scores[:, 1], three_scores[torch.arange(3), 1, best])
         expected = tokens.iou
         if model.iou_from_mask:
-            expected = 0.5 * (expected + expected_iou(without_unclicked(tokens)))
+            expected = 0.5 * (expected + expected_iou(tokens.masks))
         assert torch.equal(expected[:, :, 0], single_scores)
         assert torch.equal(expected[:, :, 1:], three_scores)
 
@@ -250,17 +239,6 @@ class TestPrompts:
         assert expected_iou(torch.stack([sure, none])).tolist() == pytest.approx([1, 0], abs=1e-6)
         assert expected_iou(level).item() == pytest.approx((0.8 + 0.6) / (2 + 0.2 + 0.4))
         assert not build("tiny_b").iou_from_mask and build("tiny_t").iou_from_mask
-
-    def test_regions_without_a_click_go_where_the_preset_says_so(self, encoded) -> None:
-        model, embedding = encoded
-        prompts = every_kind(3)
-        tokens = model.decode_tokens(embedding, **prompts)
-        found, _ = model.decode(embedding, **prompts, multimask_output=True)
-        expected = (without_unclicked(tokens) if model.clicked_regions else tokens.masks)[:, :, 1:]
-        for (b, n), one in zip(itertools.product(range(3), range(6)), expected.flatten(0, 1), strict=True):
-            torch.testing.assert_close(found[b, n], resize_logits(one, SIZE), **TOLERANCE)
-        assert PRESETS["vit_t"].clicked_regions
-        assert not any(PRESETS[name].clicked_regions for name in ("vit_b", "vit_l", "vit_h"))
 
     def test_choice_among_the_tokens(self) -> None:
         """The single-mask token is never the best of three, however sure it is."""

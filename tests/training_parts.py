@@ -11,7 +11,8 @@ from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
-from lmsfe_sam.model.network import DecodedTokens, ImageEmbedding
+from lmsfe_sam.model.mask_decoder import DecodedTokens
+from lmsfe_sam.model.network import ImageEmbedding
 
 
 class TinyNetwork(nn.Module):

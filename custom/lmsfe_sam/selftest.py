@@ -22,7 +22,7 @@ import numpy as np
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write, own_bundle
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
-from lmsfe_sam.model.weight_files import sha256
+from lmsfe_sam.model.pretrained import sha256
 
 WEIGHTS, EXPECTED, METADATA = "models/model.pt", "models/selftest.json", "configs/metadata.json"
 

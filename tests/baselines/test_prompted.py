@@ -12,7 +12,7 @@ from lmsfe_sam.baselines import PromptableNetwork, build_promptable
 from lmsfe_sam.baselines.prompted import CHUNK, Prompted, draw_boxes
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.prediction import predict_boxes, predict_without_prompt
-from lmsfe_sam.model.network import choose_masks, expected_iou
+from lmsfe_sam.model.mask_decoder import choose_masks, expected_iou
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.training.iteration import PromptedSteps
 from lmsfe_sam.training.losses import PromptedLoss

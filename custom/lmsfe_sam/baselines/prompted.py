@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.network import DecodedTokens, ImageEmbedding, expected_iou
+from lmsfe_sam.model.mask_decoder import DecodedTokens, expected_iou
+from lmsfe_sam.model.network import ImageEmbedding
 
 FORMS = ("none", "box")
 

@@ -7,7 +7,7 @@ import os
 from torch import nn
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.weight_files import read_state
+from lmsfe_sam.model.pretrained import read_state
 
 
 def load_published(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from lmsfe_sam.predict.decoding import decode_prompts
 from lmsfe_sam.prompts.coordinates import scale_boxes, scale_points
+from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.simulate import corrective_click, first_click
 
 Mask = NDArray[np.bool_]
@@ -46,7 +48,7 @@ def predict_without_prompt(network: Decoder, embedding: Any, sizes: Sequence[Siz
         embedding: of the B images.
         sizes: height and width of each image's mask.
     """
-    logits, iou = network.decode(embedding)
+    logits, iou = decode_prompts(network, embedding, Prompts())
     return [Prediction(_threshold(logits[i, 0], size), float(iou[i, 0])) for i, size in enumerate(sizes)]
 
 
@@ -63,7 +65,7 @@ def predict_boxes(
     """
     square = (network.image_size, network.image_size)
     scaled = np.stack([scale_boxes(own, size, square) for own, size in zip(boxes, sizes, strict=True)])
-    logits, iou = network.decode(embedding, boxes=_tensor(scaled, embedding))
+    logits, iou = decode_prompts(network, embedding, Prompts(boxes=_tensor(scaled, embedding)))
     return [
         [Prediction(_threshold(logits[i, n], size), float(iou[i, n])) for n in range(boxes.shape[1])]
         for i, size in enumerate(sizes)
@@ -98,11 +100,10 @@ def predict_clicks(
             size = (truth.shape[0], truth.shape[1])
             points[i, 0, : len(own)] = scale_points([(x, y) for x, y, _ in own], size, square)
             labels[i, 0, : len(own)] = [label for _, _, label in own]
-        logits, iou, low_res = network.decode(
+        logits, iou, low_res = decode_prompts(
+            network,
             embedding,
-            points=_tensor(points, embedding),
-            point_labels=_tensor(labels, embedding),
-            masks=low_res,
+            Prompts(None, _tensor(points, embedding), _tensor(labels, embedding), low_res),
             return_low_res=True,
         )
         for i, truth in enumerate(truths):

@@ -17,8 +17,8 @@ from lmsfe_sam.evaluation.protocol import network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description
+from lmsfe_sam.model.pretrained import sha256
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
-from lmsfe_sam.model.weight_files import sha256
 from lmsfe_sam.options import EvaluationOptions, check_options
 from lmsfe_sam.settings import check_device, folders_of, framed
 from lmsfe_sam.version import __version__

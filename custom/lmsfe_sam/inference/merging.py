@@ -17,7 +17,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.inferers import IOU, LABELS
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SPACING
-from lmsfe_sam.model.network import expected_iou
+from lmsfe_sam.model.mask_decoder import expected_iou
 from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects
 from lmsfe_sam.prompts.coordinates import Size
 from lmsfe_sam.prompts.prompt import Prompts

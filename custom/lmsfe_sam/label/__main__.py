@@ -14,8 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.label.folders import prepare_app
-from lmsfe_sam.label.start import check_version, serve, set_log, settled
+from lmsfe_sam.label.start import check_version, prepare_app, set_log, settled
 
 NAMES = "lmsfe_sam_ultrasound_segmentation,lmsfe_sam_ultrasound_deepgrow"
 BUNDLE = Path(__file__).resolve().parents[3] / "bundle"
@@ -47,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_app(app, Path(options.bundle), names)
     log = set_log(app, options.verbose)
     with settled(app, options.studies, names, options.max_pixels) as instance:
-        from lmsfe_sam.label.server import Rules, build
+        from lmsfe_sam.label.server import Rules, build, serve
         from lmsfe_sam.label.state import State
 
         rules = Rules(hosts, origins, token, int(options.max_body * 2**20), options.timeout, extras)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from dicomweb_client.session_utils import create_session_from_user_pass
 from monailabel.config import settings
+from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -21,13 +22,11 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.label.checks import check_tag
-from lmsfe_sam.label.dicom_store import DicomWebStore
-from lmsfe_sam.label.faults import NotFoundError, for_clients, shown
+from lmsfe_sam.label.checks import NotFoundError, check_tag, for_clients, shown
 from lmsfe_sam.label.headers import MOST_PIXELS, check_file
+from lmsfe_sam.label.records import SafeSessions
 from lmsfe_sam.label.request import add_request_transforms
 from lmsfe_sam.label.scoring import MEASURES, LeastSure, Uncertainty
-from lmsfe_sam.label.sessions import SafeSessions
 from lmsfe_sam.label.store import SafeStore
 from lmsfe_sam.label.training import LabelTrainTask
 from lmsfe_sam.version import __version__
@@ -83,8 +82,6 @@ class UltrasoundApp(MONAILabelApp):
         )
 
     def _init_dicomweb_datastore(self) -> Datastore:
-        from monailabel.datastore.dicom import DICOMwebClientX
-
         user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
         client = DICOMwebClientX(
             url=self.studies,
@@ -203,3 +200,18 @@ class UltrasoundApp(MONAILabelApp):
             logger.warning("An image was left out of the batch (%s).", type(wrong or error).__name__)
             sentence = str(wrong) if wrong else f"the server failed with {type(error).__name__}."
             return {"error": for_clients(sentence)}
+
+
+class DicomWebStore(DICOMWebDatastore, SafeStore):
+    """MONAI Label's store before a DICOMweb server, whose files here are kept as `SafeStore` keeps them."""
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Return the path of a series, fetched and converted if need be."""
+        check_tag(image_id)
+        return str(super().get_image_uri(image_id))
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """Return the path of a label, fetched and converted if need be."""
+        check_tag(label_id)
+        check_tag(label_tag)
+        return str(super().get_label_uri(label_id, label_tag, image_id))

@@ -1,4 +1,4 @@
-"""What an image file says of itself, held against limits before anything is decoded.
+"""Checks of image files before anything is decoded, and private copies of uploaded ones.
 
 A file of a few megabytes can unfold to gigabytes, and some formats name other files as their data. The
 readers behind this look at the same headers; here they are read with the libraries' own parsers where those
@@ -10,19 +10,27 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import re
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import nibabel as nib
 from PIL import Image
+from pydicom import dcmread
+from pydicom.encaps import generate_frames
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from lmsfe_sam.data.pictures import PICTURE_SUFFIXES
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom, known_suffix
-from lmsfe_sam.label.dicom_header import check_dicom
-from lmsfe_sam.label.faults import TooLargeError
+from lmsfe_sam.inference.reading import read_image
+from lmsfe_sam.label.checks import TooLargeError, base_name
 
 MOST_PIXELS = 2**27
 """Of an image, or voxels of a volume."""
@@ -36,6 +44,12 @@ TILE = (322, 323)
 MOST_PAGES = 10_000
 LONGEST_HEADER = 2**20
 """Bytes of a text header, or before the voxels of a NIfTI file."""
+
+UNSCANNED = 2**22
+"""Bytes of a run-length encoded frame that may unfold as they like: to at most 64 times as many."""
+
+RAW = ".bin"
+"""Of labels without a header, as OHIF sends them."""
 
 
 def check_file(path: str | Path, most: int = MOST_PIXELS) -> None:
@@ -199,3 +213,94 @@ def _elsewhere(file: Path) -> InputError:
     return InputError(
         f"'{file}' names another file as its data: save both in one, such as .nrrd, .mha or .nii."
     )
+
+
+def check_dicom(file: Path, most: int) -> None:
+    """Refuse a DICOM file with frames of too many pixels, or one whose compression hides how many.
+
+    Args:
+        file: the file.
+        most: pixels of a frame.
+
+    Raises:
+        InputError: it is one of these.
+    """
+    syntax = read_file_meta_info(file).get("TransferSyntaxUID", "")
+    if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would inflate the whole file at once
+        raise InputError(f"'{file}' is deflated DICOM, which is not accepted: save it uncompressed.")
+    dataset = dcmread(file, stop_before_pixels=True)
+    rows, columns = (int(dataset.get(key) or 0) for key in ("Rows", "Columns"))
+    samples, bits = (
+        int(dataset.get(key) or low) for key, low in (("SamplesPerPixel", 1), ("BitsAllocated", 8))
+    )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if rows * columns <= 0 or samples not in (1, 3, 4) or not 1 <= bits <= 64 or frames < 1:
+        raise InputError(f"'{file}' has no pixels that can be shown: copy it again from its source.")
+    if rows * columns > most:
+        raise TooLargeError(
+            f"'{file}' has {rows * columns} pixels, more than {most}: make it smaller, or start the server "
+            "with a higher --max_pixels."
+        )
+    if syntax == RLELossless:
+        _check_runs(file, frames, rows * columns)
+
+
+def _check_runs(file: Path, frames: int, pixels: int) -> None:
+    """pydicom unfolds a segment of runs before it looks at how long that has become."""
+    data = dcmread(file).PixelData
+    for frame in generate_frames(data, number_of_frames=frames):
+        if len(frame) <= UNSCANNED:
+            continue
+        count = int.from_bytes(frame[:4], "little")
+        places = [int.from_bytes(frame[4 * k : 4 * k + 4], "little") for k in range(1, min(count, 15) + 1)]
+        for start, end in zip(places, [*places[1:], len(frame)]):
+            if not unfolds_to_at_most(frame[start:end], pixels + 2):
+                raise InputError(f"'{file}' holds more pixels than it states: copy it again from its source.")
+
+
+def unfolds_to_at_most(segment: bytes, most: int) -> bool:
+    """Whether a segment of DICOM's run lengths decodes to at most ``most`` bytes; nothing is decoded."""
+    place, length = 0, 0
+    while place < len(segment) and length <= most:
+        code = segment[place]
+        if code < 128:
+            place, length = place + code + 2, length + code + 1
+        else:
+            place, length = place + 2, length + (257 - code if code > 128 else 0)
+    return length <= most
+
+
+@contextmanager
+def uploaded(file: IO[bytes], name: str | None) -> Iterator[str]:
+    """Yield the path of a copy of an uploaded file, with its name's suffix; rewind the upload.
+
+    The messages of `InputError`s name the file as the client did, not the copy.
+    """
+    shown_name = base_name(name, "upload.nii.gz")
+    handle, path = tempfile.mkstemp(suffix=upload_suffix(name))
+    try:
+        with os.fdopen(handle, "wb") as copy:
+            while chunk := file.read(1 << 20):
+                copy.write(chunk)
+        file.seek(0)
+        yield path
+    except InputError as error:
+        raise type(error)(str(error).replace(path, shown_name)) from error
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
+def upload_suffix(name: str | None) -> str:
+    """Return the suffix for the copy of an upload: one that the readers know, or none."""
+    plain = base_name(name, "upload.nii.gz").lower()
+    return RAW if plain.endswith(RAW) else known_suffix(Path(plain))
+
+
+def check_image(path: str | Path, most: int = MOST_PIXELS) -> None:
+    """Check an image's header, then read it.
+
+    Raises:
+        InputError: it is too large, has its data elsewhere, or cannot be read.
+    """
+    check_file(path, most)
+    read_image(path, 0)

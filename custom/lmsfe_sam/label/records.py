@@ -1,134 +1,285 @@
-"""Labels that annotators saved, as slices to learn from and as a data folder for training."""
+"""What the server writes down beside the images: the record of a folder, and sessions.
+
+MONAI Label writes ``datastore_v2.json`` in place: on a full disk half of it is left, and no start succeeds.
+Here it is replaced in one step, the last one stays beside it, and one that is torn is mended. A session is an
+image that a client sends once and segments several times; MONAI Label's are kept under the name that they
+came with, under a number that others can guess, and stop the server's start where one of them is torn.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import re
+import shutil
+import time
+import uuid
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import RLock
+from typing import Any
 
-import numpy as np
-from PIL import Image
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
+from monailabel.utils.sessions import SessionInfo, Sessions
+from pydantic import ValidationError
 
-from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import atomic_write
-from lmsfe_sam.inference.reading import read_image
-from lmsfe_sam.predict.preprocessing import to_rgb_uint8
+from lmsfe_sam.files import atomic_write, unwritable
+from lmsfe_sam.label.checks import FULL_DISK, FullDiskError, is_full_disk, is_plain
 
 logger = logging.getLogger(__name__)
 
+_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}")
 
-class LabelledSlice(NamedTuple):
-    """A slice that something was labelled on.
+MOST = 64
+"""Sessions at once; the one that was not used for longest goes first."""
 
-    Attributes:
-        number: of the slice, 0 in a picture.
-        pixels: (H, W, 3) uint8, as inference sees it.
-        mask: (H, W) bool, the union of all labels.
-    """
+MOST_BYTES = 2**33
+"""Of all sessions together; the same rule holds."""
 
-    number: int
-    pixels: np.ndarray
-    mask: np.ndarray
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def labelled_slices(image: str | Path, label: str | Path) -> Iterator[LabelledSlice]:
-    """Yield the slices of an image on which its label map is not 0.
-
-    Raises:
-        InputError: a file that cannot be read, or a label of another size than its image.
-    """
-    for index in range(check_label(image, label)):
-        mask = _foreground(read_image(label, index).pixels)
-        if mask.any():
-            yield LabelledSlice(index, to_rgb_uint8(read_image(image, index).pixels), mask)
-
-
-def check_label(image: str | Path, label: str | Path) -> int:
-    """Hold a label's size against its image's; return how many slices they have.
-
-    Raises:
-        InputError: a file that cannot be read, or sizes that differ.
-    """
-    sizes = []
-    for file in (image, label):
-        shape = read_image(file, 0).shape
-        sizes.append((*shape[:2], int(np.prod(shape[2:], dtype=int))))
-    if sizes[0] != sizes[1]:
-        one, other = ("{} x {} pixels in {} slice(s)".format(*size) for size in sizes)
-        raise InputError(f"the label has {other} and its image has {one}: save it in the image's geometry.")
-    return sizes[0][2]
-
-
-def check_raw_label(image: str | Path, label: str | Path) -> None:
-    """Hold the size of a label without a header, one byte a pixel as OHIF sends it, against its image's.
-
-    Raises:
-        InputError: an image that cannot be read, or sizes that differ.
-    """
-    pixels = int(np.prod(read_image(image, 0).shape, dtype=int))
-    size = Path(label).stat().st_size
-    if size != pixels:
-        raise InputError(f"the label has {size} bytes and its image {pixels} pixels: send one byte a pixel.")
-
-
-def export_labels(pairs: Sequence[Mapping[str, Any]], folder: Path, validation_share: float) -> Path:
-    """Write pictures, masks and a ``datalist.json`` of all labelled slices.
-
-    The slices of one image stay on one side of the split. With one labelled image it is on both,
-    which the log says.
+class RecordFile:
+    """``datastore_v2.json``.
 
     Args:
-        pairs: of paths, ``image`` and ``label``.
-        folder: written to.
-        validation_share: of the images, 0 to below 1; at least one is kept for validation.
+        path: of the file; ``.bak`` is added for the one before it.
+    """
 
-    Returns:
-        The path of the data list.
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.backup = path.with_name(path.name + ".bak")
+        self._seen: tuple[int, int, int] | None = None
+
+    def has_changed(self) -> bool:
+        """Whether the file is another one than that which was read or written last."""
+        return self._stamp() != self._seen
+
+    def read(self, mend: bool = False) -> LocalDatastoreModel | None:
+        """Return what the file holds, or None where there is none.
+
+        Args:
+            mend: put a damaged file aside, and return what it and the one before it still tell.
+
+        Raises:
+            ValueError: it is damaged, and not to be mended.
+        """
+        stamp = self._stamp()
+        if stamp is None:
+            return None
+        text = self.path.read_bytes().decode("utf-8", "replace")
+        try:
+            model = parse(text)
+        except ValueError:
+            if not mend:
+                raise
+            aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+            self.path.replace(aside)
+            logger.warning("The record of images was damaged: it is in '%s', and mended.", aside.name)
+            return self._mended(text)
+        self._seen = stamp
+        return model
+
+    def write(self, model: LocalDatastoreModel) -> None:
+        """Replace the file, which is kept as the one before.
+
+        Raises:
+            InputError: the disk is full, or the folder cannot be written to; the file is as it was.
+        """
+        text = json.dumps(model.model_dump(exclude={"base_path"}), indent=2, default=str)
+        with atomic_write(self.path) as temporary:
+            with temporary.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            self._keep()
+        self._seen = self._stamp()
+
+    def _keep(self) -> None:
+        if not self.path.is_file():
+            return
+        spare = self.backup.with_name(f".{self.backup.name}")
+        spare.unlink(missing_ok=True)
+        try:
+            spare.hardlink_to(self.path)
+        except OSError:  # a file system without links: the backup is a comfort, not a need
+            return
+        spare.replace(self.backup)
+
+    def _mended(self, text: str) -> LocalDatastoreModel:
+        model = LocalDatastoreModel(name="new-dataset", description="New Dataset", images_dir=".")
+        try:
+            model = parse(self.backup.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            logger.info("There is no record before it.")
+        objects = {**model.objects, **whole_entries(text)}
+        return model.model_copy(update={"objects": objects})
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            state = self.path.stat()
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+def parse(text: str) -> LocalDatastoreModel:
+    """Read a record, without entries whose names would lead out of the folder.
 
     Raises:
-        InputError: as `labelled_slices`, or nothing is labelled.
+        ValueError: it is none.
     """
-    cases = {}
-    for number, pair in enumerate(sorted(pairs, key=lambda pair: str(pair["image"]))):
-        entries = [
-            _export(one, f"{number:05d}_{one.number:04d}", str(pair["image"]), folder)
-            for one in labelled_slices(pair["image"], pair["label"])
-        ]
-        if entries:
-            cases[number] = entries
-    if not cases:
-        raise InputError("there is no label to learn from yet: save one with the tag 'final' first.")
-    groups = list(cases.values())
-    if len(groups) == 1:
-        logger.warning("One labelled image alone: it is both trained and validated on.")
-        parts = {"training": groups, "validation": groups}
-    else:
-        kept = min(len(groups) - 1, max(1, round(validation_share * len(groups))))
-        order = np.random.default_rng(0).permutation(len(groups))
-        parts = {
-            "training": [groups[k] for k in sorted(order[kept:])],
-            "validation": [groups[k] for k in sorted(order[:kept])],
-        }
-    content = {part: [entry for group in members for entry in group] for part, members in parts.items()}
-    path = folder / "datalist.json"
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"name": "labels", **content}, indent=1) + "\n", encoding="utf-8")
-    return path
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    model = LocalDatastoreModel.model_validate(content)
+    return model.model_copy(
+        update={"images_dir": ".", "labels_dir": "labels", "objects": _harmless(model.objects)}
+    )
 
 
-def _export(one: LabelledSlice, stem: str, image: str, folder: Path) -> dict[str, Any]:
-    names = {"image": f"images/{stem}.png", "label": f"masks/{stem}.png"}
-    for key, pixels in (("image", one.pixels), ("label", one.mask.astype(np.uint8) * np.uint8(255))):
-        with atomic_write(folder / names[key]) as temporary:
-            Image.fromarray(pixels).save(temporary)
-    return {**names, "name": f"{Path(image).name}#{one.number}", "group": image}
+def whole_entries(text: str) -> dict[str, ImageLabelModel]:
+    """Return the entries of a torn record that are whole."""
+    start = re.search(r'"objects"\s*:\s*\{', text)
+    found: dict[str, ImageLabelModel] = {}
+    place = start.end() if start else len(text)
+    decoder = json.JSONDecoder()
+    try:
+        while match := re.compile(r'[\s,]*(?=")').match(text, place):
+            name, place = decoder.raw_decode(text, match.end())
+            colon = re.compile(r"\s*:\s*").match(text, place)
+            if colon is None:
+                break
+            entry, place = decoder.raw_decode(text, colon.end())
+            found[name] = ImageLabelModel.model_validate(entry)
+    except (ValueError, RecursionError, ValidationError):
+        pass  # here it was torn
+    return _harmless(found)
 
 
-def _foreground(pixels: np.ndarray) -> np.ndarray:
-    """Whatever is not 0; of colours any of them, alpha left out."""
-    if pixels.ndim == 3:
-        colours = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., :1]
-        pixels = colours.max(axis=-1)
-    return pixels != 0
+def _harmless(objects: dict[str, ImageLabelModel]) -> dict[str, ImageLabelModel]:
+    kept = {}
+    for name, entry in objects.items():
+        if is_plain(name) and _SUFFIX.fullmatch(entry.image.ext):
+            labels = {tag: label for tag, label in entry.labels.items() if _is_label(tag, label)}
+            kept[name] = entry.model_copy(update={"labels": labels})
+    return kept
+
+
+def _is_label(tag: Any, label: DataModel) -> bool:
+    return is_plain(tag) and _SUFFIX.fullmatch(label.ext) is not None
+
+
+class SafeSessions(Sessions):
+    """MONAI Label's `Sessions` with numbers that nobody guesses, and junk among them swept away."""
+
+    def __init__(self, store_path: str, expiry: int = 3600) -> None:
+        super().__init__(store_path, expiry)
+        self._one_at_a_time = RLock()
+        Path(self.store_path).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def get_session(
+        self, session_id: str, update_ts: bool = True, fetch_cache: bool = True
+    ) -> SessionInfo | None:
+        """Return a session, None where there is none or it is damaged."""
+        if not isinstance(session_id, str) or not ID.fullmatch(session_id):
+            return None
+        with self._one_at_a_time:
+            info = (self.get(session_id) if fetch_cache else None) or self._read(session_id)
+            if info is None or not Path(info.image).is_file():
+                self.pop(session_id, None)
+                return None
+            if update_ts:
+                info.last_access_ts = int(time.time())
+            self[session_id] = info
+            return info
+
+    def add_session(
+        self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
+    ) -> tuple[str, SessionInfo]:
+        """Keep a copy of an image; return the session's number and what is known of it.
+
+        Raises:
+            FullDiskError: there is no room for it.
+        """
+        with self._one_at_a_time:
+            self._make_room(Path(data_file).stat().st_size)
+            number = str(uuid.uuid4())
+            folder = Path(self.store_path) / number
+            now = int(time.time())
+            info = SessionInfo()
+            info.name, info.path, info.meta = number, str(folder), {}
+            info.image = str(folder / f"image{''.join(Path(data_file).suffixes[-2:])}")
+            info.create_ts = info.last_access_ts = now
+            info.expiry = min(expiry, self.expiry) if expiry > 0 else self.expiry
+            try:
+                folder.mkdir(parents=True, mode=0o700)
+                shutil.copyfile(data_file, info.image)
+                self._write_meta_info(number, info)
+            except (OSError, ValueError) as error:
+                shutil.rmtree(folder, ignore_errors=True)
+                if is_full_disk(error):
+                    raise FullDiskError(FULL_DISK) from error
+                if isinstance(error, OSError):
+                    raise unwritable(Path("session"), error) from error
+                raise
+            self[number] = info
+            return number, info
+
+    def remove_session(self, session_id: str) -> None:
+        """Forget a session and its image."""
+        if ID.fullmatch(session_id):
+            with self._one_at_a_time:
+                self.pop(session_id, None)
+                shutil.rmtree(Path(self.store_path) / session_id, ignore_errors=True)
+
+    def remove_expired(self) -> int:
+        """Remove what is out of date, and what is damaged; return how many."""
+        count = 0
+        with self._one_at_a_time:
+            for number in self._numbers():
+                info = self.get(number) or self._read(number)
+                if info is None or info.last_access_ts + info.expiry < time.time():
+                    self.remove_session(number)
+                    count += 1
+        return count
+
+    def _make_room(self, size: int) -> None:
+        numbers = self._numbers()
+        known = {number: self.get(number) or self._read(number) for number in numbers}
+        by_use = sorted(numbers, key=lambda number: getattr(known[number], "last_access_ts", 0))
+        sizes = {number: self._size(number) for number in numbers}
+        while by_use and (len(by_use) >= MOST or sum(sizes.values()) + size > MOST_BYTES):
+            number = by_use.pop(0)
+            sizes.pop(number)
+            self.remove_session(number)
+
+    def _size(self, number: str) -> int:
+        return sum(
+            path.stat().st_size for path in (Path(self.store_path) / number).glob("*") if path.is_file()
+        )
+
+    def _numbers(self) -> list[str]:
+        return [path.name for path in Path(self.store_path).glob("*-*") if ID.fullmatch(path.name)]
+
+    def _read(self, number: str) -> SessionInfo | None:
+        folder = Path(self.store_path) / number
+        try:
+            content: Any = json.loads((folder / "meta.info").read_text(encoding="utf-8"))
+            info = SessionInfo(content)
+            times = (info.create_ts, info.last_access_ts, info.expiry)
+            image = Path(os.path.realpath(info.image))
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+            return None
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in times)
+        return info if whole and image.parent == Path(os.path.realpath(folder)) else None
+
+    def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
+        with atomic_write(Path(self.store_path) / session_id / "meta.info") as temporary:
+            temporary.write_text(json.dumps(session_info.__dict__), encoding="utf-8")
+
+
+def for_client(info: SessionInfo) -> dict[str, Any]:
+    """Return what a client may know of a session: not where it is kept."""
+    return {**info.to_json(), "path": "", "image": Path(info.image).name}

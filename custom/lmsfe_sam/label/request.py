@@ -1,4 +1,4 @@
-"""From the parameters of a MONAI Label request to a slice and to prompts.
+"""Transforms for requests of MONAI Label: parameters to a slice and prompts, label maps to the answer.
 
 A request's parameters reach the bundle's preprocessing in its data, beside the image's path:
 
@@ -7,23 +7,28 @@ A request's parameters reach the bundle's preprocessing in its data, beside the 
   [i0, i1, j0, j1, k0, k1], in any order;
 - ``slice``: which slice of a volume; without it the clicks or the box tell.
 
-Records of the command line have no ``image_path`` and pass through both transforms as they are.
+Records of the command line have no ``image_path`` and pass through all transforms as they are.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
+from monai.utils import MetaKeys
 
+from lmsfe_sam.data.pictures import PICTURE_SUFFIXES
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.inference.formats import known_suffix
+from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SLICE
-from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
+from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES, to_file_axes
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 REQUEST = "image_path"
@@ -32,6 +37,9 @@ REQUEST = "image_path"
 EXTENSION = "result_extension"
 EXTENSIONS = (*OUTPUT_SUFFIXES, ".seg.nrrd")
 DTYPE = "result_dtype"
+
+RESULT = "result"
+"""The key of what the server returns beside the file."""
 
 
 class Region(NamedTuple):
@@ -113,7 +121,7 @@ def add_request_transforms(config: Any) -> None:
     choose, read = ({"_target_": f"{__name__}.{kind.__name__}"} for kind in (ChooseSliced, ReadPromptsd))
     config["preprocessing#transforms"] = [choose, *before[:attach], read, *before[attach:]]
     after = config["postprocessing#transforms"]
-    config["postprocessing#transforms"] = [*after, {"_target_": "lmsfe_sam.label.answer.AnswerRequestd"}]
+    config["postprocessing#transforms"] = [*after, {"_target_": f"{__name__}.AnswerRequestd"}]
 
 
 def read_prompt(request: Mapping[Any, Any], index: int | None) -> ObjectPrompt:
@@ -234,3 +242,55 @@ def _numbers(values: Any) -> bool:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+class AnswerRequestd(MapTransform):
+    """Bring the label map of a MONAI Label request into the axes of its file.
+
+    MONAI Label's writer wants (x, y) for pictures and (x, y, slices) for volumes, without a channel,
+    and what it takes for the file's shape in the image's metadata. It would write the labels of a
+    JPEG as a JPEG, which blurs them, and those of DICOM as DICOM: these become PNG and NIfTI. The
+    predicted IoU, the area and the extent are returned beside the file.
+
+    Records of the command line pass through as they are.
+
+    Args:
+        keys: of the label maps, (1, H, W).
+        image_key: of the image.
+        allow_missing_keys: as for every MONAI `MapTransform`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "pred", image_key: str = "image", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        if REQUEST not in result:
+            return result
+        meta = result[self.image_key].meta
+        result[EXTENSION] = result.get(EXTENSION) or label_suffix(result[REQUEST])
+        for key in self.key_iterator(result):
+            labels = result[key][0].cpu().numpy().astype(np.uint8)
+            result[key] = in_file_axes(labels, meta, result[EXTENSION])
+            meta[MetaKeys.SPATIAL_SHAPE] = np.array(result[key].shape)
+        result[RESULT] = {**result[OBJECTS][0], SLICE: int(meta[SLICE])}
+        return result
+
+
+def in_file_axes(labels: np.ndarray, meta: Mapping[str, Any], suffix: str) -> np.ndarray:
+    """Bring labels (H, W) into (x, y) for a picture, or into (x, y, slices) with the others 0."""
+    if suffix == ".png":
+        return np.ascontiguousarray(labels.T)
+    volume = to_file_axes(labels, meta)
+    return volume.reshape(*volume.shape[:2], -1)
+
+
+def label_suffix(image: str) -> str:
+    """Return the format for the labels of an image: the image's own, where that keeps labels as they are."""
+    suffix = known_suffix(Path(image))
+    if suffix in PICTURE_SUFFIXES:
+        return ".png"
+    return suffix if suffix in OUTPUT_SUFFIXES else ".nii.gz"

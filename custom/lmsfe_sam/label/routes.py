@@ -1,6 +1,6 @@
-"""Endpoints: the app's description, inference, the next image to label, and the server's own page.
+"""Endpoints: the app's description, inference, sessions, what runs once at a time, weights and the log.
 
-These and the other ``routes`` modules are all that the server answers: MONAI Label's own web application,
+These, `routes_store` and `routes_ohif` are all that the server answers: MONAI Label's own web application,
 with what it takes a client's word for, is not in use. Addresses, parameters and answers are MONAI Label's.
 The endpoints run in threads, so that the server goes on answering during an inference or a training run.
 """
@@ -8,23 +8,40 @@ The endpoints run in threads, so that the server goes on answering during an inf
 from __future__ import annotations
 
 import time
+from collections import deque
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, File, Form, UploadFile
+from fastapi import APIRouter, BackgroundTasks, File, Form, Query, UploadFile
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 from monailabel.endpoints.infer import ResultType, send_response
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
+from monailabel.utils.others.generic import get_mime_type
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.label.app import FILE
-from lmsfe_sam.label.checks import check_inference, check_known, check_tag, read_parameters
-from lmsfe_sam.label.faults import NotFoundError, shown
+from lmsfe_sam.label.checks import (
+    NotFoundError,
+    check_inference,
+    check_known,
+    check_tag,
+    chosen_device,
+    read_parameters,
+    shown,
+    whole_number,
+)
+from lmsfe_sam.label.headers import check_image, uploaded
+from lmsfe_sam.label.records import SafeSessions, for_client
 from lmsfe_sam.label.state import Shared, State
-from lmsfe_sam.label.uploads import check_image, uploaded
+from lmsfe_sam.label.training import DEFAULTS, replace_weights, weights_info
+from lmsfe_sam.options import LabelTrainingOptions, check_options
 
 router = APIRouter()
+logs = APIRouter(prefix="/logs")
 
 MaybeFile = Annotated[UploadFile | None, File()]
 Params = Annotated[str, Form()]
+JsonObject = dict[str, Any]
 
 
 @router.get("/")
@@ -78,22 +95,6 @@ def run_inference(
     return send_response(app.datastore(), result, output, background_tasks)
 
 
-def session_image(state: State, session_id: str) -> str:
-    """Return the path of a session's image.
-
-    Raises:
-        InputError: the session's name is none, or there is no such session.
-    """
-    check_tag(session_id)
-    sessions = state.app.sessions()
-    info = None if sessions is None else sessions.get_session(session_id)
-    if info is None:
-        raise NotFoundError(
-            f"there is no session '{shown(session_id)}': it may have expired, open a new one."
-        )
-    return str(info.image)
-
-
 @router.post("/activelearning/{strategy}")
 def next_sample(state: Shared, strategy: str, params: dict[str, Any] | None = None) -> Any:
     """Name the image to label next."""
@@ -111,3 +112,193 @@ def next_sample(state: Shared, strategy: str, params: dict[str, Any] | None = No
     entry = {"ts": int(time.time()), "client_id": shown(client or "annotator")}
     store.update_image_info(name, {"strategy": {**served, strategy: entry}})
     return {**store.get_image_info(name), **result}
+
+
+@router.get("/session/{session_id}")
+def get_session(state: Shared, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
+    """Tell what is known of a session, or send its image."""
+    path = session_image(state, session_id)
+    if image:
+        return FileResponse(path, media_type=get_mime_type(path), filename=Path(path).name)
+    return for_client(known_sessions(state).get_session(session_id, update_ts=update_ts))
+
+
+@router.put("/session/")
+def create_session(
+    state: Shared, files: Annotated[list[UploadFile], File()], uncompress: bool = False, expiry: int = 0
+) -> Any:
+    """Keep an image for a while."""
+    if uncompress:
+        raise InputError("archives are not unpacked: send the image itself, without uncompress.")
+    if len(files) != 1:
+        raise InputError("a session is of one image: send one file.")
+    with uploaded(files[0].file, files[0].filename) as copy:
+        with state.app.inferring:
+            check_image(copy, state.app.max_pixels)
+        number, info = known_sessions(state).add_session(copy, expiry)
+    return {"session_id": number, "session_info": for_client(info)}
+
+
+@router.delete("/session/{session_id}")
+def remove_session(state: Shared, session_id: str) -> Any:
+    """Forget a session."""
+    session_image(state, session_id)
+    info = known_sessions(state).get_session(session_id)
+    known_sessions(state).remove_session(session_id)
+    return for_client(info)
+
+
+def known_sessions(state: State) -> SafeSessions:
+    """Return the sessions.
+
+    Raises:
+        NotFoundError: the server was started without them.
+    """
+    kept = state.app.sessions()
+    if kept is None:
+        raise NotFoundError("this server keeps no sessions: start it without MONAI_LABEL_SESSIONS=false.")
+    return kept
+
+
+def session_image(state: State, session_id: str) -> str:
+    """Return the path of a session's image.
+
+    Raises:
+        InputError: the session's name is none, or there is no such session.
+    """
+    check_tag(session_id)
+    sessions = state.app.sessions()
+    info = None if sessions is None else sessions.get_session(session_id)
+    if info is None:
+        raise NotFoundError(
+            f"there is no session '{shown(session_id)}': it may have expired, open a new one."
+        )
+    return str(info.image)
+
+
+@router.get("/train/")
+def training_status(state: Shared, all: bool = False, check_if_running: bool = False) -> Any:
+    """Say how training stands."""
+    return state.training.status(all, check_if_running)
+
+
+@router.post("/train/{model}")
+def run_training(
+    state: Shared,
+    model: str,
+    params: JsonObject | None = None,
+    run_sync: bool = False,
+    enqueue: bool = False,
+) -> Any:
+    """Train on the labels saved so far."""
+    app, given = state.app, params or {}
+    check_known("model", model, list(app.bundles))
+    options = {key: given[key] for key in DEFAULTS if given.get(key) is not None}
+    check_options(LabelTrainingOptions, {**DEFAULTS, **options})
+    request = {**options, **chosen_device(given), "model": model}
+    request["bundle_path"] = app.bundle_path(model)
+    return state.training.start(request, app.train, run_sync, enqueue)
+
+
+@router.delete("/train/")
+def stop_training(state: Shared) -> Any:
+    """Stop the training that runs in a process of its own."""
+    return state.training.stop()
+
+
+@router.get("/scoring/")
+def scoring_status(state: Shared, all: bool = False, check_if_running: bool = False) -> Any:
+    """Say how scoring stands."""
+    return state.scoring.status(all, check_if_running)
+
+
+@router.post("/scoring/{method}")
+def run_scoring(state: Shared, method: str, params: JsonObject | None = None, run_sync: bool = False) -> Any:
+    """Score the images that have no label."""
+    app, given = state.app, params or {}
+    check_known("scoring method", method, list(app.info()["scoring"]))
+    request = {**whole_number(given, "max_samples"), **chosen_device(given), "method": method}
+    return state.scoring.start(request, app.scoring, run_sync)
+
+
+@router.delete("/scoring/")
+def stop_scoring(state: Shared) -> Any:
+    """Stop the scoring that runs in a process of its own."""
+    return state.scoring.stop()
+
+
+@router.get("/batch/infer")
+def batch_status(state: Shared, all: bool = False, check_if_running: bool = False) -> Any:
+    """Say how batch inference stands."""
+    return state.batch.status(all, check_if_running)
+
+
+@router.post("/batch/infer/{model}")
+def run_batch(
+    state: Shared,
+    model: str,
+    params: JsonObject | None = None,
+    images: BatchInferImageType = BatchInferImageType.IMAGES_ALL,
+    run_sync: bool = False,
+) -> Any:
+    """Save a mask of every image, under the tag ``original`` if no other is given."""
+    app, given = state.app, dict(params or {})
+    check_known("model", model, list(app.bundles))
+    named = given.pop("images", None)
+    if isinstance(named, list):
+        for name in named:
+            app.path_of(name)
+    elif named not in (None, *(kind.value for kind in BatchInferImageType)):
+        raise InputError("images is neither all, labeled, unlabeled nor a list of names: give one of these.")
+    request = {**check_inference(given, Path(app.bundles[model]) / "models"), "model": model}
+    request.update(whole_number(given, "max_batch_size"))
+    request["label_tag"] = given.get("label_tag") or "original"
+    request["images"] = named or images.value
+    request["max_workers"] = 1
+    return state.batch.start(request, app.batch_infer, run_sync)
+
+
+@router.delete("/batch/infer")
+def stop_batch(state: Shared) -> Any:
+    """Stop the batch inference that runs in a process of its own."""
+    return state.batch.stop()
+
+
+@router.get("/model/info/{model}")
+def model_info(state: Shared, model: str) -> Any:
+    """Tell checksum and time of the weights that are served."""
+    return weights_info(served(state, model))
+
+
+@router.get("/model/{model}")
+def get_model(state: Shared, model: str) -> Any:
+    """Send the weights that are served."""
+    return FileResponse(served(state, model), media_type="application/octet-stream", filename=f"{model}.pt")
+
+
+@router.put("/model/{model}")
+def set_model(state: Shared, model: str, file: Annotated[UploadFile, File()]) -> Any:
+    """Serve other weights, if they fit and work."""
+    place = served(state, model)
+    with uploaded(file.file, file.filename) as copy:
+        return replace_weights(Path(copy), place)
+
+
+def served(state: State, model: str) -> Path:
+    """Return the path of a model's weights.
+
+    Raises:
+        NotFoundError: there is no such model.
+    """
+    check_tag(model)
+    check_known("model", model, list(state.app.bundles))
+    return Path(state.app.bundles[model]) / "models" / "model.pt"
+
+
+@logs.get("/")
+def get_log(state: Shared, lines: Annotated[int, Query(ge=1, le=5000)] = 300) -> Response:
+    """Send the log's last lines, as text."""
+    if not Path(state.log).is_file():
+        raise NotFoundError("there is no log yet.")
+    with Path(state.log).open(encoding="utf-8", errors="replace") as stream:
+        return PlainTextResponse("".join(deque(stream, lines)))

@@ -16,13 +16,11 @@ from monailabel.utils.others.generic import file_checksum, get_mime_type
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.formats import known_suffix, stem
-from lmsfe_sam.label.checks import check_known, check_tag, read_info
-from lmsfe_sam.label.dicom_store import DicomWebStore
-from lmsfe_sam.label.faults import NotFoundError, base_name, shown
-from lmsfe_sam.label.headers import check_file
-from lmsfe_sam.label.records import check_label, check_raw_label
+from lmsfe_sam.label.app import DicomWebStore
+from lmsfe_sam.label.checks import NotFoundError, base_name, check_known, check_tag, read_info, shown
+from lmsfe_sam.label.headers import RAW, check_file, check_image, uploaded
 from lmsfe_sam.label.state import Shared, State
-from lmsfe_sam.label.uploads import RAW, check_image, uploaded
+from lmsfe_sam.label.training import check_label, check_raw_label
 
 router = APIRouter(prefix="/datastore")
 archive = APIRouter(prefix="/datastore")

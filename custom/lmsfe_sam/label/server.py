@@ -1,31 +1,43 @@
-"""The web application: the endpoints that are needed, behind checks, with errors that are sentences."""
+"""The web application and how it is served: endpoints behind checks, errors as sentences, limits on time.
+
+MONAI Label's own start cannot be told of uvicorn's limits. Those that uvicorn lacks, for headers and for
+clients that do not read, are added to its protocol.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.label import proxy, routes, routes_extra, routes_store, routes_work
-from lmsfe_sam.label.faults import FULL_DISK, Fault, for_clients, is_full_disk, shown
-from lmsfe_sam.label.guard import App, CheckOrigin, CheckToken, Message, Receive, Send
-from lmsfe_sam.label.limits import LimitBody
+from lmsfe_sam.label import routes, routes_ohif, routes_store
+from lmsfe_sam.label.checks import FULL_DISK, Fault, for_clients, is_full_disk, shown
+from lmsfe_sam.label.guard import App, CheckOrigin, CheckToken, LimitBody, Message, Receive, Send
 from lmsfe_sam.label.state import State
 
 logger = logging.getLogger(__name__)
 
-EXTRAS = {"dataset": routes_store.archive, "logs": routes_extra.logs}
+EXTRAS = {"dataset": routes_store.archive, "logs": routes.logs}
 """Endpoints that are off unless they are asked for, by the word that asks."""
+
+READING = 60.0
+"""Seconds in which a client must read some of an answer that waits for it."""
+
+CONNECTIONS = 500
+"""Open at once; the ones above get status 503."""
 
 FORMS: Any = {"max_files": 4, "max_fields": 16, "max_part_size": 2**20}
 """Of a form: files, other fields, and bytes of such a field."""
@@ -56,10 +68,10 @@ def build(state: State, rules: Rules) -> App:
     """Return the ASGI application for an app of MONAI Label."""
     web = FastAPI(title="LMSFE-SAM", openapi_url=None, docs_url=None, redoc_url=None, form_limits=FORMS)
     web.state.label = state
-    chosen = [routes.router, routes_store.router, routes_work.router, routes_extra.sessions]
-    chosen += [routes_extra.weights, routes_extra.viewer, *(EXTRAS[name] for name in rules.extras)]
+    chosen = [routes.router, routes_store.router, routes_ohif.router]
+    chosen += [EXTRAS[name] for name in rules.extras]
     if state.app.studies.startswith(("http://", "https://")):
-        chosen.append(proxy.router)
+        chosen.append(routes_ohif.proxy)
     for router in chosen:
         web.include_router(router)
     for kind in (HTTPException, RequestValidationError, MONAILabelException, Exception):
@@ -76,6 +88,38 @@ def build(state: State, rules: Rules) -> App:
             max_age=600,
         )
     return CheckOrigin(app, rules.hosts, rules.origins)
+
+
+def serve(
+    application: App, host: str, port: int, patience: float, certificate: str | None, key: str | None
+) -> None:
+    """Serve until interrupted, with limits on time and connections.
+
+    Args:
+        application: an ASGI application.
+        host: address to listen on.
+        port: to listen on.
+        patience: seconds for headers, and between requests of one connection at most.
+        certificate: path of a TLS certificate, and with it of its ``key``.
+        key: path of the certificate's key.
+    """
+    uvicorn.run(
+        application,
+        host=host,
+        port=port,
+        http=patient_for(patience),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=min(5, max(1, int(patience))),
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=2**15,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
 
 
 def answer(request: Request, error: Exception) -> JSONResponse:
@@ -149,3 +193,62 @@ def _sentence(status: int, detail: str, headers: dict[str, str] | None = None) -
         key: value for key, value in (headers or {}).items() if key.lower() in ("allow", "www-authenticate")
     }
     return JSONResponse({"detail": detail}, status_code=status, headers=kept)
+
+
+class TimedProtocol(H11Protocol):
+    """uvicorn's protocol for HTTP/1.1 that drops clients which never finish their headers or never read.
+
+    Attributes:
+        patience: seconds from a connection's start, or its last answer, to the end of a request's headers.
+    """
+
+    patience = 15.0
+    _headers: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # noqa: D102
+        super().connection_made(transport)
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        _stop(self._headers)
+        self._headers = None
+        _stop(self._reading)
+        self._reading = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        super().data_received(data)
+        self._watch_headers()
+
+    def on_response_complete(self) -> None:  # noqa: D102
+        super().on_response_complete()
+        self._watch_headers()
+
+    def pause_writing(self) -> None:  # noqa: D102
+        super().pause_writing()
+        self._reading = self._reading or self.loop.call_later(READING, self.transport.abort)
+
+    def resume_writing(self) -> None:  # noqa: D102
+        _stop(self._reading)
+        self._reading = None
+        super().resume_writing()
+
+    def _watch_headers(self) -> None:
+        """Let the clock run whenever no request is being answered: data that trickles in does not stop it."""
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            _stop(self._headers)
+            self._headers = None
+        elif self._headers is None and not self.transport.is_closing():
+            self._headers = self.loop.call_later(self.patience, self.transport.abort)
+
+
+def _stop(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
+
+
+def patient_for(seconds: float) -> type[TimedProtocol]:
+    """Return the protocol with another time for headers: uvicorn wants a class."""
+    return type("PatientProtocol", (TimedProtocol,), {"patience": seconds})

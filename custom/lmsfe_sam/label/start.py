@@ -1,4 +1,4 @@
-"""Starting MONAI Label: its settings, its folders and its log, and uvicorn with limits.
+"""Set up MONAI Label before it starts: its settings, its folders with the bundle in them, and its log.
 
 MONAI Label's own start cannot be told of uvicorn's limits, writes every request's names into its log, and
 puts temporary files where other users of the machine may wait for them. This takes its place, so it
@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,10 +26,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import atomic_write
+from lmsfe_sam.model.pretrained import sha256
 
 if TYPE_CHECKING:
     from lmsfe_sam.label.app import UltrasoundApp
-    from lmsfe_sam.label.guard import App
+
+logger = logging.getLogger(__name__)
 
 MONAI_LABEL = "0.8.5"
 SHIM = Path(__file__).with_name("shim")
@@ -46,11 +50,16 @@ ENVIRONMENT = {
 PRIVATE = ("model", "logs", "sessions")
 """Parts of the app's folder that nobody else may enter; the folder itself may be one that others use, too."""
 
-CONNECTIONS = 500
-"""Open at once; the ones above get status 503."""
-
 QUIET = ("monailabel", "pydicom", "nibabel", "PIL", "urllib3", "filelock", "watchdog", "schedule", "timeloop")
 """Loggers that tell names of files, or nothing that anybody asked for."""
+
+MAIN = '''"""Made by python -m lmsfe_sam.label."""
+
+from lmsfe_sam.label.app import UltrasoundApp  # noqa: F401
+'''
+
+SOURCE = "models/source.sha256"
+"""Says which weights a served bundle was made with."""
 
 
 def check_version() -> None:
@@ -152,37 +161,56 @@ def set_log(app: Path, level: str) -> Path:
     return path
 
 
-def serve(
-    application: App, host: str, port: int, patience: float, certificate: str | None, key: str | None
-) -> None:
-    """Serve until interrupted, with limits on time and connections.
+def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
+    """Write the app's folder; a bundle that is there already keeps the weights trained in it.
 
-    Args:
-        application: an ASGI application.
-        host: address to listen on.
-        port: to listen on.
-        patience: seconds for headers, and between requests of one connection at most.
-        certificate: path of a TLS certificate, and with it of its ``key``.
-        key: path of the certificate's key.
+    It is made anew once the weights of ``bundle`` have changed; the old one, with what was trained in it,
+    is moved to ``before``.
+
+    Raises:
+        InputError: ``bundle`` is no bundle with weights, or a name is no folder's name.
     """
-    import uvicorn
+    weights = bundle / "models" / "model.pt"
+    if not weights.is_file():
+        raise InputError(f"bundle '{bundle}' has no models/model.pt: name the bundle's folder with --bundle.")
+    app.mkdir(parents=True, exist_ok=True)
+    with atomic_write(app / "main.py") as temporary:
+        temporary.write_text(MAIN, encoding="utf-8")
+    digest = sha256(weights)
+    for name in names:
+        if not name or Path(name).name != name or name in (".", ".."):
+            raise InputError(
+                f"'{name}' is no folder's name: give names such as lmsfe_sam_deepgrow in --names."
+            )
+        target = app / "model" / name
+        if not _made_of(target, digest):
+            _put_aside(target, app / "before")
+            try:
+                write_bundle(bundle, target)
+            except OSError as error:  # a half one lacks SOURCE, and is made anew at the next start
+                raise InputError(
+                    f"app '{app}' cannot be written to: free some space, or name another folder with --app."
+                ) from error
+            with atomic_write(target / SOURCE) as temporary:
+                temporary.write_text(digest + "\n", encoding="utf-8")
 
-    from lmsfe_sam.label.protocol import patient_for
 
-    uvicorn.run(
-        application,
-        host=host,
-        port=port,
-        http=patient_for(patience),
-        ws="none",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=min(5, max(1, int(patience))),
-        timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=2**15,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
+def write_bundle(bundle: Path, target: Path) -> None:
+    """Copy what a served bundle needs."""
+    for part in ("configs", "models"):
+        shutil.copytree(bundle / part, target / part)
+
+
+def _put_aside(target: Path, before: Path) -> None:
+    if target.exists():
+        before.mkdir(exist_ok=True)
+        place = before / f"{target.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        target.rename(place)
+        logger.warning(
+            "The bundle has other weights now: '%s' and what was trained in it is in '%s'.", target, place
+        )
+
+
+def _made_of(target: Path, digest: str) -> bool:
+    source = target / SOURCE
+    return source.is_file() and source.read_text(encoding="utf-8").strip() == digest

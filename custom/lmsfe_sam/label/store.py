@@ -26,9 +26,8 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import unwritable
-from lmsfe_sam.label.checks import check_tag, is_plain
-from lmsfe_sam.label.faults import NotFoundError, TakenError, TooLargeError, shown
-from lmsfe_sam.label.record_file import RecordFile
+from lmsfe_sam.label.checks import NotFoundError, TakenError, TooLargeError, check_tag, is_plain, shown
+from lmsfe_sam.label.records import RecordFile
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from lmsfe_sam.model.pretrained import (
     POSITION_TABLE,
     first_names,
     load_pretrained,
+    read_state,
 )
-from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)

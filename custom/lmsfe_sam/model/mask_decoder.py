@@ -1,14 +1,30 @@
-"""SAM's mask decoder for batches of images, and a fine head that refines its masks."""
+"""SAM's mask decoder for batches of images, a fine head that refines its masks, and the choice among them."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.model.prompt_maps import CHANNELS
+from lmsfe_sam.model.prompt_encoder import CHANNELS
 from lmsfe_sam.model.two_way import FewTokenTransformer
+
+
+class DecodedTokens(NamedTuple):
+    """All four mask tokens of every object, before one is chosen.
+
+    Attributes:
+        masks: logits ``(B, N, 4, s, s)``; s is 4 x the grid, or 8 x with the fine head.
+        iou: predicted IoU ``(B, N, 4)``.
+        lone_click: ``(B, N)``, objects whose only prompt is one click.
+    """
+
+    masks: Tensor
+    iou: Tensor
+    lone_click: Tensor
 
 
 class PromptedContext(nn.Module):
@@ -203,6 +219,47 @@ class ObjectMaskDecoder(MaskDecoder):
         if self.fine_head is not None:
             features = self.fine_head(features, skips, maps)
         return features
+
+
+def choose_masks(tokens: DecodedTokens, multimask_output: bool | None) -> tuple[Tensor, Tensor]:
+    """Choose among the mask tokens: see `LMSFESAM.decode`.
+
+    Returns:
+        Logits ``(B, N, s, s)`` and predicted IoU ``(B, N)``; ``(B, N, 3, s, s)`` and ``(B, N, 3)`` where
+        ``multimask_output`` is true.
+    """
+    if multimask_output:
+        return tokens.masks[:, :, 1:], tokens.iou[:, :, 1:]
+    choice = torch.zeros_like(tokens.lone_click, dtype=torch.long)
+    if multimask_output is None:
+        best = 1 + tokens.iou[:, :, 1:].argmax(dim=-1)
+        choice = torch.where(tokens.lone_click, best, choice)
+    side = tokens.masks.shape[-1]
+    masks = tokens.masks.gather(2, choice[:, :, None, None, None].expand(-1, -1, 1, side, side))
+    return masks[:, :, 0], tokens.iou.gather(2, choice[:, :, None])[:, :, 0]
+
+
+def expected_iou(logits: Tensor) -> Tensor:
+    """The IoU that a mask has with the truth, on average, as far as its own probabilities are right.
+
+    Probability inside the mask over its area and the probability outside: ``(..., H, W)`` to ``(...)``.
+    """
+    probability, inside = logits.float().sigmoid(), logits > 0
+    shared = (probability * inside).sum(dim=(-2, -1))
+    union = inside.sum(dim=(-2, -1)) + probability.sum(dim=(-2, -1)) - shared
+    return shared / union.clamp(min=1e-6)
+
+
+def resize_logits(logits: Tensor, size: int) -> Tensor:
+    """Resize logits ``(..., s, s)`` to ``(..., size, size)``: bilinearly, to half the size by 2 x 2 means."""
+    if logits.shape[-1] == size:
+        return logits
+    flat = logits.reshape(-1, 1, *logits.shape[-2:])
+    if logits.shape[-1] == 2 * size:
+        flat = F.avg_pool2d(flat, 2)
+    else:
+        flat = F.interpolate(flat, size=[size, size], mode="bilinear", align_corners=False)
+    return flat.reshape(*logits.shape[:-2], size, size)
 
 
 def _convolution(inputs: int, outputs: int, dilation: int = 1) -> list[nn.Module]:

@@ -11,17 +11,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.clicked_regions import drop_unclicked
 from lmsfe_sam.model.image_encoder import PATCH_SIZE, ImageEncoder
-from lmsfe_sam.model.mask_decoder import FineMaskHead, ObjectMaskDecoder
+from lmsfe_sam.model.mask_decoder import (
+    DecodedTokens,
+    FineMaskHead,
+    ObjectMaskDecoder,
+    choose_masks,
+    expected_iou,
+    resize_logits,
+)
 from lmsfe_sam.model.presets import Preset, get_preset
 from lmsfe_sam.model.pretrained import LoadReport, load_pretrained
 from lmsfe_sam.model.prompt_batch import PromptGroup, flatten_prompts, group_prompts, lone_clicks, pad_prompts
 from lmsfe_sam.model.prompt_encoder import ObjectPromptEncoder
-from lmsfe_sam.model.summary import summarise
 from lmsfe_sam.prompts.prompt import Prompts
 
 logger = logging.getLogger(__name__)
+
+LISTED = (
+    "position_adapter",
+    "feature_adapter",
+    "channel_spatial_adapter",
+    "balancing_adapter",
+    "local_encoder",
+    "local_to_neck",
+)
+"""Parts of the image encoder that `LMSFESAM.summary` lists by name."""
 
 Ragged = Tensor | list[Tensor] | None
 
@@ -36,20 +51,6 @@ class ImageEmbedding(NamedTuple):
 
     features: Tensor
     skips: list[Tensor]
-
-
-class DecodedTokens(NamedTuple):
-    """All four mask tokens of every object, before one is chosen.
-
-    Attributes:
-        masks: logits ``(B, N, 4, s, s)``; s is 4 x the grid, or 8 x with the fine head.
-        iou: predicted IoU ``(B, N, 4)``.
-        lone_click: ``(B, N)``, objects whose only prompt is one click.
-    """
-
-    masks: Tensor
-    iou: Tensor
-    lone_click: Tensor
 
 
 class UnpromptedNetwork(nn.Module):
@@ -187,7 +188,7 @@ class LMSFESAM(UnpromptedNetwork):
 
     def summary(self) -> str:
         """Return a table of the parts with their parameters, and how many of these train."""
-        return summarise(self)
+        return _summarise(self)
 
     def forward(
         self,
@@ -247,8 +248,8 @@ class LMSFESAM(UnpromptedNetwork):
                 for everything else.
             return_low_res: add the logits at 4 x the grid.
 
-        Instead of padded tensors, lists of B tensors with their own N may be given. `vit_t` drops
-        regions that no click inside touches where clicks are all there is (`drop_unclicked`).
+        Instead of padded tensors, lists of B tensors with their own N may be given. What comes out is the
+        network's own; `lmsfe_sam.predict.decoding.decode_prompts` adds the preset's post-processing.
 
         Returns:
             Logits ``(B, N, S, S)``, predicted IoU ``(B, N)`` and, on demand, low-res logits
@@ -259,16 +260,21 @@ class LMSFESAM(UnpromptedNetwork):
             ValueError: shapes that do not fit together.
         """
         prompts, counts = pad_prompts(boxes, points, point_labels, masks)
-        tokens = self.decode_tokens(embedding, **vars(prompts), clicked_regions=self.clicked_regions)
+        tokens = self.decode_tokens(embedding, **vars(prompts))
+        outputs = self.choose(tokens, multimask_output, return_low_res)
+        if counts is None:
+            return outputs
+        return tuple([image[:n] for image, n in zip(output, counts, strict=True)] for output in outputs)
+
+    def choose(
+        self, tokens: DecodedTokens, multimask_output: bool | None = None, return_low_res: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Choose among the tokens of `decode_tokens`, and resize: what `decode` returns for tensors."""
         if self.iou_from_mask:
             tokens = tokens._replace(iou=0.5 * (tokens.iou + expected_iou(tokens.masks)))
         chosen, iou = choose_masks(tokens, multimask_output)
-        outputs = [resize_logits(chosen, self.image_size), iou]
-        if return_low_res:
-            outputs.append(resize_logits(chosen, self.low_res_size))
-        if counts is None:
-            return tuple(outputs)
-        return tuple([image[:n] for image, n in zip(output, counts, strict=True)] for output in outputs)
+        outputs = (resize_logits(chosen, self.image_size), iou)
+        return (*outputs, resize_logits(chosen, self.low_res_size)) if return_low_res else outputs
 
     def decode_tokens(
         self,
@@ -277,26 +283,20 @@ class LMSFESAM(UnpromptedNetwork):
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         masks: Tensor | None = None,
-        *,
-        clicked_regions: bool = False,
     ) -> DecodedTokens:
         """Decode prompts as `decode` does, and return all four mask tokens of every object.
 
         The prompts are padded tensors with the shapes that `decode` names, on any device.
         SAM's attention sees padding tokens, so objects are grouped by how many tokens they have,
-        and each group is one pass. With ``clicked_regions`` what `drop_unclicked` drops is gone.
+        and each group is one pass.
         """
         batch, device = embedding.features.shape[0], embedding.features.device
         prompts, n = flatten_prompts(Prompts(boxes, points, point_labels, masks), batch, device)
         groups = group_prompts(prompts, n)
         parts = [self._decode_group(embedding, group) for group in groups]
-        logits = [part[0] for part in parts]
-        if clicked_regions:
-            pairs = zip(logits, groups, strict=True)
-            logits = [drop_unclicked(part, group.prompts, self.image_size) for part, group in pairs]
         order = torch.argsort(torch.cat([group.place for group in groups]))
         return DecodedTokens(
-            torch.cat(logits)[order].unflatten(0, (batch, n)),
+            torch.cat([part[0] for part in parts])[order].unflatten(0, (batch, n)),
             torch.cat([part[1] for part in parts])[order].unflatten(0, (batch, n)),
             lone_clicks(prompts).reshape(batch, n),
         )
@@ -341,42 +341,24 @@ def _rename(state: dict[str, Tensor], beginnings: dict[str, str]) -> None:
     state.update(renamed)
 
 
-def resize_logits(logits: Tensor, size: int) -> Tensor:
-    """Resize logits ``(..., s, s)`` to ``(..., size, size)``: bilinearly, to half the size by 2 x 2 means."""
-    if logits.shape[-1] == size:
-        return logits
-    flat = logits.reshape(-1, 1, *logits.shape[-2:])
-    if logits.shape[-1] == 2 * size:
-        flat = F.avg_pool2d(flat, 2)
-    else:
-        flat = F.interpolate(flat, size=[size, size], mode="bilinear", align_corners=False)
-    return flat.reshape(*logits.shape[:-2], size, size)
+def _summarise(model: nn.Module) -> str:
+    """Count parameters by part: the adapters each by name, everything else by its module."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        row = counts.setdefault(_part(name), [0, 0])
+        row[0] += parameter.numel()
+        row[1] += parameter.numel() if parameter.requires_grad else 0
+    total = [sum(row[i] for row in counts.values()) for i in range(2)]
+    width = max(len(part) for part in counts)
+    lines = [f"{'part':<{width}}  {'parameters':>12}  {'trained':>12}"]
+    lines += [f"{part:<{width}}  {row[0]:>12,}  {row[1]:>12,}" for part, row in counts.items()]
+    lines.append(f"{'total':<{width}}  {total[0]:>12,}  {total[1]:>12,}")
+    return "\n".join(lines)
 
 
-def choose_masks(tokens: DecodedTokens, multimask_output: bool | None) -> tuple[Tensor, Tensor]:
-    """Choose among the mask tokens: see `LMSFESAM.decode`.
-
-    Returns:
-        Logits ``(B, N, s, s)`` and predicted IoU ``(B, N)``; ``(B, N, 3, s, s)`` and ``(B, N, 3)`` where
-        ``multimask_output`` is true.
-    """
-    if multimask_output:
-        return tokens.masks[:, :, 1:], tokens.iou[:, :, 1:]
-    choice = torch.zeros_like(tokens.lone_click, dtype=torch.long)
-    if multimask_output is None:
-        best = 1 + tokens.iou[:, :, 1:].argmax(dim=-1)
-        choice = torch.where(tokens.lone_click, best, choice)
-    side = tokens.masks.shape[-1]
-    masks = tokens.masks.gather(2, choice[:, :, None, None, None].expand(-1, -1, 1, side, side))
-    return masks[:, :, 0], tokens.iou.gather(2, choice[:, :, None])[:, :, 0]
-
-
-def expected_iou(logits: Tensor) -> Tensor:
-    """The IoU that a mask has with the truth, on average, as far as its own probabilities are right.
-
-    Probability inside the mask over its area and the probability outside: ``(..., H, W)`` to ``(...)``.
-    """
-    probability, inside = logits.float().sigmoid(), logits > 0
-    shared = (probability * inside).sum(dim=(-2, -1))
-    union = inside.sum(dim=(-2, -1)) + probability.sum(dim=(-2, -1)) - shared
-    return shared / union.clamp(min=1e-6)
+def _part(name: str) -> str:
+    pieces = name.split(".")
+    for adapter in LISTED:
+        if adapter in pieces:
+            return f"image_encoder: {adapter}"
+    return "image_encoder: ViT" if pieces[0] == "image_encoder" else pieces[0]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import load_weights
-from lmsfe_sam.model.network import LMSFESAM, DecodedTokens, ImageEmbedding
+from lmsfe_sam.model.mask_decoder import DecodedTokens
+from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
+from lmsfe_sam.model.pretrained import read_state
 from lmsfe_sam.model.prompt_batch import flatten_prompts, group_prompts
-from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.prompts.prompt import Prompts
 
 

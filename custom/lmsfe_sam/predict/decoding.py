@@ -1,13 +1,14 @@
-"""Decoding many objects at bounded memory."""
+"""Decode prompts into masks: with the preset's post-processing, and many objects at bounded memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lmsfe_sam.predict.postprocessing import drop_unclicked
 from lmsfe_sam.prompts.prompt import Prompts
 
 if TYPE_CHECKING:
@@ -29,6 +30,42 @@ class DecodedObjects(NamedTuple):
     logits: Tensor
     iou: Tensor
     low_res: Tensor
+
+
+def decode_prompts(
+    network: Any,
+    embedding: Any,
+    prompts: Prompts,
+    multimask_output: bool | None = None,
+    return_low_res: bool = False,
+) -> tuple[Tensor, ...]:
+    """Decode prompts as every user of a network's masks does.
+
+    That is ``network.decode``, between whose mask tokens and the choice among them `drop_unclicked` comes
+    where the network's preset says so.
+
+    Args:
+        network: `LMSFESAM`, or another network with its methods.
+        embedding: of B images.
+        prompts: of N objects in each of them, in pixels of the network's input; none for one object an
+            image without a prompt.
+        multimask_output: as ``LMSFESAM.decode`` takes it.
+        return_low_res: add the logits that serve as the next mask prompt.
+
+    Returns:
+        Logits ``(B, N, S, S)``, predicted IoU ``(B, N)`` and, on demand, low-res logits ``(B, N, h, w)``;
+        with three masks ``(B, N, 3, ...)``.
+    """
+    given = prompts.given()
+    if not getattr(network, "clicked_regions", False):
+        outputs: tuple[Tensor, ...] = network.decode(
+            embedding, **given, multimask_output=multimask_output, return_low_res=return_low_res
+        )
+        return outputs
+    tokens = network.decode_tokens(embedding, **given)
+    tokens = tokens._replace(masks=drop_unclicked(tokens.masks, prompts, network.image_size))
+    outputs = network.choose(tokens, multimask_output, return_low_res)
+    return outputs
 
 
 @torch.no_grad()
@@ -62,7 +99,7 @@ def decode_chunks(
             skips = [skip[index] for skip in embedding.skips]
             own = embedding._replace(features=embedding.features[index], skips=skips)
             batch = chunk.map(lambda tensor: tensor[:, None])
-        outputs = network.decode(own, **batch.given(), multimask_output=multimask_output, return_low_res=True)
+        outputs = decode_prompts(network, own, batch, multimask_output, return_low_res=True)
         yield DecodedObjects(*(output.flatten(0, 1) for output in outputs))
 
 

@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.prompt import Prompts
 
 PIXELS_AT_ONCE = 2**21
 """Pixels of a mask that are interpolated at a time."""
 
 MaskPart = tuple[tuple[slice, slice], NDArray[np.bool_]]
 """Rows and columns of an image, and which of their pixels are inside the object."""
+
+_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -133,3 +137,60 @@ def _interpolate(values: Tensor, dim: int, length: int, window: slice) -> Tensor
         values.index_select(dim, after),
         weight[:, None] if dim == 0 else weight[None, :],
     )
+
+
+def drop_unclicked(logits: Tensor, prompts: Prompts, image_size: int) -> Tensor:
+    """Make the regions negative that neither a positive click nor the mask prompt touches.
+
+    A small network segments both of two lesions now and then where one of them was clicked. Whoever clicks
+    means what the click is on, so the other regions go; a second click inside brings them back. Objects with
+    a box, without a positive click, or whose positive clicks are all outside of the mask stay as they are.
+
+    Args:
+        logits: ``(B, N, T, h, w)`` of the T mask tokens of N objects in each of B images.
+        prompts: of these objects, in pixels of the network's input.
+        image_size: side of that input in pixels.
+
+    Returns:
+        The logits; those of what was dropped are negative and as far from 0 as before.
+    """
+    if prompts.points is None or prompts.point_labels is None:
+        return logits
+    flat, tokens = prompts.map(lambda tensor: tensor.flatten(0, 1)), logits.flatten(0, 1)
+    assert flat.points is not None and flat.point_labels is not None
+    positive = flat.point_labels == 1
+    clicks_alone = positive.any(dim=1) & ~flat.has_box()
+    drop = torch.zeros(tokens.shape, dtype=torch.bool)
+    for m in clicks_alone.nonzero()[:, 0].tolist():
+        inside = (flat.points[m][positive[m]].float() / image_size).cpu().numpy()
+        earlier = None if flat.masks is None else _resized(flat.masks[m], logits.shape[-2:])
+        for t, token in enumerate((tokens[m] > 0).cpu().numpy()):
+            drop[m, t] = torch.from_numpy(_unclicked(token, inside, earlier))
+    return torch.where(drop.to(logits.device).reshape(logits.shape), -logits.abs(), logits)
+
+
+def _resized(mask: Tensor, size: torch.Size) -> NDArray[np.bool_] | None:
+    """Return a mask prompt (h, w), which NaN pads, at another size; None where there is none."""
+    known = ~mask.isnan()
+    mask = mask[known.any(dim=1)][:, known.any(dim=0)]
+    if not mask.numel():
+        return None
+    resized = functional.interpolate(mask[None, None].float(), size=list(size), mode="nearest-exact")
+    return (resized[0, 0] > 0).cpu().numpy()
+
+
+def _unclicked(
+    mask: NDArray[np.bool_], clicks: NDArray[np.floating], earlier: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Return what is to be dropped of ``mask (h,w)``; ``clicks (K,2)`` are x, y as shares of the sides."""
+    from scipy import ndimage  # not needed to load the network
+
+    height, width = mask.shape
+    regions, _ = ndimage.label(mask, structure=_NEIGHBOURS)
+    columns, rows = (clicks * (width, height)).astype(int).clip(0, (width - 1, height - 1)).T
+    touched = regions[rows, columns]
+    if not touched.any():
+        return np.zeros_like(mask)
+    if earlier is not None:
+        touched = np.append(touched, regions[earlier])
+    return mask & ~np.isin(regions, touched[touched > 0])

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.network import DecodedTokens, choose_masks
+from lmsfe_sam.model.mask_decoder import DecodedTokens, choose_masks
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.options import ValidationMode
+from lmsfe_sam.predict.decoding import decode_prompts
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.sampling import PADDING, PromptSampler, correct
 from lmsfe_sam.prompts.simulate import first_click, tight_box
@@ -220,7 +221,7 @@ class ValidationIteration:
             torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs),
         ):
             embedding = engine.network.encode(image)
-            logits, _ = engine.network.decode(embedding, **vars(prompts))
+            logits, _ = decode_prompts(engine.network, embedding, prompts)
         masks = (logits > 0).float() * target.any(dim=(2, 3), keepdim=True)
         engine.state.output = {
             Keys.IMAGE: image,

@@ -11,7 +11,7 @@ from monai.losses import DiceLoss, FocalLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.model.network import DecodedTokens
+from lmsfe_sam.model.mask_decoder import DecodedTokens
 
 
 class PromptedLoss(nn.Module):

@@ -15,8 +15,8 @@ from lmsfe_sam.data.datalist import DataList
 from lmsfe_sam.data.layouts import Record
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.backbone import load_classifier
+from lmsfe_sam.model.pretrained import read_state
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
-from lmsfe_sam.model.weight_files import read_state
 from lmsfe_sam.options import TrainingOptions, check_options
 from lmsfe_sam.settings import check_device, folders_of, framed
 

@@ -1,25 +1,40 @@
-"""OHIF's way to the DICOMweb server: what it reads there, and nothing beside it.
+"""Endpoints for OHIF: its own files, and what it reads from the DICOMweb server, and nothing beside it.
 
-MONAI Label's own passes on every header, every path and every answer of any size.
+MONAI Label's own proxy passes on every header, every path and every answer of any size.
 """
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+import monailabel.endpoints
 import requests
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from monailabel.config import settings
+from monailabel.utils.others.generic import get_mime_type
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.label.faults import UpstreamError
+from lmsfe_sam.label.checks import NotFoundError, UpstreamError, shown
 from lmsfe_sam.label.state import Shared
 
-router = APIRouter(prefix="/proxy/dicom")
+router = APIRouter(prefix="/ohif")
+proxy = APIRouter(prefix="/proxy/dicom")
+
+OHIF = Path(os.path.realpath(monailabel.endpoints.__path__[0])) / "static" / "ohif"
+
+OHIF_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "worker-src 'self' blob:; connect-src 'self' blob: data:; frame-ancestors 'self'; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'"
+)
+"""OHIF runs, and loads nothing from anywhere else."""
 
 PASSED = ("accept", "accept-language", "if-none-match", "range")
 RETURNED = ("content-type", "etag", "content-range")
@@ -28,7 +43,26 @@ _PART = re.compile(r"[A-Za-z0-9._~,=:+-]+")
 
 
 @router.get("/{path:path}")
-def read(request: Request, state: Shared, path: str) -> Any:
+def get_ohif(path: str) -> Response:
+    """Send a file of OHIF; its page for all addresses that are none, as OHIF makes them up itself."""
+    headers = {"content-security-policy": OHIF_POLICY}
+    wanted = Path(os.path.realpath(OHIF / path)) if path.isprintable() and len(path) < 1000 else OHIF
+    if OHIF in wanted.parents and wanted.is_file() and wanted.name != "index.html":
+        return FileResponse(wanted, media_type=get_mime_type(str(wanted)), headers=headers)
+    if wanted.suffix and OHIF in wanted.parents and not re.fullmatch(r"\.[0-9]+", wanted.suffix):
+        raise NotFoundError(f"OHIF has no file '{shown(path)}'.")
+    if wanted != OHIF and OHIF not in wanted.parents:
+        raise NotFoundError(f"OHIF has no file '{shown(path)}'.")
+    return HTMLResponse(local_page((OHIF / "index.html").read_text(encoding="utf-8")), headers=headers)
+
+
+def local_page(page: str) -> str:
+    """Return a page without its links to other hosts."""
+    return re.sub(r"<(link|script)\b[^>]*(href|src)=[\"'](https?:)?//[^>]*>(</script>)?", "", page)
+
+
+@proxy.get("/{path:path}")
+def read_dicom(request: Request, state: Shared, path: str) -> Any:
     """Pass a reading request on, and its answer back as it comes."""
     operation, _, rest = path.partition("/")
     if operation not in ("wado", "qido"):
