@@ -18,6 +18,7 @@ class BoxNetwork(nn.Module):
 
     image_size = 64
     low_res_size = 16
+    prompt_kinds = ("box", "clicks", "none")
     radius = 6.0
 
     def __init__(self) -> None:

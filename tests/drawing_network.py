@@ -19,6 +19,7 @@ class DrawingNetwork(nn.Module):
 
     image_size = 256
     low_res_size = 64
+    prompt_kinds = ("box", "clicks", "none")
 
     def __init__(self, radius: float = 20) -> None:
         super().__init__()

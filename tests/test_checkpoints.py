@@ -438,7 +438,7 @@ class TestDamagedAndWrongFiles:
         torch.save(build_sam(TINY["tiny_b"], SIZE).state_dict(), tmp_path / "sam.pth")
         before = LMSFESAM("tiny_t", SIZE)
         state = copy.deepcopy(before.state_dict())
-        with pytest.raises(InputError, match=r"preset 'tiny_t'.*name the (right )?preset"):
+        with pytest.raises(InputError, match=r"preset 'tiny_t'.*name the (right )?network"):
             before.load_pretrained(tmp_path / "sam.pth")
         assert all(torch.equal(before.state_dict()[name], tensor) for name, tensor in state.items())
         wide = dataclasses.replace(TINY["tiny_b"], embed_dim=48)

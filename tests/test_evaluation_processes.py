@@ -22,6 +22,7 @@ from lmsfe_sam.evaluation.settings import (
     choose_split,
     describe_run,
     evaluated_network,
+    has_curves,
     read_other_run,
     usable_modes,
 )
@@ -157,7 +158,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_network_is_what_the_checkpoint_holds(checkpoint: str) -> None:
     network = evaluated_network(checkpoint, MODES, preset=None, image_size=None, local_encoder=None)
-    assert isinstance(network, LMSFESAM) and not network.training
+    assert isinstance(network, LMSFESAM)
     assert network.describe()["local_encoder"] is False
     evaluated_network(checkpoint, MODES, preset="vit_t", image_size=256, local_encoder=False)
 
@@ -210,11 +211,14 @@ def test_only_the_main_process_announces_the_run(
 
 
 def test_modes_of_a_network_without_prompts() -> None:
+    network = PromptFreeNetwork(torch.nn.Conv2d(4, 1, 1), form="box")
+    assert usable_modes(network, None) == ("box", "box_jitter_10", "box_jitter_20", *CONTROLS)
+    assert not has_curves(network)
     network = PromptFreeNetwork(torch.nn.Conv2d(3, 1, 1))
     assert usable_modes(network, "all") == ("none", *CONTROLS)
     assert usable_modes(network, "none,control_box") == ("none", "control_box")
-    assert usable_modes(torch.nn.Identity(), "all") == MODES
-    with pytest.raises(InputError, match="names box, point, but network_def takes no prompts"):
+    assert usable_modes(NoNetwork(), "all") == MODES
+    with pytest.raises(InputError, match="names box, point, but network_def takes no such prompt"):
         usable_modes(network, ["point", "none", "box"])
 
 

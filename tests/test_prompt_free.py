@@ -1,18 +1,49 @@
-"""Networks that take no prompt, behind the methods of a promptable one."""
+"""Networks that take no prompt, behind a promptable one's methods: forms, shapes, and what each refuses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lmsfe_sam import ImageEmbedding
+from lmsfe_sam.baselines import build_promptable
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.prompt_free import Promptable, PromptFreeNetwork, as_promptable
+from lmsfe_sam.evaluation.prediction import predict_boxes, predict_without_prompt
+from lmsfe_sam.model.prompt_free import CHUNK, PromptFreeNetwork, as_promptable, draw_boxes
+from lmsfe_sam.model.promptable import PromptableNetwork
+from lmsfe_sam.prompts.prompt import Prompts
+from lmsfe_sam.training.iteration import PromptedSteps, usable_kinds, usable_modes
 from lmsfe_sam.training.losses import PromptedLoss
 from tiny import seeded_network
+
+SIZE = 32
+NAN = float("nan")
+BOXES = torch.tensor([[[2.0, 3, 10, 12], [0, 0, 32, 32]], [[20, 1, 30, 9], [5, 5, 9, 9]]])
+POINTS = {"points": torch.full((2, 2, 1, 2), 5.0), "point_labels": torch.ones(2, 2, 1)}
+PADDING = {
+    "points": torch.zeros(2, 2, 1, 2),
+    "point_labels": -torch.ones(2, 2, 1),
+    "masks": torch.full((2, 2, 8, 8), NAN),
+}
+NO_BOXES = torch.full((2, 2, 4), NAN)
+
+
+class Inside(nn.Module):
+    """Logits that tell what came in: the image's first channel, and 10 x the box's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        box = x[:, 3:] if x.shape[1] == 4 else torch.zeros_like(x[:, :1])
+        return x[:, :1] + 10 * box
+
+
+def prompted(form: str) -> PromptFreeNetwork:
+    return PromptFreeNetwork(Inside(), SIZE, form, {"baseline": "inside"}).eval()
 
 
 def unet(out_channels: int = 1) -> UNet:
@@ -20,25 +51,173 @@ def unet(out_channels: int = 1) -> UNet:
     return UNet(2, 3, out_channels, channels=(4, 8), strides=(2,), norm="BATCH")
 
 
+@pytest.fixture
+def image() -> Tensor:
+    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+class TestDrawing:
+    def test_pixels_whose_centre_lies_inside(self) -> None:
+        maps = draw_boxes(torch.tensor([[2.0, 3, 10, 12], [2.6, 3.4, 9.4, 11.6]]), SIZE, torch.zeros(1))
+        expected = torch.zeros(2, 1, SIZE, SIZE)
+        expected[0, 0, 3:12, 2:10] = 1
+        expected[1, 0, 3:12, 3:9] = 1
+        assert torch.equal(maps, expected)
+
+    def test_boxes_over_the_border_and_outside(self) -> None:
+        maps = draw_boxes(torch.tensor([[-5.0, -5, 4, 2], [40, 40, 50, 50]]), SIZE, torch.zeros(1))
+        assert maps[0].sum() == 8
+        assert not maps[1].any()
+
+    def test_type(self) -> None:
+        assert draw_boxes(BOXES[0], SIZE, torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+class TestBoxForm:
+    def test_each_object_sees_its_own_box(self, image: Tensor) -> None:
+        logits, iou, low_res = prompted("box")(image, boxes=BOXES, return_low_res=True)
+        for b, n in np.ndindex(2, 2):
+            box = draw_boxes(BOXES[b, n][None], SIZE, image)[0, 0]
+            assert torch.equal(logits[b, n], image[b, 0] + 10 * box)
+        assert iou.shape == (2, 2) and iou.isnan().all()
+        assert low_res.shape == (2, 2, SIZE // 4, SIZE // 4)
+        torch.testing.assert_close(low_res, nn.functional.avg_pool2d(logits, 4))
+
+    def test_lists(self, image: Tensor) -> None:
+        network = prompted("box")
+        whole, _ = network(image, boxes=BOXES)
+        logits, iou = network(image, boxes=[BOXES[0, :1], BOXES[1]])
+        assert [part.shape[0] for part in logits] == [part.shape[0] for part in iou] == [1, 2]
+        assert torch.equal(logits[0], whole[0, :1])
+        assert torch.equal(logits[1], whole[1])
+
+    def test_many_boxes_are_decoded_in_parts(self, image: Tensor) -> None:
+        network = prompted("box")
+        sizes: list[int] = []
+        network.network.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+        boxes = BOXES[:, :1].expand(2, CHUNK, 4)
+        logits, _ = network(image, boxes=boxes)
+        assert sizes == [CHUNK, CHUNK]
+        assert torch.equal(logits[1, -1], network(image, boxes=BOXES)[0][1, 0])
+        sizes.clear()
+        network.train()(image, boxes=boxes)
+        assert sizes == [2 * CHUNK]  # batch norm must see one batch
+
+    def test_padding_is_no_prompt(self, image: Tensor) -> None:
+        network = prompted("box")
+        assert torch.equal(network(image, boxes=BOXES, **PADDING)[0], network(image, boxes=BOXES)[0])
+
+    def test_refusals(self, image: Tensor) -> None:
+        network = prompted("box")
+        for prompts in ({}, {"boxes": NO_BOXES}, POINTS):
+            with pytest.raises(
+                InputError, match="inside with the box as a channel needs a box for every object"
+            ):
+                network(image, **prompts)
+        partly = torch.cat([BOXES[:, :1], NO_BOXES[:, :1]], dim=1)
+        with pytest.raises(InputError, match="needs a box for every object: one has none"):
+            network(image, boxes=partly)
+        with pytest.raises(InputError, match="takes boxes alone: leave clicks out"):
+            network(image, boxes=BOXES, **POINTS)
+        with pytest.raises(InputError, match="takes boxes alone: leave masks out"):
+            network(image, boxes=BOXES, masks=torch.zeros(2, 2, 8, 8))
+        with pytest.raises(InputError, match="gives one mask for each object: leave multimask_output out"):
+            network(image, boxes=BOXES, multimask_output=True)
+        with pytest.raises(InputError, match="prompts of 1 images were given for 2"):
+            network(image, boxes=BOXES[:1])
+        with pytest.raises(
+            InputError, match=r"inside was given shape \[2, 3, 16, 16\]: give \(B, 3, 32, 32\)"
+        ):
+            network(image[..., :16, :16], boxes=BOXES)
+
+
+class TestNoneForm:
+    def test_image_alone(self, image: Tensor) -> None:
+        assert torch.equal(prompted("none")(image), image[:, :1])
+
+    def test_one_object_an_image_without_prompts(self, image: Tensor) -> None:
+        network = prompted("none")
+        logits, iou = network.decode(network.encode(image))
+        assert torch.equal(logits, image[:, :1])
+        assert iou.shape == (2, 1)
+
+    def test_objects_without_a_prompt_have_the_same_mask(self, image: Tensor) -> None:
+        logits, iou = prompted("none")(image, boxes=NO_BOXES, **PADDING)
+        assert torch.equal(logits, image[:, :1].expand(2, 2, SIZE, SIZE))
+        assert iou.shape == (2, 2)
+
+    def test_the_network_runs_once_an_image(self, image: Tensor) -> None:
+        network = prompted("none")
+        embedding = network.encode(image)
+        network.network = nn.Identity()
+        assert torch.equal(network.decode(embedding)[0], image[:, :1])
+
+    def test_refusals(self, image: Tensor) -> None:
+        network = prompted("none")
+        with pytest.raises(
+            InputError,
+            match=r"inside takes no prompts, but was given boxes: leave them out .* --prompt_form box",
+        ):
+            network(image, boxes=BOXES)
+        with pytest.raises(InputError, match="takes no prompts, but was given clicks"):
+            network(image, **POINTS)
+        with pytest.raises(InputError, match="takes no prompts, but was given boxes and masks"):
+            network(image, boxes=BOXES, masks=torch.zeros(2, 2, 8, 8))
+
+
+def test_training_sees_tokens_with_a_gradient(image: Tensor) -> None:
+    network: PromptableNetwork = build_promptable("ukan", prompt_form="box", image_size=SIZE)
+    assert isinstance(network, PromptFreeNetwork)
+    tokens = network.decode_tokens(network.encode(image), boxes=BOXES, **PADDING)
+    assert tokens.masks.shape == (2, 2, 1, SIZE, SIZE)
+    assert tokens.iou.shape == (2, 2, 0)
+    assert not tokens.lone_click.any()
+    tokens.masks.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_trainer_and_evaluator_take_both_forms(image: Tensor) -> None:
+    target, rng = torch.ones(2, 1, SIZE, SIZE), np.random.default_rng(0)
+    for form, boxes in (("none", NO_BOXES), ("box", BOXES)):
+        network = prompted(form)
+        steps = PromptedSteps(network, correction_steps=2)(image, Prompts(boxes=boxes), target, rng)
+        assert len(steps) == 1 and PromptedLoss()(steps[0], target).isfinite()
+    answers = predict_boxes(
+        prompted("box"), prompted("box").encode(image), [(20, 30), (32, 32)], BOXES.double().numpy()
+    )
+    assert [[answer.mask.shape for answer in own] for own in answers] == [[(20, 30)] * 2, [(32, 32)] * 2]
+    answers = predict_without_prompt(prompted("none"), prompted("none").encode(image), [(20, 30), (32, 32)])
+    assert [answer.mask.shape for answer in answers] == [(20, 30), (32, 32)]
+    with pytest.raises(InputError, match="takes no prompts, but was given boxes"):
+        predict_boxes(
+            prompted("none"), prompted("none").encode(image), [(32, 32)] * 2, BOXES.double().numpy()
+        )
+
+
+def test_an_embedding_can_be_indexed_as_ours() -> None:
+    network = prompted("box")
+    embedding = network.encode(torch.rand(2, 3, SIZE, SIZE))
+    assert isinstance(embedding, ImageEmbedding)
+    swapped = embedding._replace(
+        features=embedding.features[[1, 0]], skips=[s[[1, 0]] for s in embedding.skips]
+    )
+    straight, crossed = (network.decode(e, boxes=BOXES[:, :1])[0] for e in (embedding, swapped))
+    assert not torch.equal(straight, crossed)
+
+
 def test_what_has_encode_and_decode_is_promptable_and_stays_as_it_is() -> None:
     network = seeded_network()
     assert as_promptable(network) is network
-    assert not isinstance(unet(), Promptable)
+    assert not isinstance(unet(), PromptableNetwork)
     wrapped = as_promptable(unet(), 32)
-    assert isinstance(wrapped, Promptable) and wrapped.image_size == 32
-
-
-def test_decoding_returns_the_networks_own_logits() -> None:
-    bare = unet().eval()
-    network, image = PromptFreeNetwork(bare, 32), torch.rand(2, 3, 32, 32)
-    logits, iou = network.decode(network.encode(image), boxes=None)
-    assert torch.equal(logits, bare(image)) and torch.equal(network(image), logits)
-    assert iou.shape == (2, 1) and iou.isnan().all()
-    unprompted = torch.full((2, 3, 4), torch.nan)
-    logits, iou = network.decode(network.encode(image), boxes=unprompted)
-    assert logits.shape == (2, 3, 32, 32) and iou.shape == (2, 3)
-    with pytest.raises(InputError, match="takes no prompts"):
-        network.decode(network.encode(image), boxes=torch.zeros(2, 1, 4))
+    assert isinstance(wrapped, PromptableNetwork) and wrapped.image_size == 32
+    assert wrapped.describe()["prompt_form"] == "none"
+    assert as_promptable(unet(), 32, "box").prompt_kinds == ("box",)
+    assert as_promptable(wrapped, None, "none") is wrapped
+    with pytest.raises(InputError, match="prompt_form 'box' is not the network's"):
+        as_promptable(network, None, "box")
+    with pytest.raises(InputError, match="prompt_form 'clicks' is unknown: give one of none, box"):
+        as_promptable(unet(), 32, "clicks")
 
 
 def test_the_loss_has_no_term_for_an_iou_that_nobody_predicts() -> None:
@@ -67,7 +246,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(unet().state_dict(), tmp_path / "unet.pt")
     PromptFreeNetwork(unet()).load_pretrained(tmp_path / "unet.pt")
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
-    with pytest.raises(InputError, match=r"linear\.pt' does not fit network_def"):
+    with pytest.raises(InputError, match=r"linear\.pt' does not fit network_def: \d+ tensors"):
         PromptFreeNetwork(unet()).load_pretrained(tmp_path / "linear.pt")
 
 
@@ -78,4 +257,30 @@ def test_more_than_one_output_channel_is_refused() -> None:
 
 def test_its_description_names_the_class() -> None:
     described = PromptFreeNetwork(unet(), 48).describe()
-    assert described == {"network": "monai.networks.nets.unet.UNet", "image_size": 48}
+    assert described == {
+        "network": "monai.networks.nets.unet.UNet",
+        "image_size": 48,
+        "prompt_form": "none",
+    }
+
+
+def test_training_uses_what_the_network_takes() -> None:
+    kinds = {"box": 0.2, "box_jitter": 0.3, "point": 0.5}
+    assert usable_kinds(seeded_network(), kinds) == kinds
+    assert usable_kinds(prompted("box"), kinds) == {"box": 0.2, "box_jitter": 0.3}
+    assert usable_kinds(prompted("none"), kinds) == {"none": 1.0}
+    with pytest.raises(InputError, match="inside takes boxes alone: give box or box_jitter a weight"):
+        usable_kinds(prompted("box"), {"point": 1.0, "box": 0})
+    modes = ["box", "point", "none"]
+    assert usable_modes(seeded_network(), ["point"]) == ["point"]
+    assert usable_modes(prompted("box"), modes) == usable_modes(prompted("box"), ["none"]) == ["box"]
+    assert usable_modes(prompted("none"), modes) == usable_modes(prompted("none"), ["box"]) == ["none"]
+
+
+def test_start_weights_of_an_encoder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"backbone_weights 'w\.pt' has no place in inside: leave it out"):
+        prompted("box").load_backbone("w.pt")
+    network = build_promptable("transresunet", image_size=SIZE)
+    torch.save(nn.Conv2d(1, 1, 1).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match="give torchvision's vgg16"):
+        network.load_backbone(tmp_path / "w.pt")

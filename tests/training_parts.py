@@ -12,7 +12,7 @@ from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from lmsfe_sam.model.mask_decoder import DecodedTokens
-from lmsfe_sam.model.network import ImageEmbedding
+from lmsfe_sam.model.network import PROMPT_KINDS, ImageEmbedding
 
 
 class TinyNetwork(nn.Module):
@@ -22,6 +22,7 @@ class TinyNetwork(nn.Module):
     """
 
     low_res_size = 8
+    prompt_kinds = PROMPT_KINDS
 
     def __init__(self) -> None:
         super().__init__()

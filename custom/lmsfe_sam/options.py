@@ -95,6 +95,9 @@ class TrainingOptions(DataOptions):
     position_mode: Literal["add", "replace"] = Field(
         description="add the adapted position embedding to the ViT's own, or replace it as eq. (9) prints"
     )
+    prompt_form: Literal["none", "box"] | None = Field(
+        description="form of a network without prompts: none, or the box as one more channel; null: none"
+    )
     backbone: Text | None = Field(
         description="CNN of the local encoder: plain, or a network of timm; null: the preset's"
     )
@@ -149,6 +152,13 @@ class EvaluationOptions(DataOptions):
         description="part to evaluate; null: the test part, or all images where nobody set one apart"
     )
     checkpoint: Text = Field(description="file of weights")
+    prompt_form: Literal["none", "box"] | None = Field(
+        description="form of a network that takes no prompts; null: that of the checkpoint"
+    )
+    multimask: Literal["sam", "first", "best"] | None = Field(
+        description="mask of an object: SAM's advice, its first token, or the best of the other three by "
+        "predicted IoU; null: the network's own way (best for SAM-Med2D, else sam)"
+    )
     output_dir: Text = Field(description="folder of the results")
     prompt_modes: Text | list[Any] | tuple[Any, ...] | None = Field(
         description='"all", or some modes of docs/protocol.md'
@@ -187,6 +197,9 @@ class InferenceOptions(Options):
         description="batches of windows whose embeddings are kept for the next prompts on them"
     )
     preset: Text | None = Field(description="preset that the checkpoint must have; null: whatever it has")
+    prompt_form: Literal["none", "box"] | None = Field(
+        description="form of a network that takes no prompts; null: that of the checkpoint"
+    )
     checkpoint: Text = Field(description="file of weights")
     output_dir: Text = Field(description="folder of the results")
     output_ext: Literal[".png", ".nii.gz", ".nii", ".nrrd", ".mha"] = Field(

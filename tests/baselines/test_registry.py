@@ -12,9 +12,8 @@ from torch import nn
 
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.baselines import BASELINES, build, build_promptable, names
-from lmsfe_sam.baselines.prompted import Prompted
-from lmsfe_sam.baselines.weights import load_published
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.prompt_free import load_exactly
 
 
 @pytest.mark.parametrize("name", list(BASELINES))
@@ -60,9 +59,9 @@ def test_refusals() -> None:
     ):
         build_promptable("unet", depth=3)
     with pytest.raises(InputError, match="unet has no form 'clicks': choose one of none, box"):
-        build_promptable("unet", prompt="clicks")
-    with pytest.raises(InputError, match="sam takes prompts by itself: leave prompt='box' out"):
-        build_promptable("sam", prompt="box")
+        build_promptable("unet", prompt_form="clicks")
+    with pytest.raises(InputError, match="sam takes prompts by itself: leave prompt_form 'box' out"):
+        build_promptable("sam", prompt_form="box")
 
 
 @pytest.mark.parametrize(
@@ -72,19 +71,20 @@ def test_refusals() -> None:
         ("medsam", {"image_size": 256}),
         ("sam_med2d", {"freeze_encoder": False}),
         ("edgesam", {"image_size": 512}),
-        ("ukan", {"prompt": "box"}),
+        ("ukan", {"prompt_form": "box"}),
         ("unet", {"size": "small", "image_size": 128}),
-        ("uctransnet", {"image_size": 64, "prompt": "box"}),
+        ("uctransnet", {"image_size": 64, "prompt_form": "box"}),
     ],
 )
 def test_a_description_builds_the_network_again(name: str, options: dict[str, object]) -> None:
     with torch.device("meta"):
         network = build_promptable(name, **options)
-        again = build_promptable(**network.describe())
+        described = network.describe()
+        again = build_promptable(described.pop("baseline"), **described)
     assert isinstance(network, nn.Module)
     assert isinstance(again, nn.Module)
     assert again.describe() == network.describe()
-    assert again.describe().items() >= {"name": name, **options}.items()
+    assert again.describe().items() >= {"baseline": name, **options}.items()
     assert [p.shape for p in again.parameters()] == [p.shape for p in network.parameters()]
     assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in network.parameters()]
 
@@ -106,26 +106,21 @@ def test_a_published_file_loads(tmp_path: Path, wrapped: bool) -> None:
     source, network = build("ukan"), build("ukan")
     state = source.state_dict()
     torch.save({"epoch": 3, "model": "UKAN", "state_dict": state} if wrapped else state, tmp_path / "m.pth")
-    assert load_published(network, tmp_path / "m.pth") is network
+    load_exactly(network, tmp_path / "m.pth", "ukan")
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(build("ukan").state_dict(), tmp_path / "m.pth")
     with pytest.raises(
-        InputError, match=r"is of another network: \d+ tensors do not fit, 'encoder1.conv.0.weight'"
+        InputError,
+        match=r"does not fit ukan_large: \d+ tensors are missing, too many or .* 'encoder1.conv.0.weight'",
     ):
-        load_published(build("ukan_large"), tmp_path / "m.pth")
+        load_exactly(build("ukan_large"), tmp_path / "m.pth", "ukan_large")
     with pytest.raises(InputError, match=r"'inc.conv.weight' first; name the network that it was made for"):
-        load_published(build("unet", size="small"), tmp_path / "m.pth")
+        load_exactly(build("unet", size="small"), tmp_path / "m.pth", "unet")
     torch.save({**build("ukan").state_dict(), "more": torch.zeros(1)}, tmp_path / "m.pth")
-    with pytest.raises(InputError, match="1 tensors do not fit, 'more' first"):
-        load_published(build("ukan"), tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"1 tensors are .*, 'more' first"):
+        load_exactly(build("ukan"), tmp_path / "m.pth", "ukan")
     with pytest.raises(InputError, match="does not exist"):
-        load_published(build("ukan"), tmp_path / "none.pth")
-
-
-def test_a_network_of_ones_own_has_the_same_two_forms() -> None:
-    network = Prompted(nn.Conv2d(4, 1, 3, padding=1), {"name": "mine", "prompt": "box", "image_size": 32})
-    logits, _ = network(torch.rand(1, 3, 32, 32), boxes=torch.tensor([[[2.0, 3, 9, 12]]]))
-    assert logits.shape == (1, 1, 32, 32)
+        load_exactly(build("ukan"), tmp_path / "none.pth", "ukan")

@@ -75,11 +75,11 @@ def test_starts_from_torchvisions_vgg16() -> None:
         state = vgg16().features[:16].state_dict()
     state = {f"features.{name}": torch.rand(tensor.shape) for name, tensor in state.items()}
     network = TransResUNet()
-    network.load_vgg16(state)
+    network.load_backbone(state)
     for name, place in VGG_LAYERS.items():
         assert torch.equal(network.get_submodule(name).weight, state[f"features.{place}.weight"])
     with pytest.raises(InputError, match=r"features.0 is missing .*: give torchvision's vgg16"):
-        network.load_vgg16(nn.Conv2d(1, 1, 1).state_dict())
+        network.load_backbone(nn.Conv2d(1, 1, 1).state_dict())
 
 
 def test_what_it_cannot_take() -> None:

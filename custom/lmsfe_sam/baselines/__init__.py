@@ -4,7 +4,6 @@ Each lies in a file of its own, which is imported when its network is asked for,
 scikit-image are needed only by what uses them. ``docs/baselines.md`` says where each comes from.
 """
 
-from lmsfe_sam.baselines.prompted import PromptableNetwork
 from lmsfe_sam.baselines.registry import BASELINES, build, build_promptable, names
 
-__all__ = ["BASELINES", "PromptableNetwork", "build", "build_promptable", "names"]
+__all__ = ["BASELINES", "build", "build_promptable", "names"]

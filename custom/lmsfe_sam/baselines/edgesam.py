@@ -42,6 +42,9 @@ class EdgeSam(LMSFESAM):
         InputError: another size.
     """
 
+    name = "edgesam"
+    published_input = "sam"
+
     def __init__(self, image_size: int = 1024) -> None:
         if image_size < 32 or image_size % 32:
             raise InputError(f"edgesam cannot work at {image_size} pixels: give a multiple of 32.")
@@ -52,9 +55,14 @@ class EdgeSam(LMSFESAM):
         self.prompt_encoder = ObjectPromptEncoder(DECODER_DIM, grid, image_size)
         self.mask_decoder = ObjectMaskDecoder(DECODER_DIM, mlp_dim=2048)
 
+    @property
+    def title(self) -> str:
+        """The network in a sentence."""
+        return self.name
+
     def describe(self) -> dict[str, object]:
         """What `lmsfe_sam.baselines.build` needs to build this network again."""
-        return {"name": "edgesam", "image_size": self.image_size}
+        return {"baseline": self.name, "image_size": self.image_size}
 
 
 class RepViTEncoder(nn.Module):

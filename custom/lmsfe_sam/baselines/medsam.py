@@ -21,10 +21,9 @@ class MedSam(Sam):
         InputError: the size is no multiple of 16.
     """
 
+    name = "medsam"
+    published_input = "medsam"
+
     def __init__(self, image_size: int = 1024, freeze_encoder: bool = False) -> None:
         super().__init__(image_size, freeze_encoder)
         self.prompt_encoder.requires_grad_(False)
-
-    def describe(self) -> dict[str, object]:
-        """What `lmsfe_sam.baselines.build` needs to build this network again."""
-        return {**super().describe(), "name": "medsam"}

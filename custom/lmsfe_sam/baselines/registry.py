@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from lmsfe_sam.baselines.prompted import FORMS, PromptableNetwork, Prompted
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.prompt_free import FORMS, PromptFreeNetwork
+from lmsfe_sam.model.promptable import PromptableNetwork
 
 
 @dataclass(frozen=True)
@@ -76,31 +77,35 @@ def build(name: str, **options: Any) -> nn.Module:
     return row.load()(**row.fixed, **options)
 
 
-def build_promptable(name: str, prompt: str = "none", **options: Any) -> PromptableNetwork:
+def build_promptable(name: str, prompt_form: str | None = None, **options: Any) -> PromptableNetwork:
     """Build a baseline behind the interface that training and evaluation use.
 
     Args:
         name: a row of `BASELINES`.
-        prompt: of a network that takes no prompts by itself: ``none``, or ``box`` for the box as one more
-            input channel. A promptable network takes what prompts it is given, and needs no ``prompt``.
-        **options: as for `build`; networks without a prompt also take ``image_size`` (256 if left out).
+        prompt_form: of a network that takes no prompts by itself: ``none``, which None means, too, or ``box``
+            for the box as one more input channel. A promptable network takes what prompts it is given.
+        **options: as for `build`, or None for the row's default; networks without a prompt also take
+            ``image_size`` (256 if left out).
 
     Raises:
-        InputError: as `build`, or a ``prompt`` that is not possible.
+        InputError: as `build`, or a ``prompt_form`` that is not possible.
     """
     row = _row(name)
+    options = {key: value for key, value in options.items() if value is not None}
     if row.promptable:
-        if prompt != "none":
-            raise InputError(f"{name} takes prompts by itself: leave prompt='{prompt}' out.")
+        if prompt_form is not None:
+            raise InputError(f"{name} takes prompts by itself: leave prompt_form '{prompt_form}' out.")
         return build(name, **options)  # type: ignore[return-value]
-    if prompt not in FORMS:
-        raise InputError(f"{name} has no form '{prompt}': choose one of {', '.join(FORMS)}.")
+    form = prompt_form or "none"
+    if form not in FORMS:
+        raise InputError(f"{name} has no form '{form}': choose one of {', '.join(FORMS)}.")
     own = row.options()
     _refuse_unknown(name, options, [*own, *({"image_size"} - set(own))])
-    described = {"name": name, "prompt": prompt, "image_size": 256, **options}
+    described = {"image_size": 256, "prompt_form": form, **options}
     arguments = {key: value for key, value in described.items() if key in own}
-    arguments["in_channels"] = options.get("in_channels", 3) + (prompt == "box")
-    return Prompted(build(name, **arguments), described)
+    arguments["in_channels"] = options.get("in_channels", 3) + (form == "box")
+    network = build(name, **arguments)
+    return PromptFreeNetwork(network, described["image_size"], form, {"baseline": name, **described})
 
 
 def _row(name: str) -> Baseline:

@@ -27,11 +27,23 @@ class Sam(LMSFESAM):
         InputError: the size is no multiple of 16.
     """
 
+    name = "sam"
+    published_input = "sam"
+
     def __init__(self, image_size: int = 1024, freeze_encoder: bool = False) -> None:
         super().__init__("vit_b", image_size, **TOGGLES_OFF)
         self.freeze_encoder = freeze_encoder
         self.image_encoder.requires_grad_(not freeze_encoder)
 
+    @property
+    def title(self) -> str:
+        """The network in a sentence."""
+        return self.name
+
     def describe(self) -> dict[str, object]:
         """What `lmsfe_sam.baselines.build` needs to build this network again."""
-        return {"name": "sam", "image_size": self.image_size, "freeze_encoder": self.freeze_encoder}
+        return {
+            "baseline": self.name,
+            "image_size": self.image_size,
+            "freeze_encoder": self.freeze_encoder,
+        }

@@ -2,7 +2,7 @@
 
 After https://github.com/sakibreza/TransResUNet, which is Keras; the tensors' names here are our own. It is
 not the network of nearly the same name for polyps of 2022. There is no normalisation layer, and the paper
-starts the encoder from VGG-16's ImageNet weights (`load_vgg16` takes torchvision's).
+starts the encoder from VGG-16's ImageNet weights (`load_backbone` takes torchvision's).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class TransResUNet(nn.Module):
         enc3 = _chain(F.max_pool2d(enc2, 2), self.block3_conv1, self.block3_conv2, self.block3_conv3)
         return enc1, enc2, enc3
 
-    def load_vgg16(self, state: dict[str, Tensor]) -> None:
+    def load_backbone(self, state: dict[str, Tensor]) -> None:
         """Start the encoder from a state dict of torchvision's ``vgg16``.
 
         Raises:

@@ -64,6 +64,13 @@ def network_modes(modes: Iterable[str]) -> tuple[str, ...]:
     return tuple(mode for mode in modes if mode not in CONTROLS)
 
 
+def kind_of(mode: str) -> str | None:
+    """Return what a mode prompts with, one of `lmsfe_sam.model.network.PROMPT_KINDS`; None for a control."""
+    if mode in CONTROLS:
+        return None
+    return "box" if mode in BOX_MODES else "clicks" if mode in CLICK_MODES else "none"
+
+
 def jittered_box(percent: int, mask: NDArray[Any], seed: int, image_name: str) -> NDArray[np.float64]:
     """Return the box (4,) around ``mask (H,W)`` whose sides are moved by up to ``percent`` of their length.
 

@@ -9,17 +9,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lmsfe_sam.baselines.checkpoints import build_described, load_network
 from lmsfe_sam.data.datalist import DataList, effective_split
 from lmsfe_sam.distributed import is_main_process
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
-from lmsfe_sam.evaluation.protocol import network_modes, parse_modes
+from lmsfe_sam.evaluation.protocol import kind_of, network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import ensure_folder
-from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description
+from lmsfe_sam.model.network import PROMPT_KINDS
 from lmsfe_sam.model.pretrained import sha256
-from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
 from lmsfe_sam.options import EvaluationOptions, check_options
+from lmsfe_sam.prompts.simulate import MODES
 from lmsfe_sam.settings import check_device, folders_of, framed
 from lmsfe_sam.version import __version__
 
@@ -30,6 +31,7 @@ class NoNetwork(nn.Module):
     """Takes the network's place in a run of controls alone."""
 
     image_size = 256
+    prompt_kinds = PROMPT_KINDS
 
     def forward(self, image: Tensor) -> Tensor:
         """Refuse any ``image``: there is nothing to run.
@@ -62,7 +64,7 @@ def check_settings(options: Mapping[str, Any]) -> None:
 
 
 def evaluated_network(checkpoint: str, modes: Sequence[str], **expected: Any) -> nn.Module:
-    """Return the network of a checkpoint, or `NoNetwork` where ``modes`` holds controls alone.
+    """Build the network of a checkpoint, or `NoNetwork` where ``modes`` holds controls alone.
 
     Args:
         checkpoint: a ``.pt`` file of this project.
@@ -75,54 +77,62 @@ def evaluated_network(checkpoint: str, modes: Sequence[str], **expected: Any) ->
     if not network_modes(modes):
         return NoNetwork()
     preset = expected.pop("preset", None)
-    held = read_description(checkpoint, preset)
+    network: Any = build_described(checkpoint, preset)
+    held = network.describe()
     for key, value in expected.items():
         if value is not None and value != held.get(key):
             raise InputError(
                 f"{key} {value} contradicts checkpoint '{checkpoint}', which was made with {held.get(key)}: "
                 f"leave out --{key} or name another checkpoint."
             )
-    return network_from_checkpoint(checkpoint, preset)
+    return network
 
 
 def ready_network(
-    network: Any, checkpoint: str, modes: Sequence[str], image_size: int | None = None
+    network: Any,
+    checkpoint: str,
+    modes: Sequence[str],
+    image_size: int | None = None,
+    prompt_form: str | None = None,
+    multimask: str | None = None,
 ) -> nn.Module:
     """Return the network in the form that the evaluation calls, with its weights.
 
     Args:
-        network: of `evaluated_network`, which is ready; or a network that takes no prompts, from
-            ``(B,3,H,W)`` to logits ``(B,1,H,W)``, which a config names in its place.
-        checkpoint: state dict for the latter.
+        network: of `evaluated_network`, or what a config names in its place: a baseline, or a network that
+            takes no prompts, from ``(B,C,H,W)`` to logits ``(B,1,H,W)``.
+        checkpoint: of this project, or the published file of a baseline.
         modes: prompt modes.
-        image_size: side of the input, for the latter.
+        image_size: side of the input of a network without prompts; None for the checkpoint's.
+        prompt_form: its form; None for the checkpoint's.
+        multimask: one of `MASK_CHOICES`; None for the network's own.
 
     Raises:
-        InputError: the checkpoint does not fit.
+        InputError: the checkpoint does not fit, or the network has one mask only.
     """
-    ready = (
-        network
-        if isinstance(network, NoNetwork) or not network_modes(modes)
-        else as_promptable(network, image_size)
-    )
-    if isinstance(ready, PromptFreeNetwork):
-        ready.load_pretrained(checkpoint)
+    if isinstance(network, NoNetwork) or not network_modes(modes):
+        return network.eval()
+    ready: Any = load_network(network, checkpoint, image_size, prompt_form)
+    if multimask is not None:
+        if "clicks" not in ready.prompt_kinds:
+            raise InputError(f"multimask is '{multimask}', but {ready.title} gives one mask: leave it out.")
+        ready.mask_choice = multimask
     return ready.eval()
 
 
-def takes_prompts(network: nn.Module) -> bool:
-    """Whether the network can be prompted."""
-    return not isinstance(network, PromptFreeNetwork)
+def has_curves(network: Any) -> bool:
+    """Whether both curves can be measured: the network takes boxes and clicks."""
+    return {"box", "clicks"} <= set(network.prompt_kinds)
 
 
 def usable_modes(
-    network: nn.Module, prompt_modes: Any, objects: str | Sequence[str] = "union"
+    network: Any, prompt_modes: Any, objects: str | Sequence[str] = "union"
 ) -> tuple[str, ...]:
     """Return the modes to run: those named, or of "all" those that the network and the objects allow.
 
     Raises:
-        InputError: a mode is named that needs prompts, and the network takes none; or "none", which means all
-            objects of an image, and they are scored one by one.
+        InputError: a mode is named that the network cannot be used in; or "none", which means all objects of
+            an image, and they are scored one by one.
     """
     modes = parse_modes(prompt_modes)
     rules = {objects} if isinstance(objects, str) else set(objects)
@@ -132,13 +142,13 @@ def usable_modes(
                 "prompt_modes names none, which means all objects of an image: use --objects union with it."
             )
         modes = tuple(mode for mode in modes if mode != "none")
-    if takes_prompts(network):
-        return modes
-    usable = tuple(mode for mode in modes if mode not in network_modes(modes) or mode == "none")
+    usable = tuple(mode for mode in modes if kind_of(mode) in (None, *network.prompt_kinds))
     if prompt_modes not in (None, "all") and usable != modes:
-        prompted = ", ".join(mode for mode in modes if mode not in usable)
+        refused = ", ".join(mode for mode in modes if mode not in usable)
+        possible = ", ".join(mode for mode in network_modes(MODES) if kind_of(mode) in network.prompt_kinds)
         raise InputError(
-            f"prompt_modes names {prompted}, but network_def takes no prompts: use none and controls."
+            f"prompt_modes names {refused}, but {network.title} takes no such prompt: "
+            f"use {possible} and controls."
         )
     return usable
 

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,8 +36,21 @@ logger = logging.getLogger(__name__)
 
 POSITION_STAGES = "image_encoder.position_adapter.stages."
 
+BASELINE = "baseline"
+"""Key of a description that names a network of `lmsfe_sam.baselines`."""
 
-def save_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> None:
+
+class Described(Protocol):
+    """A network that can be saved: it says how it is built again."""
+
+    def describe(self) -> dict[str, object]:
+        """Return what it takes to build the network again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its tensors by name."""
+
+
+def save_weights(model: Described, path: str | os.PathLike[str]) -> None:
     """Write ``NAME.pt``, a bare state dict, and ``NAME.json``, what the network is.
 
     Raises:
@@ -87,19 +100,26 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
     return description.model_dump()
 
 
+def read_sidecar(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of the file beside a checkpoint, of whatever network it is; empty without one.
+
+    Raises:
+        InputError: it is no JSON.
+    """
+    sidecar = Path(checkpoint).with_suffix(".json")
+    return _read_json(sidecar) if Path(checkpoint).is_file() and sidecar.is_file() else {}
+
+
 def read_image_size(checkpoint: str | os.PathLike[str]) -> int:
     """Return the side of the input that a checkpoint's network was trained at, whatever network it is.
 
     Raises:
         InputError: as `read_description`.
     """
-    file = Path(checkpoint)
-    sidecar = file.with_suffix(".json")
-    if file.is_file() and sidecar.is_file():
-        content = _read_json(sidecar)
-        if "network" in content and isinstance(content.get("image_size"), int):
-            return Description(preset="", image_size=content["image_size"]).image_size
-    return read_description(file)["image_size"]
+    content = read_sidecar(checkpoint)
+    if {"network", BASELINE} & set(content) and isinstance(content.get("image_size"), int):
+        return Description(preset="", image_size=content["image_size"]).image_size
+    return read_description(checkpoint)["image_size"]
 
 
 class Description(BaseModel):
@@ -134,6 +154,12 @@ def _read_sidecar(file: Path) -> Description:
         raise InputError(
             f"'{file}' says that the checkpoint is of {str(content['network'])[:100]}: "
             "give the network_def that it was trained with."
+        )
+    if BASELINE in content:
+        name = str(content[BASELINE])[:100]
+        raise InputError(
+            f"'{file}' says that the checkpoint is of the baseline '{name}': add "
+            f"configs/baselines/{name}.json as the last file of --config_file, or name another checkpoint."
         )
     if "preset" not in content:
         raise InputError(f"'{file}' names no preset: restore it or remove it.")

@@ -13,6 +13,10 @@ from lmsfe_sam.model.prompt_encoder import CHANNELS
 from lmsfe_sam.model.two_way import FewTokenTransformer
 
 
+MASK_CHOICES = ("sam", "first", "best")
+"""Which mask an object gets where ``multimask_output`` is None: see `choose_masks`."""
+
+
 class DecodedTokens(NamedTuple):
     """All four mask tokens of every object, before one is chosen.
 
@@ -221,8 +225,16 @@ class ObjectMaskDecoder(MaskDecoder):
         return features
 
 
-def choose_masks(tokens: DecodedTokens, multimask_output: bool | None) -> tuple[Tensor, Tensor]:
-    """Choose among the mask tokens: see `LMSFESAM.decode`.
+def choose_masks(
+    tokens: DecodedTokens, multimask_output: bool | None = None, choice: str = "sam"
+) -> tuple[Tensor, Tensor]:
+    """Choose among the mask tokens.
+
+    Args:
+        tokens: of a network with SAM's four tokens, or with a single one and no predicted IoU.
+        multimask_output: True for the three behind the first, False for the first, None for ``choice``.
+        choice: ``first``, the single-mask token; ``best``, that of the three with the highest predicted IoU;
+            ``sam``, ``best`` for a lone click and ``first`` for everything else.
 
     Returns:
         Logits ``(B, N, s, s)`` and predicted IoU ``(B, N)``; ``(B, N, 3, s, s)`` and ``(B, N, 3)`` where
@@ -230,13 +242,13 @@ def choose_masks(tokens: DecodedTokens, multimask_output: bool | None) -> tuple[
     """
     if multimask_output:
         return tokens.masks[:, :, 1:], tokens.iou[:, :, 1:]
-    choice = torch.zeros_like(tokens.lone_click, dtype=torch.long)
-    if multimask_output is None:
+    token = torch.zeros_like(tokens.lone_click, dtype=torch.long)
+    if multimask_output is None and choice != "first":
         best = 1 + tokens.iou[:, :, 1:].argmax(dim=-1)
-        choice = torch.where(tokens.lone_click, best, choice)
+        token = best if choice == "best" else torch.where(tokens.lone_click, best, token)
     side = tokens.masks.shape[-1]
-    masks = tokens.masks.gather(2, choice[:, :, None, None, None].expand(-1, -1, 1, side, side))
-    return masks[:, :, 0], tokens.iou.gather(2, choice[:, :, None])[:, :, 0]
+    masks = tokens.masks.gather(2, token[:, :, None, None, None].expand(-1, -1, 1, side, side))
+    return masks[:, :, 0], tokens.iou.gather(2, token[:, :, None])[:, :, 0]
 
 
 def expected_iou(logits: Tensor) -> Tensor:

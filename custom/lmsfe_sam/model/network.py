@@ -40,6 +40,9 @@ LISTED = (
 
 Ragged = Tensor | list[Tensor] | None
 
+PROMPT_KINDS = ("box", "clicks", "none")
+"""What an object may be prompted with."""
+
 
 class ImageEmbedding(NamedTuple):
     """What `LMSFESAM.decode` needs of B images.
@@ -103,6 +106,10 @@ class LMSFESAM(UnpromptedNetwork):
 
     With the four toggles off, ``vit_b``, ``vit_l`` and ``vit_h`` are segment_anything's networks.
 
+    Attributes:
+        prompt_kinds: it takes all of `PROMPT_KINDS`.
+        mask_choice: one of `MASK_CHOICES`, the mask that `decode` returns unless told otherwise.
+
     Raises:
         InputError: an unknown preset, or an image size that is no multiple of 16.
 
@@ -112,6 +119,9 @@ class LMSFESAM(UnpromptedNetwork):
         >>> tuple(logits.shape), tuple(iou.shape)
         ((1, 1, 256, 256), (1, 1))
     """
+
+    prompt_kinds = PROMPT_KINDS
+    mask_choice = "sam"
 
     def __init__(
         self,
@@ -182,6 +192,11 @@ class LMSFESAM(UnpromptedNetwork):
             "backbone": self.backbone,
         }
 
+    @property
+    def title(self) -> str:
+        """The network in a sentence."""
+        return f"preset '{self.preset}'"
+
     def load_pretrained(self, path: str | os.PathLike[str]) -> LoadReport:
         """Load weights of SAM, SAM-Med2D, MedSAM or this project; see `lmsfe_sam.model.pretrained`."""
         return load_pretrained(self, path)
@@ -205,10 +220,12 @@ class LMSFESAM(UnpromptedNetwork):
         With an image and nothing else, logits alone, ``(B, 1, S, S)``.
         """
         options = (boxes, points, point_labels, masks, multimask_output)
-        if not return_low_res and all(option is None for option in options):
+        alone = not return_low_res and all(option is None for option in options)
+        if alone and self.mask_choice != "best":
             self._check_image(image)
             return super().forward(image)
-        return self.decode(self.encode(image), *options, return_low_res)
+        decoded = self.decode(self.encode(image), *options, return_low_res)
+        return decoded[0] if alone else decoded
 
     def encode(self, image: Tensor) -> ImageEmbedding:
         """Encode ``image (B, 3, S, S)``, normalised by SAM's mean and deviation.
@@ -244,8 +261,8 @@ class LMSFESAM(UnpromptedNetwork):
             point_labels: ``(B, N, K)``: 1 inside, 0 outside, -1 padding.
             masks: ``(B, N, h, w)``: logits of an earlier round, of any size; all NaN for none.
             multimask_output: True for three masks an object; False for the single-mask token; None
-                for SAM's advice: the best of the three for a lone click, the single-mask token
-                for everything else.
+                for ``mask_choice``, by default SAM's advice: the best of the three for a lone click, the
+                single-mask token for everything else.
             return_low_res: add the logits at 4 x the grid.
 
         Instead of padded tensors, lists of B tensors with their own N may be given. What comes out is the
@@ -272,7 +289,7 @@ class LMSFESAM(UnpromptedNetwork):
         """Choose among the tokens of `decode_tokens`, and resize: what `decode` returns for tensors."""
         if self.iou_from_mask:
             tokens = tokens._replace(iou=0.5 * (tokens.iou + expected_iou(tokens.masks)))
-        chosen, iou = choose_masks(tokens, multimask_output)
+        chosen, iou = choose_masks(tokens, multimask_output, self.mask_choice)
         outputs = (resize_logits(chosen, self.image_size), iou)
         return (*outputs, resize_logits(chosen, self.low_res_size)) if return_low_res else outputs
 

@@ -141,9 +141,9 @@ def load_pretrained(model: Any, path: str | os.PathLike[str]) -> LoadReport:
             report.resized.append(name)
         else:
             raise InputError(
-                f"checkpoint '{file}' does not fit preset '{model.preset}': {name} has shape "
+                f"checkpoint '{file}' does not fit {model.title}: {name} has shape "
                 f"{tuple(tensor.shape)} where {tuple(target[name].shape)} is needed; "
-                "name the preset that the file was made for."
+                "name the network that the file was made for."
             )
     report.new = [name for name in target if name not in fitted]
     _refuse_misfits(report, model)
@@ -159,9 +159,9 @@ def _backbone_names(state: dict[str, Tensor]) -> set[str]:
 def _refuse_misfits(report: LoadReport, model: Any) -> None:
     if report.unused:
         raise InputError(
-            f"checkpoint '{report.path}' holds {len(report.unused)} tensors that preset '{model.preset}' "
+            f"checkpoint '{report.path}' holds {len(report.unused)} tensors that {model.title} "
             f"with {model.toggles} has no place for ({first_names(report.unused)}): "
-            "switch the part on that they belong to, or name the right preset."
+            "switch the part on that they belong to, or name the right network."
         )
     allowed = () if report.format == "lmsfe_sam" else OUR_PARTS
     missing = [name for name in report.new if not any(part in name.split(".") for part in allowed)]
@@ -169,8 +169,8 @@ def _refuse_misfits(report: LoadReport, model: Any) -> None:
         missing = [name for name in missing if not name.startswith(BACKBONE_SHAPED)]
     if missing:
         raise InputError(
-            f"checkpoint '{report.path}' lacks {len(missing)} tensors of preset '{model.preset}' "
-            f"({first_names(missing)}): name the preset and the parts that the file was made for."
+            f"checkpoint '{report.path}' lacks {len(missing)} tensors of {model.title} "
+            f"({first_names(missing)}): name the network and the parts that the file was made for."
         )
 
 

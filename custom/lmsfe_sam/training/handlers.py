@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.model.checkpoints import save_weights
-from lmsfe_sam.model.network import LMSFESAM
+from lmsfe_sam.model.checkpoints import Described, save_weights
 from lmsfe_sam.training.run_folder import BEST, HISTORY_COLUMNS, LAST, RunFolder, write_history
 
 logger = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ class RunRecorder:
     Args:
         folder: the run's folder.
         network: what trains.
-        average: its running average, of an `LMSFESAM` or a `PromptFreeNetwork`.
+        average: its running average, of a `lmsfe_sam.model.promptable.PromptableNetwork`.
         optimizer: of the network.
         scheduler: of the optimizer.
         validator: the evaluator; its key metric picks the best.
@@ -175,7 +174,7 @@ class RunRecorder:
         if not self.folder.main_process:
             return
         if self.validator.state.best_metric_epoch == engine.state.epoch:
-            save_weights(cast(LMSFESAM, self.average.module), self.folder / BEST)
+            save_weights(cast(Described, self.average.module), self.folder / BEST)
         buffer = io.BytesIO()  # torch.save to a file on a full disk raises no OSError
         torch.save(self.state(engine), buffer)
         with atomic_write(self.folder / LAST) as temporary:

@@ -6,7 +6,7 @@ ragged prompts. The image is encoded once, whatever the number of prompts and of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.mask_decoder import DecodedTokens, choose_masks
-from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.options import ValidationMode
 from lmsfe_sam.predict.decoding import decode_prompts
 from lmsfe_sam.prompts.prompt import Prompts
@@ -39,7 +38,8 @@ class PromptedSteps(nn.Module):
     It has a ``forward`` so that DistributedDataParallel's hooks see all of it as one pass.
 
     Args:
-        network: `LMSFESAM` or another promptable network; a `PromptFreeNetwork` is run once, without prompts.
+        network: a `lmsfe_sam.model.promptable.PromptableNetwork`. One that takes no clicks is not
+            corrected, and one that takes no prompts is run once.
         correction_steps: decoder steps after the first. Each adds one click to every object, in the
             largest wrong region, and feeds the previous low-resolution logits back, as SAM's and
             SAM-Med2D's training does.
@@ -84,9 +84,11 @@ class PromptedSteps(nn.Module):
         network: Any = self.network
         shared_rng = shared_rng or rng
         embedding = network.encode(image)
-        if isinstance(network, PromptFreeNetwork):
+        if network.prompt_kinds == ("none",):
             return [network.decode_tokens(embedding)]
         steps = [network.decode_tokens(embedding, **vars(prompts))]
+        if "clicks" not in network.prompt_kinds:
+            return steps
         if self.correction_steps == 0 or shared_rng.random() >= self.correction_prob:
             return steps
         prompts = self._corrected(prompts, steps[0], target, rng)
@@ -105,7 +107,8 @@ class PromptedSteps(nn.Module):
         self, prompts: Prompts, tokens: DecodedTokens, target: Tensor, rng: np.random.Generator
     ) -> Prompts:
         network: Any = self.network
-        masks = choose_masks(tokens, None)[0].detach().float()
+        choice = getattr(network, "mask_choice", "sam")
+        masks = choose_masks(tokens, None, choice)[0].detach().float()
         low_res = functional.adaptive_avg_pool2d(masks, network.low_res_size)
         return correct(prompts, target, upsample(masks, target.shape[-1]), low_res, rng)
 
@@ -249,9 +252,30 @@ def in_single_precision(tokens: DecodedTokens) -> DecodedTokens:
     return tokens._replace(masks=tokens.masks.float(), iou=tokens.iou.float())
 
 
-def usable_modes(network: nn.Module, modes: Sequence[str]) -> list[str]:
-    """Return the validation modes that a network can be used in: "none" alone, if it takes no prompts."""
-    return ["none"] if isinstance(network, PromptFreeNetwork) else list(modes)
+def usable_modes(network: Any, modes: Sequence[str]) -> list[str]:
+    """Return those validation modes that a network can be used in; all that it can, where these are none."""
+    kinds = {"box": "box", "point": "clicks", "none": "none"}
+    usable = [mode for mode in VALIDATION_MODES if kinds[mode] in network.prompt_kinds]
+    return [mode for mode in modes if mode in usable] or usable
+
+
+def usable_kinds(network: Any, kinds: Mapping[str, float]) -> dict[str, float]:
+    """Return those kinds of training prompts, with their weights, that a network takes.
+
+    Raises:
+        InputError: it needs a box, and no kind is one.
+    """
+    if network.prompt_kinds == ("none",):
+        return {"none": 1.0}
+    if "clicks" in network.prompt_kinds:
+        return dict(kinds)
+    boxes = {kind: weight for kind, weight in kinds.items() if kind in ("box", "box_jitter") and weight}
+    if not boxes:
+        raise InputError(
+            f"prompt_kinds is {dict(kinds)}, but {network.title} takes boxes alone: "
+            "give box or box_jitter a weight."
+        )
+    return boxes
 
 
 def largest_objects(labels: Tensor) -> Tensor:

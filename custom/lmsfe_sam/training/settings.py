@@ -50,27 +50,31 @@ def _missing(key: str, path: str, kind: str) -> InputError:
 
 
 def start_network(
-    network: Any, pretrained: str | None, backbone_weights: str | None = None, image_size: int | None = None
+    network: Any,
+    pretrained: str | None,
+    backbone_weights: str | None = None,
+    image_size: int | None = None,
+    prompt_form: str | None = None,
 ) -> nn.Module:
     """Return the network that is trained, with its start weights.
 
     Args:
-        network: `LMSFESAM`, or a network from ``(B,3,H,W)`` to logits ``(B,1,H,W)``.
+        network: `LMSFESAM`, a baseline, or a network from ``(B,C,H,W)`` to logits ``(B,1,H,W)``.
         pretrained: file for the whole network; see ``LMSFESAM.load_pretrained``.
         backbone_weights: file for its backbone, of a classification network in timm; loaded last.
         image_size: side of the input, for a network that takes no prompts.
+        prompt_form: its form, ``none`` or ``box``.
 
     Raises:
-        InputError: a file does not fit.
+        InputError: a file does not fit, or the form is not the network's.
     """
-    network = as_promptable(network, image_size)
+    network = as_promptable(network, image_size, prompt_form)
     if pretrained is not None:
         network.load_pretrained(pretrained)
     if backbone_weights is not None:
         if isinstance(network, PromptFreeNetwork):
-            raise InputError(
-                f"backbone_weights '{backbone_weights}' has no place in network_def: leave it out."
-            )
+            network.load_backbone(backbone_weights)
+            return network
         local_encoder = network.image_encoder.local_encoder
         load_classifier(None if local_encoder is None else local_encoder.stages, read_state(backbone_weights))
     return network
