@@ -100,7 +100,7 @@ def test_a_network_without_prompts_is_evaluated_with_none_and_the_controls(
     other = {**options, "prompt_modes": ["box"]}
     with pytest.raises(Exception, match=r"initialize|Failed") as caught:
         run(workflow("train.json", "evaluate.json", **other, output_dir=str(tmp_path / "box")))
-    assert "network_def takes no prompts" in str(find_input_error(caught.value))
+    assert "network_def takes no such prompt" in str(find_input_error(caught.value))
 
 
 def test_the_data_of_a_workflow_can_be_set(workflow: Any, tmp_path: Path) -> None:

@@ -104,9 +104,8 @@ def test_what_a_network_cannot_be_asked(call: Any, folder: Path, tmp_path: Path)
 @pytest.mark.parametrize("name", [*ROWS, *PROMPTABLE])
 def test_every_config_builds_its_network(bundle_root: Path, name: str) -> None:
     parser = monai.bundle.ConfigParser()
-    parser.read_config(
-        [str(bundle_root / "configs" / f"{part}.json") for part in ("train", f"baselines/{name}")]
-    )
+    files = ("train.json", f"baselines/{name}.json")
+    parser.read_config([str(bundle_root / "configs" / file) for file in files])
     parser["image_size"] = 64
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
