@@ -125,9 +125,7 @@ def has_curves(network: Any) -> bool:
     return {"box", "clicks"} <= set(network.prompt_kinds)
 
 
-def usable_modes(
-    network: Any, prompt_modes: Any, objects: str | Sequence[str] = "union"
-) -> tuple[str, ...]:
+def usable_modes(network: Any, prompt_modes: Any, objects: str | Sequence[str] = "union") -> tuple[str, ...]:
     """Return the modes to run: those named, or of "all" those that the network and the objects allow.
 
     Raises:
