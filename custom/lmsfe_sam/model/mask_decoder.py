@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from lmsfe_sam.model.prompt_encoder import CHANNELS
 from lmsfe_sam.model.two_way import FewTokenTransformer
 
-
 MASK_CHOICES = ("sam", "first", "best")
 """Which mask an object gets where ``multimask_output`` is None: see `choose_masks`."""
 
