@@ -11,6 +11,7 @@ from lmsfe_sam.evaluation.statistics import (
     Resampling,
     calibration,
     calibration_error,
+    flagged,
     rank_correlation,
 )
 
@@ -89,3 +90,13 @@ def test_calibration_bins() -> None:
     ]
     assert calibration_error(bins) == pytest.approx((0.3 + 2 * 0.15 + 2 * 0.275) / 5)
     assert calibration_error(calibration(VALUES, VALUES)) == pytest.approx(0)
+
+
+def test_low_predictions_point_to_the_worst_images() -> None:
+    actual = np.arange(20) / 20
+    assert flagged(actual, actual) == (2, 2)
+    assert flagged(-actual, actual) == (2, 0)
+    predicted = actual.copy()
+    predicted[0] = 2  # the very worst, and sure of itself
+    assert flagged(predicted, actual) == (2, 1)
+    assert flagged([0.4], [0.1]) == (1, 1)

@@ -99,6 +99,27 @@ def calibration(predicted: ArrayLike, actual: ArrayLike, bins: int = 10) -> list
     ]
 
 
+class Flagged(NamedTuple):
+    """How many of the worst predictions a low predicted value points to."""
+
+    worst: int
+    """Number of images in the worst tenth by actual value, at least 1."""
+    found: int
+    """Those of them in the fifth of the lowest predicted values; chance finds one in five."""
+
+
+def flagged(predicted: ArrayLike, actual: ArrayLike) -> Flagged:
+    """Return how many of the tenth with the lowest actual values lie in the fifth with the lowest predicted.
+
+    Args:
+        predicted, actual: (N,), N at least 1; of equal values the earlier one counts as lower.
+    """
+    predictions, truths = np.asarray(predicted, dtype=float), np.asarray(actual, dtype=float)
+    worst, low = (max(1, round(share * len(truths))) for share in (0.1, 0.2))
+    lowest = set(np.argsort(predictions, kind="stable")[:low].tolist())
+    return Flagged(worst, len(lowest.intersection(np.argsort(truths, kind="stable")[:worst].tolist())))
+
+
 def calibration_error(bins: Sequence[CalibrationBin]) -> float:
     """Return the mean gap between predicted and actual, weighted by the bins' images."""
     total = sum(part.images for part in bins)

@@ -16,9 +16,11 @@ from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import (
     CalibrationBin,
     Estimate,
+    Flagged,
     Resampling,
     calibration,
     calibration_error,
+    flagged,
     rank_correlation,
 )
 
@@ -61,11 +63,13 @@ class Reliability:
     Attributes:
         spearman: rank correlation of predicted and actual IoU over the images; NaN where undefined.
         error: mean gap between the two in tenths of the predicted IoU, weighted by count.
+        flagged: how many of the worst tenth of the images are among the fifth with the lowest predicted IoU.
         bins: those tenths.
     """
 
     spearman: float
     error: float
+    flagged: Flagged
     bins: list[CalibrationBin]
 
     def as_json(self) -> dict[str, Any]:
@@ -73,6 +77,7 @@ class Reliability:
         return {
             "spearman": None if np.isnan(self.spearman) else round(self.spearman, 6),
             "calibration_error": round(self.error, 6),
+            "flagged": self.flagged._asdict(),
             "bins": [
                 {
                     "predicted": round(part.predicted, 6),
@@ -265,7 +270,12 @@ def clicks_needed(iou_after_clicks: Sequence[float], target: float) -> int | Non
 
 def _reliability(predicted: Sequence[float], actual: Sequence[float]) -> Reliability:
     bins = calibration(predicted, actual)
-    return Reliability(rank_correlation(predicted, actual), calibration_error(bins), bins)
+    return Reliability(
+        spearman=rank_correlation(predicted, actual),
+        error=calibration_error(bins),
+        flagged=flagged(predicted, actual),
+        bins=bins,
+    )
 
 
 def _overall_reliability(results: Sequence[ImageResult]) -> Reliability | None:
