@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
-from monai.transforms import Randomizable
+from monai.transforms import Compose, Randomizable
 
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
 from lmsfe_sam.options import EvaluationOptions, TrainingOptions, check_options
@@ -232,3 +233,17 @@ def test_the_metadata_has_the_figures_of_the_model_card(configs: Path) -> None:
     expected = {f"validation_dice_{key}": mean(mode, 2) for key, mode in modes.items()}
     expected["validation_dice_ellipse_in_the_tight_box_without_a_network"] = mean("tight box", 3)
     assert metrics == pytest.approx(expected, abs=0.0011)
+
+
+def test_images_wait_in_memory_as_bytes_and_nothing_is_lost_by_it(configs: Path) -> None:
+    parser = read(configs, "train.json")
+    parser.update({"phantoms": 8})
+    data = parser.get_parsed_content("train#dataset")
+    assert {item["image"].dtype for item in data._cache} == {torch.uint8}
+    transforms = parser.get_parsed_content("train#transforms")
+    plain = Compose([one for name, one in transforms.items() if name not in ("to_bytes", "to_float")])
+    plain.set_random_state(0)
+    expected = plain(data.data[0])
+    data.transform.set_random_state(0)
+    item = data[0]
+    assert torch.equal(item["image"], expected["image"]) and torch.equal(item["label"], expected["label"])
