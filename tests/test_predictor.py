@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,6 +159,48 @@ class TestRefusals:
     def test_bad_prompts(self, predictor: Predictor, arguments: dict, words: str) -> None:
         with pytest.raises(InputError, match=words):
             predictor.predict(**arguments)
+
+    @pytest.mark.parametrize("argument", ["box", "points", "labels", "mask", "multimask_output"])
+    @pytest.mark.parametrize(
+        "value",
+        [1, 0, 1.5, 1j, "1", "", b"1", {}, {"a": 1}, {1, 2}, range(4), object(), Predictor, np.nan, 10**400,
+         [1j], [None], [[]], [[[]]], ["a", "b"], [[1, 2], [3]], [True, False], [1e400, 1, 2, 3],
+         np.array(1), np.array(1j), np.array([1j, 2]), np.array(["a"]), np.array([None]),
+         np.zeros((2, 2, 2, 2)), torch.tensor(1), torch.tensor([1j]), torch.zeros(3, requires_grad=True),
+         np.full((4, 4), np.nan), np.full((4, 4), 1e300), np.zeros((4, 4), np.complex64), [10**5000] * 4,
+         [[1, 2]] * 2 + [[3]], lambda: 1],
+        ids=lambda value: f"{type(value).__name__} {value!r:.20}" if not isinstance(value, list) else "list",
+    )  # fmt: skip
+    def test_whatever_is_given_ends_in_a_sentence(
+        self, predictor: Predictor, argument: str, value: Any
+    ) -> None:
+        arguments = {"points": [[50, 50]], argument: value} if argument == "labels" else {argument: value}
+        if argument == "multimask_output" and isinstance(value, bool):
+            return
+        with pytest.raises(InputError) as caught:
+            predictor.predict(**arguments)
+        assert len(str(caught.value)) <= 500 and "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("value", [1, "a", None, {}, [1], [[0, 0, 4, 4]], [None]], ids=repr)
+    def test_what_is_no_list_of_prompts_is_named(self, predictor: Predictor, value: Any) -> None:
+        for call in (predictor.predict_objects, predictor.segment):
+            with pytest.raises(InputError):
+                call(value)
+
+    @pytest.mark.parametrize(
+        "image",
+        [1, 1j, "a", None, {}, [], [[]], [[1, 2], [3]], object(), np.zeros((4, 4), complex),
+         np.zeros((4, 4), "U3"), np.zeros((2, 2, 7)),
+         np.full((4, 4), np.nan), np.array([[None]]), [[10**400]], np.zeros((4, 0))],
+        ids=lambda value: f"{type(value).__name__} {value!r:.20}",
+    )  # fmt: skip
+    def test_what_is_no_image_is_named(self, predictor: Predictor, image: Any) -> None:
+        with pytest.raises(InputError):
+            predictor.set_image(image)
+
+    def test_the_widest_range_of_numbers_is_an_image(self, predictor: Predictor) -> None:
+        predictor.set_image(np.array([[-1.7e308, 1.7e308], [0, 0]]))
+        assert predictor._image[0].tolist() == [[0, 255], [128, 128]]
 
     def test_no_objects(self, predictor: Predictor) -> None:
         with pytest.raises(InputError, match="empty"):

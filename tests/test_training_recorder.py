@@ -18,7 +18,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.training.handlers import AverageWeights, RunRecorder, ValidateEpochs, read_checkpoint
+from lmsfe_sam.training.handlers import (
+    CHECKPOINT,
+    AverageWeights,
+    RunRecorder,
+    ValidateEpochs,
+    read_checkpoint,
+)
 from lmsfe_sam.training.optimization import warmed_up_average
 from lmsfe_sam.training.run_folder import RunFolder
 
@@ -208,3 +214,58 @@ def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> 
     torch.save({"epoch": 1, "network": Malicious()}, tmp_path / "checkpoint_last.pt")
     with pytest.raises(InputError, match="no checkpoint of a training run"):
         read_checkpoint(tmp_path / "checkpoint_last.pt")
+
+
+def test_the_row_that_a_kill_cost_comes_back_with_the_next_start(tmp_path: Path) -> None:
+    """The kill came after the checkpoint and before history.csv, in the last epoch, too."""
+    train(tmp_path / "run", epochs=3)
+    history = tmp_path / "run" / "history.csv"
+    whole = history.read_text()
+    history.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    with pytest.raises(InputError, match="has finished its 3 epochs"):
+        train(tmp_path / "run", epochs=3, resume=tmp_path / "run")
+    assert history.read_text() == whole
+    history.unlink()
+    train(tmp_path / "run", epochs=4, resume=tmp_path / "run")
+    assert len(history.read_text().splitlines()) == 5
+
+
+CHANGES = {
+    **{f"no {key}": (lambda saved, key=key: saved.pop(key)) for key in CHECKPOINT},
+    **{f"{key} is a text": (lambda saved, key=key: saved.update({key: "text"})) for key in CHECKPOINT},
+    "network without tensors": lambda saved: saved["network"].update(weight="text"),
+    "network of another shape": lambda saved: saved["network"].update(weight=torch.zeros(7, 7)),
+    "another network": lambda saved: saved.update(network={"a": torch.zeros(1)}),
+    "an optimizer without groups": lambda saved: saved.update(optimizer={}),
+    "an optimizer of another network": lambda saved: saved["optimizer"]["param_groups"][0]["params"].append(
+        9
+    ),
+    "an empty average": lambda saved: saved.update(average={}),
+    "a foreign schedule": lambda saved: saved["schedule"].update(optimizer=1),
+    "history of others": lambda saved: saved["history"][0].update(name=1),
+    "history without rows": lambda saved: saved.update(history=[]),
+    "epoch -1": lambda saved: saved.update(epoch=-1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_of_something_else_is_a_sentence(tmp_path: Path, change: str) -> None:
+    train(tmp_path / "run", epochs=2)
+    path = tmp_path / "run" / "checkpoint_last.pt"
+    saved = read_checkpoint(path)
+    CHANGES[change](saved)
+    torch.save(saved, path)
+    with pytest.raises(InputError, match=r"resume '.*' (is damaged|is of another|had 2 steps)") as caught:
+        train(tmp_path / "run", epochs=4, resume=tmp_path / "run")
+    assert len(str(caught.value)) <= 500
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", [1], {}, {"a": torch.zeros(2)}, torch.zeros(2), None])
+def test_what_is_no_checkpoint_of_a_run_is_a_sentence(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "checkpoint_last.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(InputError, match="is damaged or no checkpoint of a training run"):
+        read_checkpoint(path)

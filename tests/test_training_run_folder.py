@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from lmsfe_sam.data.datalist import DataList
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.stopping import Stopped
 from lmsfe_sam.training.run_folder import (
     HISTORY_COLUMNS,
     LAST,
     RunFolder,
     closing_line,
     run,
+    write_datalist,
     write_history,
 )
 
@@ -134,3 +137,78 @@ def test_the_next_command_evaluates_on_the_runs_own_images(tmp_path: Path, test:
 def test_helpers_of_a_distributed_run_write_nothing(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"), None, SETTINGS, main_process=False)
     assert list(folder.path.iterdir()) == []
+
+
+DAMAGE = {
+    "missing": None,
+    "empty": b"",
+    "torn": b'{"settings": {"pre',
+    "a list": b"[1, 2]",
+    "a number": b"7",
+    "null": b"null",
+    "no settings": b"{}",
+    "settings are a list": b'{"settings": [], "training": 7}',
+    "settings are null": b'{"settings": null, "training": [{}], "validation": [], "test": []}',
+    "not UTF-8": b"\xff\xfe\x00",
+    "deep": b"[" * 100_000,
+    "a long number": b'{"settings": {"epochs": ' + b"9" * 9999 + b"}}",
+}
+
+
+def damage(path: Path, kind: str) -> None:
+    content = DAMAGE[kind]
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_resume_without_its_settings_is_a_sentence(tmp_path: Path, kind: str) -> None:
+    finished(tmp_path / "run")
+    damage(tmp_path / "run" / "run.json", kind)
+    with pytest.raises(InputError, match=r"as its run\.json is (missing|damaged): put the file back"):
+        RunFolder("default", str(tmp_path / "run"), SETTINGS)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_results_whose_settings_cannot_be_read_are_not_replaced(tmp_path: Path, kind: str) -> None:
+    finished(tmp_path / "run", dataset_dir=None)
+    damage(tmp_path / "run" / "run.json", kind)
+    with pytest.raises(InputError, match="holds the results of a run already"):
+        RunFolder(str(tmp_path / "run"), None, SETTINGS)
+    assert (tmp_path / "run" / "history.csv").is_file()
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_resume_without_its_images_is_a_sentence(tmp_path: Path, kind: str) -> None:
+    finished(tmp_path / "run")
+    folder = RunFolder("default", str(tmp_path / "run"), SETTINGS)
+    damage(tmp_path / "run" / "datalist.json", kind)
+    datalist = DataList("x", tmp_path, "plain", {"train": [], "val": [], "test": []})
+    with pytest.raises(InputError, match=r"as its datalist\.json is (missing|damaged): put the file back"):
+        write_datalist(datalist, folder)
+
+
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    left = folder / ".checkpoint_last.pt.tmp-a1b2_3d4.pt"
+    for file in (left, folder / ".mine.pt", folder / "mine.tmp-a1b2c3d4.pt"):
+        file.touch()
+    RunFolder(str(folder), None, SETTINGS)
+    assert not left.exists() and (folder / ".mine.pt").exists() and (folder / "mine.tmp-a1b2c3d4.pt").exists()
+
+
+def test_a_stopped_run_says_what_is_finished_and_how_to_go_on(tmp_path: Path) -> None:
+    def train() -> None:
+        raise Stopped(15)
+
+    folder = finished(tmp_path / "run")
+    trainer: Any = SimpleNamespace(run=train, state=SimpleNamespace(max_epochs=3))
+    with pytest.raises(Stopped) as stopped:
+        run(trainer, folder)
+    assert str(stopped.value).startswith("stopped by SIGTERM. 1 of 3 epochs are finished: the same command")
+    assert str(stopped.value).endswith(f"with --resume {folder.path} goes on.")
+    (folder / LAST).unlink()
+    with pytest.raises(Stopped, match="No epoch is finished: the same command starts anew"):
+        run(trainer, folder)

@@ -2,18 +2,74 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 import sys
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from lmsfe_sam.stopping import Stopped, raise_stopped
 
+LONGEST_SENTENCE = 500
+"""Characters of a sentence; what a user gave may be millions of them long."""
+
+MOST_DETAILS = 50
+
 
 class InputError(ValueError):
-    """Bad input. The message is one sentence that names the input and the remedy."""
+    """Bad input. The message is one sentence that names the input and the remedy.
+
+    Whatever input it echoes, it has one line of at most `LONGEST_SENTENCE` characters.
+
+    Args:
+        sentence: a longer one loses its middle, so that its beginning and the remedy stay.
+        details: one sentence each, where several inputs are bad; each becomes a line of its own.
+    """
+
+    def __init__(self, sentence: str, details: Sequence[str] = ()) -> None:
+        lines = [sentence, *details[:MOST_DETAILS]]
+        if len(details) > MOST_DETAILS:
+            lines.append(f"and {len(details) - MOST_DETAILS} more.")
+        super().__init__("\n".join(map(_shorten, lines)))
+
+
+def shown(value: Any) -> str:
+    """Return ``repr(value)``, shortened: lists to some of their items, texts to their ends.
+
+    It is made for whatever a user may give: endless nesting and numbers of thousands of digits included.
+    """
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 6
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 4, 100, 100, 60
+    try:
+        text = short.repr(value)
+    except Exception:
+        text = f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= 200 else f"{text[:140]}...{text[-50:]}"
+
+
+def _shorten(sentence: str) -> str:
+    text = "".join(c if c.isprintable() else " " for c in _ends(sentence))
+    return _ends(text)
+
+
+def _ends(text: str) -> str:
+    if len(text) <= LONGEST_SENTENCE:
+        return text
+    tail = LONGEST_SENTENCE * 2 // 5
+    return f"{text[: LONGEST_SENTENCE - tail - 5]} ... {text[-tail:]}"
+
+
+_NO_SHARED_MEMORY = re.compile(
+    r"out of shared memory|insufficient shared memory|Unexpected bus error|signal: Bus error"
+    r"|(open|resize|allocate).*(shared memory|/torch_|/dev/shm)"
+)
+"""How torch says that ``/dev/shm`` is full."""
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """Return the `InputError` in a chain of causes, or None.
+    """Return the `InputError` in a chain of causes, or None; a full ``/dev/shm`` is made one.
 
     MONAI's config parser wraps what a component raises in a `RuntimeError`, so the sentence meant
     for the user is seldom the outermost one.
@@ -22,6 +78,11 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
+        if isinstance(error, (RuntimeError, OSError)) and _NO_SHARED_MEMORY.search(str(error)):
+            return InputError(
+                "the shared memory /dev/shm is too small for the processes that load images: "
+                "give --num_workers 0 or a smaller --batch_size, or enlarge it (docker run --shm-size 2g)."
+            )
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.model.presets import PRESETS
 
 
@@ -243,7 +243,7 @@ def check_options(schema: type[Options], values: Mapping[str, Any]) -> None:
             if error["type"] == "extra_forbidden":
                 raise InputError(f"{key} is no option: leave it out.") from None
             raise InputError(
-                f"{key} is {values[key]!r}: give {describe(schema, key)} with --{key}."
+                f"{key} is {shown(values[key])}: give {describe(schema, key)} with --{key}."
             ) from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -45,6 +47,11 @@ def raise_stopped() -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    if multiprocessing.parent_process() is not None:  # a data loader's worker, whose end its parent decides
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        return
     for each in SIGNALS:
         if signal.getsignal(each) is _raise:
             signal.signal(each, signal.SIG_DFL)

@@ -58,4 +58,4 @@ class SkippingDataset(IterableDataset[Any]):
         if bad == 1 and total == 1:
             raise InputError(self.failures[0])
         if bad:
-            raise InputError("\n".join([f"{bad} of {total} inputs were left out:", *self.failures]))
+            raise InputError(f"{bad} of {total} inputs were left out:", self.failures)

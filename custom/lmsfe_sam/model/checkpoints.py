@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.backbone import PLAIN
 from lmsfe_sam.model.network import LMSFESAM
@@ -33,6 +33,9 @@ from lmsfe_sam.model.pretrained import (
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
+
+LONGEST_DESCRIPTION = 2**20
+"""Bytes of the file beside a checkpoint."""
 
 POSITION_STAGES = "image_encoder.position_adapter.stages."
 
@@ -117,8 +120,9 @@ def read_image_size(checkpoint: str | os.PathLike[str]) -> int:
         InputError: as `read_description`.
     """
     content = read_sidecar(checkpoint)
-    if {"network", BASELINE} & set(content) and isinstance(content.get("image_size"), int):
-        return Description(preset="", image_size=content["image_size"]).image_size
+    if {"network", BASELINE} & set(content) and "image_size" in content:
+        size = {"preset": "", "image_size": content["image_size"]}
+        return _validated(size, Path(checkpoint).with_suffix(".json")).image_size
     return read_description(checkpoint)["image_size"]
 
 
@@ -140,8 +144,10 @@ class Description(BaseModel):
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
+        if file.stat().st_size > LONGEST_DESCRIPTION:
+            raise ValueError(f"it is longer than {LONGEST_DESCRIPTION} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{file}' is no JSON ({str(error)[:100]}): restore it or remove it.") from error
     if not isinstance(content, dict):
         raise InputError(f"'{file}' names no preset: restore it or remove it.")
@@ -163,17 +169,23 @@ def _read_sidecar(file: Path) -> Description:
         )
     if "preset" not in content:
         raise InputError(f"'{file}' names no preset: restore it or remove it.")
+    return _validated(content, file)
+
+
+def _validated(content: dict[str, Any], file: Path) -> Description:
     try:
         return Description.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key, value = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
+        key, value = ".".join(map(str, first["loc"])), shown(first["input"])[:60]
         raise InputError(f"'{file}' has {key} {value} ({first['msg']}): restore it or remove it.") from error
 
 
 def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
     names = {part for name in state for part in name.split(".")}
     table = state.get(POSITION_TABLE)
+    if table is not None and table.dim() != 4:
+        table = None
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
     if any(name.startswith(f"{BACKBONE}net.") for name in state):
         raise InputError(
@@ -190,15 +202,16 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
                     file,
                 )
             adds = POSITION_SCALE in state or POSITION_SOURCE not in state
-            return Description(
-                preset=preset,
-                image_size=16 * table.shape[1],
-                local_encoder="local_encoder" in names,
-                mhpm="xy" in names,
-                adapters="position_adapter" in names,
-                balancing_adapter="balancing_adapter" in names,
-                position_mode="add" if adds else "replace",
-            )
+            content = {
+                "preset": preset,
+                "image_size": 16 * table.shape[1],
+                "local_encoder": "local_encoder" in names,
+                "mhpm": "xy" in names,
+                "adapters": "position_adapter" in names,
+                "balancing_adapter": "balancing_adapter" in names,
+                "position_mode": "add" if adds else "replace",
+            }
+            return _validated(content, file)
     raise InputError(
         f"checkpoint '{file}' holds none of this project's networks: give a .pt file that training wrote."
     )

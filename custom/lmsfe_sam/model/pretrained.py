@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.weight_checks import check_tensor, refuse_compression
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint file without executing anything in it.
 
     Raises:
-        InputError: no such file, no checkpoint, or a pickle that asks for anything but tensors.
+        InputError: no such file, no checkpoint, a pickle that asks for anything but tensors, or tensors that
+            are no finite numbers in memory of their own (complex, quantized, sparse, expanded, NaN, ...).
     """
     file = Path(path)
     if not file.is_file():
@@ -218,6 +220,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"checkpoint '{file}' is a TorchScript program, which could not be read without running it: "
             "give the file of weights that it was made from."
         )
+    refuse_compression(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -232,6 +235,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise InputError(
             f"checkpoint '{file}' is no state dict: save the network's state_dict() and give that file."
         )
+    for name, tensor in content.items():
+        check_tensor(file, name, tensor)
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lmsfe_sam.errors import InputError
 from lmsfe_sam.predict.postprocessing import drop_unclicked
 from lmsfe_sam.prompts.prompt import Prompts
 
@@ -87,6 +88,9 @@ def decode_chunks(
 
     Yields:
         The predictions, chunk by chunk.
+
+    Raises:
+        InputError: the logits are NaN or infinite, as of weights that are numbers, but far too large ones.
     """
     device = embedding.features.device
     for start in range(0, len(prompts), CHUNK):
@@ -100,7 +104,10 @@ def decode_chunks(
             own = embedding._replace(features=embedding.features[index], skips=skips)
             batch = chunk.map(lambda tensor: tensor[:, None])
         outputs = decode_prompts(network, own, batch, multimask_output, return_low_res=True)
-        yield DecodedObjects(*(output.flatten(0, 1) for output in outputs))
+        decoded = DecodedObjects(*(output.flatten(0, 1) for output in outputs))
+        if not bool(decoded.low_res.isfinite().all()):
+            raise InputError("the network gives NaN or infinity: its weights are damaged, name other ones.")
+        yield decoded
 
 
 def decode_objects(

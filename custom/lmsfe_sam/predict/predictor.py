@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
 from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
 from lmsfe_sam.predict.decoding import DecodedObjects, decode_objects
@@ -123,7 +123,9 @@ class Predictor:
             InputError: no image yet, or a prompt that is none or lies outside the image.
         """
         self._current_embedding()
-        prompt = ObjectPrompt(_as_list(box), _as_list(points) or (), _as_list(labels) or ())
+        if multimask_output is not None and not isinstance(multimask_output, (bool, np.bool_)):
+            raise InputError(f"multimask_output is {shown(multimask_output)}: give True, False or None.")
+        prompt = ObjectPrompt(_as_list(box), _as_list(points), _as_list(labels))
         self._check([prompt])
         decoded = self._decode([prompt], None if mask is None else _one_mask(mask), multimask_output)
         if decoded.iou.ndim == 2:
@@ -173,6 +175,8 @@ class Predictor:
         return paint_objects([one.parts() for one in predictions], iou.tolist(), self._size), iou
 
     def _check(self, prompts: Sequence[ObjectPrompt]) -> None:
+        if not isinstance(prompts, Sequence) or not all(isinstance(one, ObjectPrompt) for one in prompts):
+            raise InputError(f"The prompts are {shown(prompts)}: give a list of ObjectPrompt.")
         if not prompts:
             raise InputError("The list of prompts is empty: give one ObjectPrompt an object.")
         for prompt in prompts:
@@ -200,18 +204,30 @@ class Predictor:
 
 
 def _as_list(values: ArrayLike | None) -> Any:
-    return values.tolist() if isinstance(values, (np.ndarray, Tensor)) else values
+    """Return an array as nested lists; what is none is for `ObjectPrompt` to judge."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def _one_mask(mask: ArrayLike) -> Tensor:
-    logits = torch.as_tensor(np.asarray(mask, dtype=np.float32))
-    if logits.ndim == 3 and len(logits) > 1:
+    form = "give the finite low-res logits of one mask, (h, w) or (1, h, w)."
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu().numpy()
+    try:
+        array = np.asarray(mask)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"The mask prompt is {shown(mask)}: {form}") from error
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"The mask prompt is {shown(mask)}: {form}")
+    if array.ndim == 3 and len(array) > 1:
         raise InputError(
-            f"The mask prompt holds {len(logits)} masks: choose one of them, such as low_res[iou.argmax()]."
+            f"The mask prompt holds {len(array)} masks: choose one of them, such as low_res[iou.argmax()]."
         )
-    if logits.ndim not in (2, 3) or logits.numel() == 0 or not bool(logits.isfinite().all()):
-        raise InputError(
-            f"The mask prompt has shape {tuple(logits.shape)}: give the finite low-res logits "
-            "of one mask, (h, w) or (1, h, w)."
-        )
-    return logits.reshape(1, *logits.shape[-2:])
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise InputError(f"The mask prompt has shape {array.shape}: {form}")
+    with np.errstate(over="ignore"):
+        logits = array.astype(np.float32)
+    if not np.isfinite(logits).all():
+        raise InputError(f"The mask prompt holds NaN or infinity: {form}")
+    return torch.from_numpy(logits).reshape(1, *logits.shape[-2:])

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.prompts.coordinates import Size
 
@@ -32,15 +32,19 @@ def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
     Raises:
         InputError: empty, not an image's shape, not numbers, or not finite.
     """
-    pixels = np.asarray(array)
+    try:
+        pixels = np.asarray(array)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"The image is {shown(array)}: give an array (H, W) or (H, W, C).") from error
+    shape = pixels.shape
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 2, 3, 4):
         raise InputError(
-            f"An image of shape {np.shape(array)} was given: give (H, W) or (H, W, C) with 1 to 4 channels."
+            f"An image of shape {shape} was given: give (H, W) or (H, W, C) with 1 to 4 channels."
         )
     if pixels.size == 0:
-        raise InputError(f"The image is empty (shape {np.shape(array)}): give one with at least one pixel.")
+        raise InputError(f"The image is empty (shape {shape}): give one with at least one pixel.")
     colours = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
     grey_levels = _to_uint8(colours)
     return np.array(np.broadcast_to(grey_levels, (*grey_levels.shape[:2], 3)), order="C")
@@ -59,6 +63,8 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
         raise InputError("The image holds NaN or infinite values: replace them with numbers.")
     if low == high:
         return np.zeros(values.shape, np.uint8)
+    if not np.isfinite(high / 2 - low / 2) or high / 2 - low / 2 > np.finfo(np.float64).max / 2:
+        real, low, high = real / 2, low / 2, high / 2
     return np.rint((real - low) / (high - low) * 255.0).astype(np.uint8)
 
 

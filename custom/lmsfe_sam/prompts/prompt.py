@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.prompts.coordinates import Size, Window
 
 _FAR_AWAY = 2**31
@@ -42,17 +42,15 @@ class ObjectPrompt:
             if self.points is None
             else tuple(_numbers(p, 2, "a point", "[x, y]") for p in _rows(self.points))
         )
-        labels = self.labels
-        if labels is None or len(labels) == 0:
-            labels = (1,) * len(points)
+        labels = _labels(self.labels) or (1,) * len(points)
         if len(labels) != len(points):
             raise InputError(
                 f"there are {_count(points, 'point')} but {_count(labels, 'label')}: give one label a point."
             )
         for label in labels:
-            if isinstance(label, (bool, np.bool_, str)) or label not in (0, 1):
+            if not _is_number(label) or label not in (0, 1):
                 raise InputError(
-                    f"the label {label!r} is unknown: give 1 for inside the object or 0 for outside it."
+                    f"the label {shown(label)} is unknown: give 1 for inside the object or 0 for outside it."
                 )
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "labels", tuple(int(label) for label in labels))
@@ -226,18 +224,29 @@ def _checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
 def _rows(points: Any) -> Sequence[Any] | np.ndarray:
     if isinstance(points, (list, tuple)) or (isinstance(points, np.ndarray) and points.ndim == 2):
         return points
-    raise InputError(f"the points are {points!r}: give a list of [x, y] pairs.")
+    raise InputError(f"the points are {shown(points)}: give a list of [x, y] pairs.")
+
+
+def _labels(labels: Any) -> tuple[Any, ...]:
+    if labels is None:
+        return ()
+    if isinstance(labels, (list, tuple)) or (isinstance(labels, np.ndarray) and labels.ndim == 1):
+        return tuple(labels)
+    raise InputError(f"the labels are {shown(labels)}: give a list with one label a point.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _numbers(values: Any, count: int, what: str, form: str) -> tuple[Any, ...]:
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if not isinstance(values, (list, tuple)) or len(values) != count:
-        raise InputError(f"{what} is {values!r}: give {form}.")
+        raise InputError(f"{what} is {shown(values)}: give {form}.")
     for value in values:
-        is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not is_number or not abs(value) < _FAR_AWAY:
-            raise InputError(f"{what} is {values!r}: give {form} in numbers.")
+        if not _is_number(value) or not abs(value) < _FAR_AWAY:
+            raise InputError(f"{what} is {shown(values)}: give {form} in numbers.")
     return tuple(float(value) for value in values)
 
 

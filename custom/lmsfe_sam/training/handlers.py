@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import random
 import shutil
 import sys
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.checkpoints import Described, save_weights
+from lmsfe_sam.stopping import held_signals
 from lmsfe_sam.training.run_folder import BEST, HISTORY_COLUMNS, LAST, RunFolder, write_history
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,21 @@ logger = logging.getLogger(__name__)
 SCHEDULE_POSITION = ("last_epoch", "_step_count", "_last_lr")
 """The position in a schedule's state. Its length comes from the config, so that a run can be given more
 epochs."""
+
+CHECKPOINT: dict[str, type | tuple[type, ...]] = {
+    "epoch": int,
+    "epoch_length": int,
+    "network": dict,
+    "average": dict,
+    "optimizer": dict,
+    "schedule": dict,
+    "scaler": (dict, type(None)),
+    "best_metric": (float, int),
+    "best_metric_epoch": int,
+    "early_stop": (dict, type(None)),
+    "history": list,
+}
+"""What a run's checkpoint holds."""
 
 
 class SeedEpochs:
@@ -177,9 +192,10 @@ class RunRecorder:
             save_weights(cast(Described, self.average.module), self.folder / BEST)
         buffer = io.BytesIO()  # torch.save to a file on a full disk raises no OSError
         torch.save(self.state(engine), buffer)
-        with atomic_write(self.folder / LAST) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
-        write_history(self.folder, self.history)
+        with held_signals():
+            with atomic_write(self.folder / LAST) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+            write_history(self.folder, self.history)
         self._report(row, engine.state.max_epochs)
 
     def _report(self, row: dict[str, Any], epochs: int | None) -> None:
@@ -218,6 +234,8 @@ class RunRecorder:
         if path is None:
             return
         saved = read_checkpoint(path)
+        if self.folder.main_process and path.parent.resolve() == self.folder.path.resolve():
+            write_history(self.folder, saved["history"])  # a kill may have come between the two files
         epochs, length = engine.state.max_epochs, engine.state.epoch_length
         if saved["epoch"] >= epochs:
             raise InputError(
@@ -229,6 +247,20 @@ class RunRecorder:
                 f"resume '{path.parent}' had {saved['epoch_length']} steps an epoch, not {length}: "
                 "give it the data and the number of processes that it was started with."
             )
+        try:
+            self._load(engine, saved)
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"resume '{path}' is of another network or optimizer, or damaged "
+                f"({' '.join(str(error).split())[:150]}): repeat the options that the run was started with."
+            ) from error
+        engine.state.epoch = saved["epoch"]
+        engine.state.iteration = saved["epoch"] * length
+        if self.folder.main_process:
+            self._take_over(path.parent)
+        logger.info("Going on with '%s' after epoch %d of %d.", path.parent, saved["epoch"], epochs)
+
+    def _load(self, engine: Any, saved: dict[str, Any]) -> None:
         self.network.load_state_dict(saved["network"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -241,11 +273,6 @@ class RunRecorder:
             stop = self.early_stop._handler
             stop.load_state_dict({**stop.state_dict(), **saved["early_stop"]})  # older ones hold fewer keys
         self.history = saved["history"]
-        engine.state.epoch = saved["epoch"]
-        engine.state.iteration = saved["epoch"] * length
-        if self.folder.main_process:
-            self._take_over(path.parent)
-        logger.info("Going on with '%s' after epoch %d of %d.", path.parent, saved["epoch"], epochs)
 
     def _take_over(self, source: Path) -> None:
         """Copy the earlier epochs' results into a run that goes on in another folder.
@@ -269,14 +296,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a run's checkpoint without running anything that it holds.
 
     Raises:
-        InputError: it is damaged, or holds more than tensors and plain values.
+        InputError: it is damaged, or holds more than tensors and plain values, or others than a run's.
     """
+    message = f"resume '{path}' is damaged or no checkpoint of a training run: start a new run."
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"resume '{path}' is damaged or no checkpoint of a training run: start a new run."
-        ) from error
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged pickle makes of it
+        raise InputError(message) from error
+    kinds = saved if isinstance(saved, dict) else {}
+    if not all(key in kinds and isinstance(kinds[key], kind) for key, kind in CHECKPOINT.items()):
+        raise InputError(message)
+    rows = saved["history"]
+    if not all(isinstance(row, dict) and row.keys() <= set(HISTORY_COLUMNS) for row in rows):
+        raise InputError(message)
+    if saved["epoch"] < 1 or len(rows) != saved["epoch"] or set(saved["schedule"]) != set(SCHEDULE_POSITION):
+        raise InputError(message)
+    return saved
 
 
 class ProgressBar:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.data.datalist import SECTIONS, DataList
-from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import atomic_write, ensure_folder
+from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.files import atomic_write, ensure_folder, remove_leftovers
 from lmsfe_sam.settings import given_keys
+from lmsfe_sam.stopping import Stopped
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class RunFolder:
         elif main_process:
             self._make_room()
         if main_process:
+            remove_leftovers(self.path)
             self._write_settings()
             self._log_to_file()
 
@@ -100,11 +102,11 @@ class RunFolder:
                 f"resume '{source}' holds no {LAST}: name the folder of a training run that has finished "
                 "at least one epoch."
             )
-        before = json.loads((source / SETTINGS).read_text(encoding="utf-8"))["settings"]
+        before = _read_settings(source)
         for key, value in self.settings.items():
             if key not in MAY_CHANGE and before.get(key, value) != value:
                 raise InputError(
-                    f"resume '{source}' was started with {key} {before[key]!r}, not {value!r}: "
+                    f"resume '{source}' was started with {key} {shown(before[key])}, not {shown(value)}: "
                     f"repeat the options that it was started with, or start a new run."
                 )
 
@@ -112,9 +114,7 @@ class RunFolder:
         """Take a finished demonstration out of the way; refuse to do so with anything else."""
         if not (self.path / HISTORY).is_file():
             return
-        settings = self.path / SETTINGS
-        before = json.loads(settings.read_text(encoding="utf-8"))["settings"] if settings.is_file() else {}
-        if before.get("dataset_dir", "unknown") is not None:
+        if not self._is_demonstration():
             raise InputError(
                 f"output_dir '{self.path}' holds the results of a run already: go on with it by "
                 f"--resume {self.path}, or name another folder with --output_dir."
@@ -124,6 +124,13 @@ class RunFolder:
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         for file in (*(self.path / name for name in names), *events):
             file.unlink(missing_ok=True)
+
+    def _is_demonstration(self) -> bool:
+        """Whether the folder is known to hold phantoms' results; what cannot be read is left alone."""
+        try:
+            return _read_settings(self.path).get("dataset_dir", "unknown") is None
+        except InputError:
+            return False
 
     def _write_settings(self) -> None:
         with atomic_write(self.path / SETTINGS) as temporary:
@@ -144,6 +151,37 @@ class RunFolder:
         logging.getLogger("lmsfe_sam").addHandler(handler)
 
 
+def _read_object(source: Path, name: str) -> dict[str, Any]:
+    """Read a JSON object of a run that is resumed.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        content = json.loads((source / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _lost(source, name, "is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _lost(source, name, "is damaged") from error
+    if not isinstance(content, dict):
+        raise _lost(source, name, "is damaged")
+    return content
+
+
+def _read_settings(source: Path) -> dict[str, Any]:
+    settings = _read_object(source, SETTINGS).get("settings")
+    if not isinstance(settings, dict):
+        raise _lost(source, SETTINGS, "is damaged")
+    return settings
+
+
+def _lost(source: Path, name: str, what: str) -> InputError:
+    return InputError(
+        f"resume '{source}' cannot be gone on with, as its {name} {what}: "
+        "put the file back, or start a new run."
+    )
+
+
 def write_history(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
     """Write ``history.csv`` anew: a reader never sees half a row."""
     with atomic_write(folder / HISTORY) as temporary, temporary.open("w", newline="") as file:
@@ -159,9 +197,13 @@ def write_datalist(datalist: DataList, folder: RunFolder) -> None:
         InputError: a resumed run's images or their split have changed.
     """
     if folder.source is not None:
-        before = json.loads((folder.source / DATALIST).read_text(encoding="utf-8"))
+        before = _read_object(folder.source, DATALIST)
         for part, section in SECTIONS.items():
-            if [r["name"] for r in before[section]] != [r["name"] for r in datalist.records[part]]:
+            try:
+                names = [record["name"] for record in before[section]]
+            except (KeyError, TypeError) as error:
+                raise _lost(folder.source, DATALIST, "is damaged") from error
+            if names != [record["name"] for record in datalist.records[part]]:
                 raise InputError(
                     f"resume '{folder.source}' was started with other {section} images than dataset_dir "
                     "holds now: put the same files back, or start a new run."
@@ -177,13 +219,29 @@ def write_datalist(datalist: DataList, folder: RunFolder) -> None:
 
 
 def run(trainer: Any, folder: RunFolder) -> None:
-    """Run the trainer, say where the weights are, and close the run's log, however it ends."""
+    """Run the trainer, say where the weights are, and close the run's log, however it ends.
+
+    Raises:
+        Stopped: a signal asked the run to end; the message says what is finished, and how to go on.
+    """
     try:
         trainer.run()
         if folder.main_process:
             logger.info("%s", closing_line(folder))
+    except Stopped as stopped:
+        raise Stopped(stopped.number, _stopped_line(trainer, folder)) from None
     finally:
         folder.close()
+
+
+def _stopped_line(trainer: Any, folder: RunFolder) -> str:
+    """Return how far the checkpoint of a run is that was stopped."""
+    if not (folder / LAST).is_file():
+        return "No epoch is finished: the same command starts anew."
+    with (folder / HISTORY).open(newline="", encoding="utf-8") as file:
+        done = sum(1 for _ in csv.DictReader(file))
+    total = trainer.state.max_epochs
+    return f"{done} of {total} epochs are finished: the same command with --resume {folder.path} goes on."
 
 
 def closing_line(folder: RunFolder) -> str:

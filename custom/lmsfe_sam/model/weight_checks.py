@@ -1,0 +1,63 @@
+"""What a file of weights must not hold: an archive that unfolds, tensors that are no finite numbers."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lmsfe_sam.errors import InputError
+
+DTYPES = frozenset(
+    {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+    | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+)
+"""Types of numbers that weights may have."""
+
+
+def check_tensor(file: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is not what it takes: finite numbers, each of which the file holds.
+
+    Raises:
+        InputError: it is none.
+    """
+    kind = ""
+    if tensor.is_quantized:
+        kind = "quantized"
+    elif tensor.is_meta:
+        kind = "on the meta device, without numbers"
+    elif tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "sparse or nested"
+    elif tensor.dtype not in DTYPES:
+        kind = f"of the type {str(tensor.dtype).removeprefix('torch.')}"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        kind = "expanded, larger than what the file holds"
+    if kind:
+        raise InputError(
+            f"checkpoint '{file}' has a tensor that is {kind} ({name[:100]}): "
+            "save plain numbers, such as float() of each tensor."
+        )
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise InputError(
+            f"checkpoint '{file}' holds NaN or infinity ({name[:100]}): "
+            "it is damaged, or its training diverged; name an earlier one."
+        )
+
+
+def refuse_compression(file: Path) -> None:
+    """Refuse a compressed archive, which may unfold to anything; PyTorch writes none.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            compressed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # reading it says what is wrong
+    if compressed:
+        raise InputError(f"checkpoint '{file}' is a compressed archive: save it with torch.save.")

@@ -1,0 +1,160 @@
+"""Files of weights that load, and are none: refused by a sentence before a network takes memory for them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lmsfe_sam import LMSFESAM, Predictor
+from lmsfe_sam.errors import LONGEST_SENTENCE, InputError
+from lmsfe_sam.model.checkpoints import (
+    network_from_checkpoint,
+    read_description,
+    read_image_size,
+    save_weights,
+)
+from lmsfe_sam.model.pretrained import read_state
+from tiny import SIZE, tiny_presets
+
+NAME = "mask_decoder.mask_tokens.weight"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _presets() -> Iterator[None]:
+    with tiny_presets():
+        yield
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("own") / "model.pt"
+    save_weights(LMSFESAM(preset="vit_t", image_size=SIZE), path)
+    return path
+
+
+def with_number(number: float) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[-1] = number
+        return changed
+
+    return change
+
+
+TENSORS = {
+    "nan": (with_number(float("nan")), "NaN or infinity"),
+    "inf": (with_number(float("inf")), "NaN or infinity"),
+    "minus inf": (with_number(-float("inf")), "NaN or infinity"),
+    "half inf": (lambda t: with_number(float("inf"))(t.half()), "NaN or infinity"),
+    "complex": (lambda t: t.to(torch.complex64), "of the type complex64"),
+    "float8": (lambda t: t.to(torch.float8_e4m3fn), "of the type float8_e4m3fn"),
+    "quantized": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantized"),
+    "meta": (lambda t: t.to("meta"), "on the meta device"),
+    "sparse": (lambda t: t.to_sparse(), "sparse"),
+    "expanded": (lambda t: torch.zeros(1).expand(t.shape), "expanded"),
+    "expanded to 4 TB": (lambda t: torch.zeros(1).expand(10**6, 10**6), "expanded"),
+    "overlapping": (lambda t: torch.zeros(8).as_strided((5, 5), (1, 0)), "expanded"),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_what_is_no_plain_tensor_is_refused(own: Path, tmp_path: Path, kind: str) -> None:
+    change, words = TENSORS[kind]
+    state = torch.load(own, weights_only=True)
+    torch.save({**state, NAME: change(state[NAME])}, tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text(own.with_suffix(".json").read_text())
+    with pytest.raises(InputError, match=words) as caught:
+        network_from_checkpoint(tmp_path / "model.pt")
+    assert NAME in str(caught.value) or kind == "quantized" or kind == "sparse"
+
+
+def test_weights_that_are_numbers_and_give_none_are_named(own: Path, tmp_path: Path) -> None:
+    state = torch.load(own, weights_only=True)
+    torch.save(
+        {name: t * 1e30 if t.is_floating_point() else t for name, t in state.items()}, tmp_path / "m.pt"
+    )
+    (tmp_path / "m.json").write_text(own.with_suffix(".json").read_text())
+    predictor = Predictor.from_checkpoint(tmp_path / "m.pt")
+    predictor.set_image(np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE))
+    with pytest.raises(InputError, match="the network gives NaN or infinity"):
+        predictor.predict(box=[4, 4, 20, 20])
+
+
+def test_a_compressed_archive_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for member in plain.namelist():
+            bomb.writestr(member, plain.read(member))
+    with pytest.raises(InputError, match="is a compressed archive: save it with torch"):
+        read_state(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000_000, "a\nb\x1b[31m" * 1000, "\ud800" * 2000])
+def test_names_of_tensors_are_shortened(tmp_path: Path, name: str) -> None:
+    torch.save({name: torch.full((2,), torch.nan)}, tmp_path / "m.pt")
+    with pytest.raises(InputError) as caught:
+        read_state(tmp_path / "m.pt")
+    assert len(str(caught.value)) <= LONGEST_SENTENCE and str(caught.value).isprintable()
+
+
+NONSENSE: list[Any] = [
+    {"local_encoder": "no"}, {"mhpm": 1}, {"adapters": None}, {"balancing_adapter": [True]},
+    {"image_size": 160000000}, {"image_size": -16}, {"image_size": 250}, {"image_size": 256.0},
+    {"image_size": True}, {"image_size": "256"}, {"image_size": 10**400}, {"image_size": 8192},
+    {"preset": ["vit_t"]}, {"preset": {"vit_t": 1}}, {"preset": None}, {"preset": "x" * 10**6},
+    {"preset": 7}, {"backbone": "b" * 101}, {"backbone": 7}, {"position_norm": "none"},
+    {"position_mode": ["add"]}, {"network": 7}, {"network": "n" * 10**6},
+    {"network": "unet", "image_size": 160000000}, {"network": "unet", "image_size": [1]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", NONSENSE, ids=lambda change: str(change)[:40])
+def test_a_nonsensical_description_is_one_sentence(
+    own: Path, tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {**json.loads(own.with_suffix(".json").read_text()), **change}
+    (tmp_path / "m.pt").write_bytes(own.read_bytes())
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    monkeypatch.setattr("lmsfe_sam.model.network.ImageEncoder", None)  # no network is begun
+    for read in (network_from_checkpoint, read_image_size):
+        if read is read_image_size and change.get("network") and "image_size" not in change:
+            continue
+        if read is read_image_size and set(change) == {"preset"} and isinstance(change["preset"], str):
+            continue
+        with pytest.raises(InputError) as caught:
+            read(tmp_path / "m.pt")
+        assert len(str(caught.value)) <= LONGEST_SENTENCE and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "7", '"text"', "null", "[" * 100000, '{"a":' * 50000,
+     '{"preset": "vit_t", "image_size": 1e999}', "\x00" * 50,
+     '{"preset": "vit_t"' + " " * 2**20 + "}", '{"preset": "vit_t", "x": ' + "9" * 9999 + "}"],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_a_damaged_description_is_one_sentence(own: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.pt").write_bytes(own.read_bytes())
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(InputError, match="restore it or remove it") as caught:
+        read_description(tmp_path / "m.pt")
+    assert len(str(caught.value)) <= LONGEST_SENTENCE
+
+
+@pytest.mark.parametrize("table", [torch.zeros(3), torch.tensor(1.0), torch.zeros(1, 999, 999, 32)])
+def test_tables_of_other_shapes_tell_no_preset(own: Path, tmp_path: Path, table: Tensor) -> None:
+    state = torch.load(own, weights_only=True)
+    torch.save({**state, "image_encoder.pos_embed": table}, tmp_path / "m.pt")
+    with pytest.raises(InputError):
+        read_description(tmp_path / "m.pt")
