@@ -22,7 +22,7 @@ from torch.nn import functional
 from boxnet import BoxNetwork
 from lmsfe_sam import LMSFESAM, Predictor
 from lmsfe_sam.errors import InputError, find_input_error
-from lmsfe_sam.inference.reading import read_image
+from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork
@@ -378,7 +378,7 @@ class TestRefusals:
         with pytest.raises(Exception) as caught:
             segment(input=str(folder / "a.png"))
         assert_sentence(caught.value, r"^'.*a\.png' cannot be read as a picture")
-        header = "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou\n"
+        header = "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou,spacing_source\n"
         assert (tmp_path / "out" / "objects.csv").read_text() == header
 
     @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 from lmsfe_sam import journal
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference import results
 from lmsfe_sam.inference.inputs import find_inputs
 from lmsfe_sam.inference.merging import measure_objects
@@ -55,7 +56,10 @@ def images(tmp_path: Path) -> Path:
 
 
 def rows_of(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "objects": measure_objects(np.ones((2, 2), np.uint8), [0.5], (1.0, 1.0))}
+    return {
+        **record,
+        "objects": measure_objects(np.ones((2, 2), np.uint8), [0.5], Scale((1.0, 1.0), "header")),
+    }
 
 
 def run(
@@ -89,12 +93,14 @@ def outputs(out: Path, folder: str = "masks") -> list[str]:
 
 
 def test_header_and_cells_to_the_letter() -> None:
-    rows = measure_objects(np.array([[0, 1, 1], [0, 0, 0]], np.uint8), [0.875, -0.25], (0.5, 0.5))
+    rows = measure_objects(
+        np.array([[0, 1, 1], [0, 0, 0]], np.uint8), [0.875, -0.25], Scale((0.5, 0.5), "header")
+    )
     assert format_rows([{"image": 'a,"b.png', **row} for row in rows]).splitlines() == [
-        '"a,""b.png",1,2,0.5,1,0,3,1,0.875',
-        '"a,""b.png",2,0,0,,,,,-0.25',
+        '"a,""b.png",1,2,0.5,1,0,3,1,0.875,header',
+        '"a,""b.png",2,0,0,,,,,-0.25,header',
     ]
-    assert ",".join(COLUMNS) == "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou"
+    assert ",".join(COLUMNS) == "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou,spacing_source"
 
 
 def test_each_image_has_its_rows_as_soon_as_it_is_finished(images: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.inference.formats import stem
+from lmsfe_sam.images.formats import stem
 from lmsfe_sam.inference.inputs import check_settings, find_inputs, unique_stems
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 from medical_files import save_dicom

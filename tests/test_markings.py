@@ -12,7 +12,7 @@ from data_folders import disc, speckle
 from lmsfe_sam.data.layouts import LAYOUTS
 from lmsfe_sam.data.markings import find_markings
 from lmsfe_sam.data.masks import record_mask
-from lmsfe_sam.data.pictures import read_picture
+from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 SIZE = (300, 400)
@@ -93,6 +93,6 @@ def test_calipers_are_known_to_be_common_in_busbra(shared_data: Path) -> None:
     records = LAYOUTS["busbra"].find(shared_data / "busbra").records[::20]
     marked = 0
     for record in records:
-        image = to_rgb_uint8(read_picture(record["image"]))
+        image = to_rgb_uint8(read_image(record["image"]).pixels)
         marked += bool(find_markings(image, record_mask(record, (image.shape[0], image.shape[1]))))
     assert 0.4 < marked / len(records) < 0.8

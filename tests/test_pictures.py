@@ -9,11 +9,16 @@ import pytest
 from PIL import Image
 
 from data_folders import disc, save, speckle
-from lmsfe_sam.data.pictures import list_pictures, picture_size, read_picture
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.formats import list_images
+from lmsfe_sam.images.reading import read_header, read_image
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 GREY = speckle(1)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    return read_image(path).pixels
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".pgm"])
@@ -75,7 +80,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str) -> None:
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     path = tmp_path / "text.png"
     path.write_text("not a picture")
-    for read in (read_picture, picture_size):
+    for read in (read_picture, read_header):
         with pytest.raises(InputError, match=r"text\.png.*unknown format"):
             read(path)
         with pytest.raises(InputError, match=r"no file.*absent\.png"):
@@ -83,11 +88,12 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
 
 
 def test_size_is_height_and_width(tmp_path: Path) -> None:
-    assert picture_size(save(tmp_path / "a.png", GREY)) == GREY.shape
+    header = read_header(save(tmp_path / "a.png", GREY))
+    assert (header.rows, header.columns) == GREY.shape
 
 
 def test_listing_leaves_out_hidden_files_and_others(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", ".c.png", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
-    assert [path.name for path in list_pictures(tmp_path)] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG"]

@@ -26,11 +26,12 @@ from lmsfe_sam.data.datalist import SPLIT_RULES, DataList, build_datalist
 from lmsfe_sam.data.duplicates import Pair, find_pairs
 from lmsfe_sam.data.layouts import LAYOUTS, NEAR_DUPLICATES, Record
 from lmsfe_sam.data.markings import Marking, find_markings
-from lmsfe_sam.data.masks import EmptyMaskError, SizeMismatchError, record_mask
-from lmsfe_sam.data.pictures import read_picture
+from lmsfe_sam.data.mask_files import EmptyMaskError
+from lmsfe_sam.data.masks import SizeMismatchError, record_mask
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.pages import environment
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
@@ -144,7 +145,7 @@ def _examine(record: Record) -> Problem | list[Marking]:
 
 
 def _read(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    image = to_rgb_uint8(read_picture(record["image"]))
+    image = to_rgb_uint8(read_image(record["image"]).pixels)
     return image, record_mask(record, (image.shape[0], image.shape[1]))
 
 
@@ -194,7 +195,8 @@ def write_page(found: Audit, path: Path, most: int) -> None:
 def _pair(found: Audit, pair: Pair) -> Thumbnail:
     records = [found.records[place] for place in (pair.first, pair.second)]
     parts = [found.parts[place] for place in (pair.first, pair.second)]
-    pictures = [_jpeg(Image.fromarray(to_rgb_uint8(read_picture(record["image"])))) for record in records]
+    images = [to_rgb_uint8(read_image(record["image"]).pixels) for record in records]
+    pictures = [_jpeg(Image.fromarray(image)) for image in images]
     names = " and ".join(f"{record['name']} ({part})" for record, part in zip(records, parts, strict=True))
     return Thumbnail(pictures, f"{names}: {pair.likeness:.2f}", crossing=parts[0] != parts[1])
 

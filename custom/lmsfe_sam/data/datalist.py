@@ -18,10 +18,10 @@ from lmsfe_sam.data.datalist_entries import read_entry
 from lmsfe_sam.data.duplicates import find_pairs, groups_of
 from lmsfe_sam.data.layouts import LAYOUTS, NEAR_DUPLICATES, Found, Layout, Record
 from lmsfe_sam.data.masks import record_mask
-from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.images.reading import read_image
 
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 """Our names of the parts, and MONAI's in a ``datalist.json``."""
@@ -240,7 +240,7 @@ def check_records(records: Sequence[Mapping[str, Any]]) -> None:
 def _check_record(record: Mapping[str, Any]) -> None:
     if "phantom" in record:
         return
-    height, width = read_picture(record["image"]).shape[:2]
+    height, width = read_image(record["image"]).pixels.shape[:2]
     record_mask(record, (height, width))
 
 

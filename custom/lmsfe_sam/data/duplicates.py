@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
 SIDE = 32
@@ -67,7 +67,7 @@ def thumbnails(paths: Sequence[str | Path]) -> np.ndarray:
 
 def _thumbnail(path: str | Path) -> np.ndarray:
     try:
-        grey = Image.fromarray(to_rgb_uint8(read_picture(path))).convert("L")
+        grey = Image.fromarray(to_rgb_uint8(read_image(path).pixels)).convert("L")
     except InputError:
         return np.zeros((SIDE, SIDE), np.float32)
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

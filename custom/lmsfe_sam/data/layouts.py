@@ -17,8 +17,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from lmsfe_sam.data import coco
-from lmsfe_sam.data.pictures import list_pictures, picture_size
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.formats import list_images
+from lmsfe_sam.images.reading import read_header
 
 Record = dict[str, Any]
 """One image, ready for MONAI: "image" (path), "label" (list of paths, empty where "outlines" holds
@@ -70,7 +71,7 @@ def _is_busi(root: Path) -> bool:
         _BUSI_MASK.fullmatch(path.stem)
         for name in _BUSI_CLASSES
         if (folder := _subfolder(root, name))
-        for path in list_pictures(folder)
+        for path in list_images(folder)
     )
 
 
@@ -80,7 +81,7 @@ def _find_busi(root: Path) -> Found:
         folder = _subfolder(root, name)
         if folder is None:
             continue
-        pictures = list_pictures(folder)
+        pictures = list_images(folder)
         masks: dict[str, list[Path]] = defaultdict(list)
         for path in pictures:
             if match := _BUSI_MASK.fullmatch(path.stem):
@@ -89,7 +90,7 @@ def _find_busi(root: Path) -> Found:
         records += [{**record, "subgroup": {"class": name}} for record in _pair(root, images, masks)]
     skipped = {}
     if normal := _subfolder(root, "normal"):
-        healthy = [path for path in list_pictures(normal) if not _BUSI_MASK.fullmatch(path.stem)]
+        healthy = [path for path in list_images(normal) if not _BUSI_MASK.fullmatch(path.stem)]
         skipped["normal images, without a lesion"] = len(healthy)
     return Found(records, NEAR_DUPLICATES, skipped=skipped)
 
@@ -104,16 +105,16 @@ def _is_busbra(root: Path) -> bool:
     return (
         images is not None
         and masks is not None
-        and any(path.stem.startswith("bus_") for path in list_pictures(images))
-        and any(path.stem.startswith("mask_") for path in list_pictures(masks))
+        and any(path.stem.startswith("bus_") for path in list_images(images))
+        and any(path.stem.startswith("mask_") for path in list_images(masks))
     )
 
 
 def _find_busbra(root: Path) -> Found:
-    images = _by_stem(list_pictures(_need(root, "images")))
+    images = _by_stem(list_images(_need(root, "images")))
     masks = {
         re.sub(r"^mask_", "bus_", stem): [path]
-        for stem, path in _by_stem(list_pictures(_need(root, "masks"))).items()
+        for stem, path in _by_stem(list_images(_need(root, "masks"))).items()
     }
     table = _read_busbra_table(root / "bus_data.csv")
     records = _pair(root, images, masks)
@@ -183,7 +184,8 @@ def _find_tg3k(root: Path) -> Found:
     )
     video, size = 0, None
     for record in records:
-        frame = picture_size(record["image"])
+        header = read_header(record["image"])
+        frame = (header.rows, header.columns)
         if frame != size:
             video, size = video + 1, frame
         record["group"] = f"video {video}"
@@ -205,13 +207,13 @@ def _is_ddti_xml(root: Path) -> bool:
     stems = {path.stem for path in root.glob("*.xml")}
     return any(
         (match := _DDTI_PICTURE.fullmatch(path.stem)) and match["patient"] in stems
-        for path in list_pictures(root)
+        for path in list_images(root)
     )
 
 
 def _is_ddti_views(root: Path) -> bool:
     images = _subfolder(root, "images")
-    stems = [path.stem for path in list_pictures(images)] if images and _subfolder(root, "masks") else []
+    stems = [path.stem for path in list_images(images)] if images and _subfolder(root, "masks") else []
     return bool(stems) and all(_DDTI_VIEW.fullmatch(stem) for stem in stems)
 
 
@@ -249,7 +251,7 @@ def _find_ddti_xml(root: Path) -> Found:
                 if len(polygon) >= 6:
                     outlines[stem].append(polygon)
     records, bare = [], 0
-    for path in list_pictures(root):
+    for path in list_images(root):
         if match := _DDTI_PICTURE.fullmatch(path.stem):
             if outlines[path.stem]:
                 record = _record(root, path, [], match["patient"])
@@ -327,8 +329,8 @@ def _need(root: Path, name: str) -> Path:
 
 def _pair_folders(root: Path, images: str, masks: str) -> list[Record]:
     """Pair the pictures of two folders by their stems."""
-    mask_files = {stem: [path] for stem, path in _by_stem(list_pictures(_need(root, masks))).items()}
-    return _pair(root, _by_stem(list_pictures(_need(root, images))), mask_files)
+    mask_files = {stem: [path] for stem, path in _by_stem(list_images(_need(root, masks))).items()}
+    return _pair(root, _by_stem(list_images(_need(root, images))), mask_files)
 
 
 def _by_stem(paths: Iterable[Path]) -> dict[str, Path]:

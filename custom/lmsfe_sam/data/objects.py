@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmsfe_sam.data.masks import record_labels, record_mask
-from lmsfe_sam.data.pictures import read_picture
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.options import ObjectsRule
 
 RULES: tuple[str, ...] = get_args(ObjectsRule)
@@ -112,7 +112,7 @@ def separate_objects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 def _separated(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if record.get("objects", "union") == "union" or "phantom" in record:
         return [dict(record)]
-    height, width = read_picture(record["image"]).shape[:2]
+    height, width = read_image(record["image"]).pixels.shape[:2]
     return [
         {
             **record,

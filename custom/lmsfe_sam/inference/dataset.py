@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from lmsfe_sam.errors import InputError, find_input_error
+from lmsfe_sam.images.image import NoImageError
+
+logger = logging.getLogger(__name__)
 
 
 class SkippingDataset(IterableDataset[Any]):
@@ -20,6 +24,7 @@ class SkippingDataset(IterableDataset[Any]):
 
     Attributes:
         failures: what was wrong, one sentence a bad record.
+        without_image: sentences on files that are whole and hold no image, which are no failures.
     """
 
     def __init__(
@@ -32,9 +37,11 @@ class SkippingDataset(IterableDataset[Any]):
         self.transform = transform
         self.is_done = is_done
         self.failures: list[str] = []
+        self.without_image: list[str] = []
 
     def __iter__(self) -> Iterator[Any]:
         self.failures.clear()
+        self.without_image.clear()
         for record in self.data:
             if self.is_done is not None and self.is_done(record):
                 continue
@@ -44,7 +51,8 @@ class SkippingDataset(IterableDataset[Any]):
                 cause = find_input_error(error)
                 if cause is None:
                     raise
-                self.failures.append(str(cause))
+                kept = self.without_image if isinstance(cause, NoImageError) else self.failures
+                kept.append(str(cause))
                 continue
             yield transformed
 
@@ -52,9 +60,13 @@ class SkippingDataset(IterableDataset[Any]):
         """Tell what became of the records.
 
         Raises:
-            InputError: some were left out; the message has a line for each.
+            InputError: some were left out; the message has a line for each. Or none holds an image.
         """
         total, bad = len(self.data), len(self.failures)
+        if total and len(self.without_image) == total:
+            raise InputError("\n".join(self.without_image))
+        for sentence in self.without_image:
+            logger.warning("%s", sentence)
         if bad == 1 and total == 1:
             raise InputError(self.failures[0])
         if bad:

@@ -14,9 +14,10 @@ from monai.utils import MetaKeys
 from torch import Tensor
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference.inferers import IOU, LABELS
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.inference.reading import SPACING
+from lmsfe_sam.inference.reading import scale_of
 from lmsfe_sam.model.mask_decoder import expected_iou
 from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects
 from lmsfe_sam.prompts.coordinates import Size
@@ -85,48 +86,55 @@ class MeasureObjectsd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             labels = result[key][0].cpu().numpy()
-            spacing = np.asarray(result[key].meta[SPACING], dtype=float)
-            result[OBJECTS] = measure_objects(labels, result[IOU].tolist(), (spacing[0], spacing[1]))
+            result[OBJECTS] = measure_objects(labels, result[IOU].tolist(), scale_of(result[key].meta))
         return result
 
 
-def measure_objects(
-    labels: np.ndarray, predicted_iou: list[float], spacing: tuple[float, float]
-) -> list[dict[str, Any]]:
+def measure_objects(labels: np.ndarray, predicted_iou: list[float], scale: Scale) -> list[dict[str, Any]]:
     """Measure the objects of a label map.
 
     Args:
         labels: (H, W), object k is k.
         predicted_iou: of each object.
-        spacing: of rows and columns in mm, NaN where unknown.
+        scale: of the image.
 
     Returns:
-        For each object ``object``, ``area_px``, ``area_mm2`` (None without a spacing), ``x0``,
-        ``y0``, ``x1``, ``y1`` (x1 and y1 exclusive; None where nothing was segmented) and
-        ``predicted_iou``.
+        For each object ``object``, ``area_px``, ``area_mm2`` (None where the scale is unknown), ``x0``,
+        ``y0``, ``x1``, ``y1`` (x1 and y1 exclusive; None where nothing was segmented), ``predicted_iou``
+        and ``spacing_source`` (see `lmsfe_sam.images.scale`; "" where unknown).
     """
     from scipy.ndimage import find_objects
 
     areas = _areas(labels, len(predicted_iou))
     extents = find_objects(labels, max_label=len(predicted_iou))
-    pixel_area = spacing[0] * spacing[1]
     rows = []
     for label, (extent, iou) in enumerate(zip(extents, predicted_iou, strict=True), 1):
         area = int(areas[label])
         y, x = extent or (slice(None), slice(None))
+        spacing, source = _object_scale(labels, label, extent, scale)
         rows.append(
             {
                 "object": label,
                 "area_px": area,
-                "area_mm2": None if np.isnan(pixel_area) else area * pixel_area,
+                "area_mm2": area * spacing[0] * spacing[1] if source else None,
                 "x0": x.start,
                 "y0": y.start,
                 "x1": x.stop,
                 "y1": y.stop,
                 "predicted_iou": iou,
+                "spacing_source": source,
             }
         )
     return rows
+
+
+def _object_scale(
+    labels: np.ndarray, label: int, extent: tuple[slice, slice] | None, scale: Scale
+) -> tuple[tuple[float, float], str]:
+    if extent is None or not len(scale.regions):
+        return scale.spacing, scale.source
+    rows, columns = np.nonzero(labels[extent] == label)
+    return scale.of_object(rows + extent[0].start, columns + extent[1].start)
 
 
 def _areas(labels: np.ndarray, count: int) -> np.ndarray:

@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 TABLE = "objects.csv"
 MASKS, OVERLAYS = "masks", "overlays"
 
-COLUMNS = ("image", "object", "area_px", "area_mm2", "x0", "y0", "x1", "y1", "predicted_iou")
+COLUMNS = (
+    *("image", "object", "area_px", "area_mm2", "x0", "y0", "x1", "y1", "predicted_iou"),
+    "spacing_source",
+)
 """The columns of ``objects.csv``."""
 
 WITHOUT_EFFECT = frozenset(

@@ -26,10 +26,9 @@ from pydicom.encaps import generate_frames
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from lmsfe_sam.data.pictures import PICTURE_SUFFIXES
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.inference.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, is_dicom, known_suffix
-from lmsfe_sam.inference.reading import read_image
+from lmsfe_sam.images.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, is_dicom, known_suffix
+from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.label.checks import TooLargeError, base_name
 
 MOST_PIXELS = 2**27

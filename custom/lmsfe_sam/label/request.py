@@ -22,9 +22,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import MetaKeys
 
-from lmsfe_sam.data.pictures import PICTURE_SUFFIXES
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.inference.formats import known_suffix
+from lmsfe_sam.images.formats import PICTURE_SUFFIXES, known_suffix
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SLICE

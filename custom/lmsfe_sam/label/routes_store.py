@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse
 from monailabel.utils.others.generic import file_checksum, get_mime_type
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.inference.formats import known_suffix, stem
+from lmsfe_sam.images.formats import known_suffix, stem
 from lmsfe_sam.label.app import DicomWebStore
 from lmsfe_sam.label.checks import NotFoundError, base_name, check_known, check_tag, read_info, shown
 from lmsfe_sam.label.headers import RAW, check_file, check_image, uploaded

@@ -28,7 +28,7 @@ from PIL import Image
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write, unwritable
-from lmsfe_sam.inference.reading import read_image
+from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.label.checks import TooLargeError
 from lmsfe_sam.label.headers import MOST_PIXELS, check_file
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +29,7 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
     """Read a prompts file.
 
     Returns:
-        For each file name its objects, at least one.
+        For each file name, in Unicode's form NFC, its objects, at least one.
 
     Raises:
         InputError: no such file, no JSON, or an entry that is none.
@@ -60,7 +61,15 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
         raise InputError(
             f"prompts file '{file}' holds a {_kind(content)}: give an object keyed by file name."
         )
-    return {name: _read_entry(entry, name, file) for name, entry in content.items()}
+    prompts = {nfc(name): _read_entry(entry, name, file) for name, entry in content.items()}
+    if len(prompts) < len(content):
+        raise InputError(f"prompts file '{file}' names one file twice, in two Unicode forms: unite them.")
+    return prompts
+
+
+def nfc(name: str) -> str:
+    """Return a name in Unicode's composed form: macOS stores "é" as two characters, and people type one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def check_names(prompts: PromptsByName, names: Iterable[str], path: str | os.PathLike[str]) -> None:
@@ -74,9 +83,9 @@ def check_names(prompts: PromptsByName, names: Iterable[str], path: str | os.Pat
     Raises:
         InputError: an unknown name; the message lists similar ones.
     """
-    known = sorted(set(names))
+    known = sorted({nfc(name) for name in names})
     for name in prompts:
-        if name not in known:
+        if nfc(name) not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
             remedy = (
                 f"did you mean {' or '.join(repr(n) for n in near)}?"

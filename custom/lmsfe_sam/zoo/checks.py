@@ -65,6 +65,7 @@ TENSOR: dict[str, type] = {
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "nrrd": "pynrrd",
     "ignite": "pytorch-ignite",
     "segment_anything": "segment-anything",
     "skimage": "scikit-image",

@@ -1,0 +1,169 @@
+"""The stored values of a DICOM frame: by pydicom with its plugins, and where those fail by GDCM in ITK."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmsfe_sam.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_ITEM = b"\xfe\xff\x00\xe0"
+"""The tag of an item of compressed pixels."""
+
+_UNDEFINED = 0xFFFFFFFF
+
+_ALIKE, _MOST, _FEW = 6, 0.5, 0.1
+"""Two samples are grey where they differ by at most the first. A picture is grey in a colour space where more
+than the second share of its pixels are, and is not where fewer than the third are."""
+
+
+def decode_frame(dataset: Any, frame: int, file: Path) -> tuple[np.ndarray, str]:
+    """Return the stored values (H, W) or (H, W, samples) of a frame, and their photometric interpretation.
+
+    Raises:
+        InputError: nothing that is installed decodes the compression, or the pixels are cut short.
+    """
+    from pydicom.pixels import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    options = {} if syntax.is_encapsulated else _native_options(dataset, file)
+    try:
+        pixels, found = get_decoder(syntax).as_array(dataset, index=frame, raw=True, **options)
+    except Exception as error:  # each plugin raises whatever it likes
+        if not syntax.is_encapsulated:
+            raise
+        return _decode_by_gdcm(dataset, frame, file, error)
+    photometric = str(found["photometric_interpretation"])
+    if not syntax.is_encapsulated:
+        pixels = _stored_bits(pixels, dataset)
+    return pixels, colour_space(pixels, photometric, file)
+
+
+def guess_syntax(dataset: Any, stated: str) -> Any:
+    """Return the transfer syntax of a dataset: the stated one, unless its pixels contradict it."""
+    from pydicom import uid
+
+    syntax = uid.UID(stated)
+    known = bool(stated) and syntax.is_transfer_syntax
+    plain = uid.ImplicitVRLittleEndian if dataset.original_encoding[0] else uid.ExplicitVRLittleEndian
+    if dataset.original_encoding[1] is False:
+        plain = uid.ExplicitVRBigEndian
+    item = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    length = getattr(item, "length", None)
+    if item is None or length is None or (known and syntax.is_encapsulated == (length == _UNDEFINED)):
+        return syntax if known or stated else plain
+    if length != _UNDEFINED:
+        start = _bytes_of(dataset)[:4]
+        return syntax if known and start == _ITEM else plain
+    return _compression(_bytes_of(dataset)) or (syntax if known else plain)
+
+
+def colour_space(pixels: np.ndarray, stated: str, file: Path) -> str:
+    """Return the colour space of samples (H, W, 3): the stated one, unless they are grey in the other.
+
+    Ultrasound is mostly grey: R, G and B are alike, or Cb and Cr are 128.
+    """
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+        return stated
+    values = pixels.astype(np.int16)
+    grey_rgb = (np.ptp(values, axis=-1) <= _ALIKE).mean()
+    grey_ybr = (np.abs(values[..., 1:] - 128).max(axis=-1) <= _ALIKE).mean()
+    is_ybr = stated.startswith("YBR_FULL") or stated.startswith("YBR_PARTIAL")
+    if is_ybr and grey_rgb > _MOST and grey_ybr < _FEW:
+        actual = "RGB"
+    elif stated == "RGB" and grey_ybr > _MOST and grey_rgb < _FEW:
+        actual = "YBR_FULL"
+    else:
+        return stated
+    logger.warning("'%s' states the colours %s, and its pixels are %s: read as these.", file, stated, actual)
+    return actual
+
+
+def _native_options(dataset: Any, file: Path) -> dict[str, Any]:
+    """Return how uncompressed pixels are to be read where their number contradicts the colours stated."""
+    options: dict[str, Any] = {"correct_unused_bits": False}
+    pixels = dataset.Rows * dataset.Columns * dataset.NumberOfFrames
+    if dataset.SamplesPerPixel != 3 or dataset.BitsAllocated != 8 or "PixelData" not in dataset:
+        return options
+    length, stated = len(dataset.PixelData), dataset.PhotometricInterpretation
+    if stated == "YBR_FULL_422" and length >= 3 * pixels:
+        # The same number of bytes as of RGB, which it most often is; `colour_space` looks at the values.
+        first = np.frombuffer(dataset.PixelData[: 3 * pixels], np.uint8)
+        whole = first.reshape(3, -1).T if dataset.PlanarConfiguration else first.reshape(-1, 3)
+        actual = "YBR_FULL" if _is_greyer_as_ybr(whole) else "RGB"
+        logger.warning("'%s' states YBR_FULL_422 and has three bytes a pixel: read as %s.", file, actual)
+        return {**options, "photometric_interpretation": actual}
+    if stated != "YBR_FULL_422" and length < 3 * pixels and length in (2 * pixels, 2 * pixels + 1):
+        logger.warning("'%s' states %s and has two bytes a pixel: read as YBR_FULL_422.", file, stated)
+        return {**options, "photometric_interpretation": "YBR_FULL_422", "planar_configuration": 0}
+    return options
+
+
+def _is_greyer_as_ybr(values: np.ndarray) -> bool:
+    signed = values.astype(np.int16)
+    return bool(np.abs(signed[:, 1:] - 128).mean() < np.ptp(signed, axis=-1).mean())
+
+
+def _stored_bits(pixels: np.ndarray, dataset: Any) -> np.ndarray:
+    """Take the stored bits out of those allocated; old files keep overlays in the others."""
+    allocated, stored, high = dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit
+    if stored == allocated or pixels.dtype.kind not in "iu" or allocated == 1:
+        return pixels
+    left = pixels << (allocated - 1 - high)
+    return left >> (allocated - stored)  # numpy's shift to the right keeps the sign
+
+
+def _decode_by_gdcm(dataset: Any, frame: int, file: Path, reason: Exception) -> tuple[np.ndarray, str]:
+    import itk
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        header = itk.GDCMImageIO.New()
+        header.SetFileName(str(file))
+        header.ReadImageInformation()
+        samples = header.GetNumberOfComponents()
+        kind = itk.RGBPixel[itk.UC] if samples == 3 else None
+        volume = itk.GetArrayFromImage(itk.imread(str(file), pixel_type=kind, imageio=header))
+    except Exception as error:
+        said = str(reason).strip().splitlines()
+        why = said[-1][:120].rstrip(". ") if said else type(reason).__name__
+        name = syntax.name if syntax.is_transfer_syntax else str(syntax)
+        raise InputError(
+            f"'{file}' is compressed as {name}, which is not decoded here ({why}): "
+            "save it uncompressed, for example with dcmconv or gdcmconv --raw."
+        ) from error
+    volume = volume.reshape(-1, dataset.Rows, dataset.Columns, *([samples] if samples > 1 else []))
+    stated = str(dataset.PhotometricInterpretation)
+    return volume[frame], "RGB" if samples == 3 else stated
+
+
+def _bytes_of(dataset: Any) -> bytes:
+    value = dataset["PixelData"].value
+    return value if isinstance(value, bytes) else b""
+
+
+def _compression(data: bytes) -> Any:
+    """Tell a compression by the first bytes of its first fragment, or return None."""
+    from pydicom import uid
+    from pydicom.encaps import generate_fragments
+
+    fragments = generate_fragments(data)
+    next(fragments, b"")  # the table of offsets
+    first = next(fragments, b"")
+    if first[:4] == b"\xff\x4f\xff\x51":
+        return uid.JPEG2000
+    if first[:2] != b"\xff\xd8":
+        return None
+    markers = {0xC0: uid.JPEGBaseline8Bit, 0xC1: uid.JPEGExtended12Bit, 0xC3: uid.JPEGLosslessSV1}
+    markers[0xF7] = uid.JPEGLSLossless
+    place = 2
+    while place + 4 <= len(first) and first[place] == 0xFF:
+        if found := markers.get(first[place + 1]):
+            return found
+        place += 2 + int.from_bytes(first[place + 2 : place + 4], "big")
+    return None

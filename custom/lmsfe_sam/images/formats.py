@@ -1,0 +1,78 @@
+"""Which files are images, told by their names, and DICOM files also by their content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PICTURE_SUFFIXES = frozenset(
+    {
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".bmp", ".dib"),
+        *(".tif", ".tiff", ".webp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm"),
+    }
+)
+"""Endings, in lower case, of picture files."""
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+META_SUFFIXES = (".mha", ".mhd")
+ITK_SUFFIXES = (*NRRD_SUFFIXES, *META_SUFFIXES)
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+INPUT_SUFFIXES = (*sorted(PICTURE_SUFFIXES), *NIFTI_SUFFIXES, *ITK_SUFFIXES, *DICOM_SUFFIXES)
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mpg", ".mpeg", ".mkv", ".webm", ".wmv")
+
+_DICOM_PREAMBLE = 128
+_DICOM_MAGIC = b"DICM"
+_FIRST_GROUPS = (2, 8)
+"""Groups of the first element of a DICOM file without a preamble."""
+
+
+def known_suffix(path: Path) -> str:
+    """Return the suffix of ``path`` as `INPUT_SUFFIXES` spells it, or "" if it is none of them."""
+    name = path.name.lower()
+    return max((suffix for suffix in INPUT_SUFFIXES if name.endswith(suffix)), key=len, default="")
+
+
+def stem(path: Path) -> str:
+    """Return the file name without its known suffix: ``case.nii.gz`` gives ``case``, ``1.2.840`` itself."""
+    suffix = known_suffix(path)
+    return path.name[: len(path.name) - len(suffix)] or path.name
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix or, where it has no known one, by its first bytes."""
+    suffix = known_suffix(path)
+    if suffix:
+        return suffix in DICOM_SUFFIXES
+    try:
+        with path.open("rb") as file:
+            return is_dicom_content(file.read(_DICOM_PREAMBLE + len(_DICOM_MAGIC)))
+    except OSError:
+        return False
+
+
+def is_dicom_content(start: bytes) -> bool:
+    """Whether the first 132 bytes of a file are DICOM's, with or without the preamble."""
+    if start[_DICOM_PREAMBLE:] == _DICOM_MAGIC:
+        return True
+    if len(start) < _DICOM_PREAMBLE:
+        return False
+    for order in ("little", "big"):
+        group, element = (int.from_bytes(start[k : k + 2], order) for k in (0, 2))
+        # The first element is a group's length, a UID, a character set or an image type.
+        if group in _FIRST_GROUPS and element in (0, 1, 5, 8, 16, 18, 20, 22):
+            explicit = start[4:6].isalpha() and start[4:6].isupper()
+            length = int.from_bytes(start[4:8], order)
+            if explicit or (order == "little" and 0 < length <= 256):
+                return True
+    return False
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the image files directly in ``folder``, hidden files left out, sorted by name."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_input(path))
+
+
+def is_input(path: Path) -> bool:
+    """Whether a file is an image that is read."""
+    return path.is_file() and (known_suffix(path) != "" or is_dicom(path))

@@ -1,0 +1,110 @@
+"""TIFF files that Pillow reads not or in part, by tifffile: deep colours, float64, stacks of ImageJ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
+
+SUFFIXES = (".tif", ".tiff")
+
+SUBFILE_TYPE, BITS, PHOTOMETRIC, DESCRIPTION, ORIENTATION = 254, 258, 262, 270, 274
+"""Tags of TIFF."""
+
+REDUCED, MASK = 1, 4
+"""Bits of the subfile type."""
+
+MIN_IS_WHITE = 0
+"""A photometric interpretation."""
+
+
+def is_for_tifffile(file: Path) -> bool:
+    """Whether a file is a TIFF that Pillow does not identify, or sees fewer frames of than it has."""
+    if file.suffix.lower() not in SUFFIXES or not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        if stream.read(4) not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return False
+    try:
+        with Image.open(file, formats=("TIFF",)) as picture:
+            tags: Any = getattr(picture, "tag_v2", {})
+            if len(tags.get(BITS, ())) > 1 and max(tags[BITS]) > 8:
+                return True  # Pillow cuts deep colours to 8 bits
+            return _stated_images(str(tags.get(DESCRIPTION, ""))) > getattr(picture, "n_frames", 1)
+    except Image.UnidentifiedImageError:
+        return True
+    except Exception:  # a damaged file, which reading names
+        return False
+
+
+def open_tiff(file: Path) -> ImageFile:
+    """Read the header of a TIFF file with tifffile.
+
+    Raises:
+        InputError: it is damaged, or of a kind that tifffile does not decode either.
+    """
+    from tifffile import TiffFile
+
+    with TiffFile(file) as pages:
+        if not pages.series:
+            raise ValueError("it has no page")
+        series = pages.series[0]
+        shape, axes, bits = series.shape, series.axes, 8 * series.dtype.itemsize
+        page: Any = series.keyframe
+        min_is_white = int(page.photometric) == MIN_IS_WHITE
+        compression = page.compression.name
+    colour = axes.index("S") if "S" in axes else None
+    rows, columns = (shape[axes.index(axis)] for axis in "YX")
+    samples = 1 if colour is None else shape[colour]
+    frames = int(np.prod([size for size, axis in zip(shape, axes) if axis not in "YXS"], dtype=int))
+    if samples > 4:
+        raise InputError(f"'{file}' has {samples} values a pixel: save it grey or as RGB.")
+
+    def read(frame: int) -> FileImage:
+        try:
+            with TiffFile(file) as opened:
+                volume = opened.series[0].asarray()
+        except ValueError as error:
+            raise InputError(
+                f"'{file}' is a TIFF with the compression {compression}, which is not read with {bits} bits: "
+                "save it uncompressed, or with 8 bits."
+            ) from error
+        order = [place for place, axis in enumerate(axes) if axis not in "YXS"]
+        order += [axes.index("Y"), axes.index("X"), *([] if colour is None else [colour])]
+        pixels = volume.transpose(order).reshape(frames, rows, columns, *([samples] if samples > 1 else []))
+        chosen = np.ascontiguousarray(pixels[frame])
+        shown = (columns, rows) if frames == 1 else (columns, rows, frames)
+        return FileImage(negative(chosen) if min_is_white else chosen, LPS_TO_RAS, shown, frame)
+
+    return ImageFile(Header(frames, rows, columns, samples, bits, read_together=True), read)
+
+
+def negative(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels whose lowest value is white as others whose highest is.
+
+    That 0 is white says what the ends of the range are, so 16 bits become 8 by their whole range, unless they
+    use less than a quarter of it.
+    """
+    if pixels.dtype.kind == "u":
+        highest = int(np.iinfo(pixels.dtype).max)
+        turned = highest - pixels
+        if pixels.dtype.itemsize == 2 and np.ptp(pixels) > highest // 4:
+            return ((turned.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return turned
+    return pixels.max(initial=0) + pixels.min(initial=0) - pixels
+
+
+def _stated_images(description: str) -> int:
+    """Return the number of images that ImageJ writes into a file's description, or 0."""
+    if not description.startswith("ImageJ="):
+        return 0
+    for line in description.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "images" and value.strip().isdigit():
+            return int(value)
+    return 0
