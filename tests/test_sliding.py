@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,8 @@ from monai.inferers import SlidingWindowInferer
 from torch.nn import functional
 
 from boxnet import BoxNetwork
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.inference import sliding
 from lmsfe_sam.inference.inferers import IOU, LABELS
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.sliding import (
@@ -220,3 +223,32 @@ class TestMemory:
         answer = PromptedWindowInferer()(with_prompts([ObjectPrompt()], dark), BoxNetwork().eval())
         assert answer[LABELS].sum() == 0
         assert answer[IOU].tolist() == [[0.5]]
+
+
+class TestHowLongItTakes:
+    def test_far_too_many_windows_are_refused_before_they_are_listed(self) -> None:
+        with pytest.raises(InputError, match="window_size 16 makes 2247001 windows of an"):
+            window_grid((12000, 12000), 16, 0.5)
+
+    @pytest.mark.parametrize("size", [(150, 210), (64, 64), (10, 300), (65, 63)])
+    @pytest.mark.parametrize("step", [0.5, 0.1, 1.0])
+    def test_they_are_counted_as_monai_makes_them(
+        self, size: tuple[int, int], step: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        count = len(window_grid(size, 64, step))
+        monkeypatch.setattr(sliding, "MOST_WINDOWS", count)
+        window_grid(size, 64, step)
+        monkeypatch.setattr(sliding, "MOST_WINDOWS", count - 1)
+        with pytest.raises(InputError, match=f"makes {count} windows"):
+            window_grid(size, 64, step)
+
+    def test_a_long_image_says_how_long(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        inferer = PromptedWindowInferer(64)
+        inferer(with_prompts([]), BoxNetwork())
+        assert "about" not in caplog.text
+        monkeypatch.setattr(sliding, "LONG", 0.0)
+        inferer(with_prompts([]), BoxNetwork())
+        assert re.search(r"\d+ windows of 210 x 150 pixels: about \d+ minutes", caplog.text)

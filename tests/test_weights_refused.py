@@ -15,13 +15,16 @@ from torch import Tensor
 
 from lmsfe_sam import LMSFESAM, Predictor
 from lmsfe_sam.errors import LONGEST_SENTENCE, InputError
+from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.checkpoints import (
     network_from_checkpoint,
     read_description,
     read_image_size,
     save_weights,
+    seal_weights,
 )
 from lmsfe_sam.model.pretrained import read_state
+from lmsfe_sam.model.weight_checks import sha256
 from tiny import SIZE, tiny_presets
 
 NAME = "mask_decoder.mask_tokens.weight"
@@ -158,3 +161,53 @@ def test_tables_of_other_shapes_tell_no_preset(own: Path, tmp_path: Path, table:
     torch.save({**state, "image_encoder.pos_embed": table}, tmp_path / "m.pt")
     with pytest.raises(InputError):
         read_description(tmp_path / "m.pt")
+
+
+class TestHash:
+    @pytest.fixture
+    def sealed(self, own: Path, tmp_path: Path) -> Path:
+        path = tmp_path / "model.pt"
+        for suffix in (".pt", ".json"):
+            path.with_suffix(suffix).write_bytes(own.with_suffix(suffix).read_bytes())
+        seal_weights(path)
+        return path
+
+    def test_the_file_that_was_sealed_loads(self, sealed: Path) -> None:
+        assert json.loads(sealed.with_suffix(".json").read_text())["sha256"] == sha256(sealed)
+        network_from_checkpoint(sealed)
+
+    def test_one_other_bit_is_refused(self, sealed: Path) -> None:
+        content = bytearray(sealed.read_bytes())
+        content[len(content) // 2] ^= 1
+        sealed.write_bytes(content)
+        with pytest.raises(InputError, match=r"is not the file that 'model\.json' beside it describes"):
+            network_from_checkpoint(sealed)
+
+    @pytest.mark.parametrize("stated", [7, "", ["a"], "0" * 64, True, {}])
+    def test_no_other_hash_passes(self, sealed: Path, stated: Any) -> None:
+        content = json.loads(sealed.with_suffix(".json").read_text())
+        sealed.with_suffix(".json").write_text(json.dumps({**content, "sha256": stated}))
+        with pytest.raises(InputError, match="restore both files"):
+            read_state(sealed)
+
+    def test_a_description_without_a_hash_loads_as_before(self, own: Path) -> None:
+        assert "sha256" not in json.loads(own.with_suffix(".json").read_text())
+        network_from_checkpoint(own)
+
+    @pytest.mark.parametrize("failing", ["model.pt", "model.json"])
+    def test_a_kill_while_sealed_weights_are_replaced_leaves_files_that_load(
+        self, sealed: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def killed(path: Path) -> Any:
+            if path.name == failing:
+                raise KeyboardInterrupt
+            return atomic_write(path)
+
+        monkeypatch.setattr("lmsfe_sam.model.checkpoints.atomic_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_weights(LMSFESAM(preset="vit_t", image_size=SIZE), sealed)
+        network_from_checkpoint(sealed)
+
+    def test_the_shipped_weights_are_sealed(self, bundle_root: Path) -> None:
+        weights = bundle_root / "models" / "model.pt"
+        assert json.loads(weights.with_suffix(".json").read_text())["sha256"] == sha256(weights)

@@ -21,8 +21,8 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write, own_bundle
-from lmsfe_sam.model.checkpoints import network_from_checkpoint
-from lmsfe_sam.model.pretrained import sha256
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, seal_weights
+from lmsfe_sam.model.weight_checks import sha256
 
 WEIGHTS, EXPECTED, METADATA = "models/model.pt", "models/selftest.json", "configs/metadata.json"
 
@@ -161,6 +161,7 @@ def update(bundle: Path) -> Path:
     Raises:
         InputError: the weights cannot be used, or the file cannot be written.
     """
+    seal_weights(bundle / WEIGHTS)
     cases = segment_phantoms(bundle)
     content = {
         "weights_sha256": sha256(bundle / WEIGHTS),

@@ -8,6 +8,9 @@ the row of windows that is being blended.
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -18,6 +21,7 @@ from monai.utils import BlendMode
 from torch import Tensor
 from torch.nn import functional
 
+from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.inferers import PromptedInferer
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.predict.postprocessing import MaskPart, PackedMask
@@ -25,6 +29,14 @@ from lmsfe_sam.predict.windows import View
 from lmsfe_sam.predict.zoom import Encode, WindowPrediction, predict_windows
 from lmsfe_sam.prompts.coordinates import Size, Window
 from lmsfe_sam.prompts.prompt import Prompts
+
+logger = logging.getLogger(__name__)
+
+MOST_WINDOWS = 50_000
+"""Windows of one image: some 20 minutes with the default preset on two cores of a CPU."""
+
+LONG = 60.0
+"""Seconds from which on an image's time is announced."""
 
 
 class PromptedWindowInferer(PromptedInferer):
@@ -66,15 +78,26 @@ class PromptedWindowInferer(PromptedInferer):
     ) -> list[BlendedObject]:
         windows = window_grid(size, self.side or network.image_size, self.step)
         views = select_windows(windows, prompts)
+        started, announced = time.monotonic(), False
         remaining = Counter(number for view in views for number in view.objects)
         objects = [BlendedObject(columns) for columns in column_ranges(views, len(prompts))]
         for prediction in predict_windows(network, encode, views, prompts, self.grid.sw_batch_size):
+            if not announced:
+                self._announce(len(views), size, time.monotonic() - started)
+                announced = True
             number = prediction.object
             objects[number].add(prediction, self.weights(prediction.window.size, prediction.logits.device))
             remaining[number] -= 1
             if remaining[number] == 0:
                 objects[number].finish()
         return objects
+
+    def _announce(self, count: int, size: Size, seconds_a_batch: float) -> None:
+        seconds = seconds_a_batch * math.ceil(count / self.grid.sw_batch_size)
+        if seconds > LONG:
+            logger.info(
+                "%d windows of %d x %d pixels: about %.0f minutes.", count, size[1], size[0], seconds / 60
+            )
 
     def weights(self, size: Size, device: torch.device) -> Tensor:
         """Return the weight of each pixel of a window, (height, width), on ``device``."""
@@ -91,8 +114,17 @@ def window_grid(size: Size, side: int, step: float) -> list[Window]:
         size: height and width of the image.
         side: of the windows; the image's own where that is smaller.
         step: from one window to the next, a share of the side.
+
+    Raises:
+        InputError: they are more than `MOST_WINDOWS`.
     """
     interval = max(1, int(side * step))
+    count = math.prod(math.ceil(max(0, length - side) / interval) + 1 for length in size)
+    if count > MOST_WINDOWS:
+        raise InputError(
+            f"window_size {side} makes {count} windows of an image of {size[1]} x {size[0]} pixels, more "
+            f"than {MOST_WINDOWS}: give a larger --window_size or a smaller --window_overlap."
+        )
     return [
         Window(
             int(rows.start),

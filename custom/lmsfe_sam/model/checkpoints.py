@@ -30,6 +30,7 @@ from lmsfe_sam.model.pretrained import (
     load_pretrained,
     read_state,
 )
+from lmsfe_sam.model.weight_checks import HASH, sha256
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Described(Protocol):
 
 
 def save_weights(model: Described, path: str | os.PathLike[str]) -> None:
-    """Write ``NAME.pt``, a bare state dict, and ``NAME.json``, what the network is.
+    """Write ``NAME.pt``, a bare state dict, and ``NAME.json``, what the network is, without a hash.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -63,15 +64,29 @@ def save_weights(model: Described, path: str | os.PathLike[str]) -> None:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     buffer = io.BytesIO()  # torch.save to a file on a full disk raises no OSError
     torch.save(state, buffer)
-    with atomic_write(target) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
     description = {
         **model.describe(),
         "normalisation": {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},
         "version": __version__,
     }
-    with atomic_write(target.with_suffix(".json")) as temporary:
+    with atomic_write(target.with_suffix(".json")) as temporary:  # first: its hash would be the old file's
         temporary.write_text(json.dumps(description, indent=2) + "\n")
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def seal_weights(path: str | os.PathLike[str]) -> None:
+    """Write the SHA-256 of a finished ``NAME.pt`` into ``NAME.json``; loading compares the two from then on.
+
+    Raises:
+        InputError: either is missing, or the folder cannot be written to.
+    """
+    file = Path(path)
+    content = read_sidecar(file)
+    if not content:
+        raise InputError(f"checkpoint '{file}' or its description is missing: train one first.")
+    with atomic_write(file.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({**content, HASH: sha256(file)}, indent=2) + "\n")
 
 
 def read_description(checkpoint: str | os.PathLike[str], preset: str | None = None) -> dict[str, Any]:

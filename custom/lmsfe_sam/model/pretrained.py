@@ -6,7 +6,6 @@ discards optimizers. Its tensors are brought to the network's names and sizes.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import pickle
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.weight_checks import check_tensor, refuse_compression
+from lmsfe_sam.model.weight_checks import check_hash, check_tensor, refuse_compression
 
 logger = logging.getLogger(__name__)
 
@@ -220,6 +219,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"checkpoint '{file}' is a TorchScript program, which could not be read without running it: "
             "give the file of weights that it was made from."
         )
+    check_hash(file)
     refuse_compression(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -306,9 +306,3 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 _restricted_pickle.Unpickler = _RestrictedUnpickler  # type: ignore[attr-defined]
 _restricted_pickle.load = lambda file, **options: _RestrictedUnpickler(file, **options).load()  # type: ignore[attr-defined]
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

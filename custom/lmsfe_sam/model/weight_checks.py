@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -15,6 +18,36 @@ DTYPES = frozenset(
     | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 )
 """Types of numbers that weights may have."""
+
+
+HASH = "sha256"
+"""The key of the file's SHA-256 in the description beside it; older descriptions have none."""
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(file: Path) -> None:
+    """Refuse a file of weights that is not the one that the description beside it was made for.
+
+    A file without a description, or whose description has no hash, passes.
+
+    Raises:
+        InputError: its SHA-256 is another.
+    """
+    sidecar = file.with_suffix(".json")
+    try:
+        stated = json.loads(sidecar.read_text(encoding="utf-8")).get(HASH)
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return  # whoever needs the description says what is wrong with it
+    if stated is not None and stated != sha256(file):
+        raise InputError(
+            f"checkpoint '{file}' is not the file that '{sidecar.name}' beside it describes (its "
+            f"{HASH} differs): restore both files, or remove {HASH} there if you trust the weights."
+        )
 
 
 def check_tensor(file: Path, name: str, tensor: Tensor) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.files import atomic_write, ensure_folder, remove_leftovers
+from lmsfe_sam.model.checkpoints import seal_weights
 from lmsfe_sam.settings import given_keys
 from lmsfe_sam.stopping import Stopped
 from lmsfe_sam.version import __version__
@@ -227,6 +228,8 @@ def run(trainer: Any, folder: RunFolder) -> None:
     try:
         trainer.run()
         if folder.main_process:
+            if (folder / BEST).is_file():
+                seal_weights(folder / BEST)
             logger.info("%s", closing_line(folder))
     except Stopped as stopped:
         raise Stopped(stopped.number, _stopped_line(trainer, folder)) from None

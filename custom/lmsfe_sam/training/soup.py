@@ -17,7 +17,7 @@ from typing import cast
 from torch.optim.swa_utils import AveragedModel
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights, seal_weights
 from lmsfe_sam.model.network import LMSFESAM
 
 
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.output.suffix != ".pt":
         parser.error(f"--output {options.output} has to end in .pt")
     save_weights(average_checkpoints(options.checkpoints), options.output)
+    seal_weights(options.output)
     print(f"{options.output}: the mean of {len(options.checkpoints)} checkpoints.")
 
 
