@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES
+from lmsfe_sam.inference.writing import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import (
     SECTIONS,
     InferenceOptions,
@@ -211,9 +211,10 @@ def test_a_key_that_the_schema_does_not_have_is_refused() -> None:
 
 
 def test_the_file_types_are_the_writers() -> None:
-    for suffix in OUTPUT_SUFFIXES:
+    suffixes = (*OUTPUT_SUFFIXES, DICOM_SUFFIX)
+    for suffix in suffixes:
         check_options(InferenceOptions, {"output_ext": suffix})
-    assert describe(InferenceOptions, "output_ext") == f"one of {', '.join(OUTPUT_SUFFIXES)}"
+    assert describe(InferenceOptions, "output_ext") == f"one of {', '.join(suffixes)}"
 
 
 @pytest.mark.parametrize(("schema", "name"), SECTIONS.values())

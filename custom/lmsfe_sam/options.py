@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.model.presets import PRESETS
+from lmsfe_sam.prompts.categories import CATEGORIES
 
 
 def _each_once(names: list[str]) -> list[str]:
@@ -30,12 +31,15 @@ NotNegative = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=16)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Output = Literal["mask", "overlay", "dicom_seg", "dicom_seg_fractional", "dicom_sr", "coco", "geojson", "svg"]
 ValidationMode = Literal["box", "point", "none"]
 ObjectsRule = Literal["union", "parts", "labels"]
 if TYPE_CHECKING:
     PresetName = str
+    CategoryName = str
 else:
     PresetName = Literal[tuple(PRESETS)]
+    CategoryName = Literal[tuple(CATEGORIES)]
 
 
 class Options(BaseModel):
@@ -202,8 +206,20 @@ class InferenceOptions(Options):
     )
     checkpoint: Text = Field(description="file of weights")
     output_dir: Text = Field(description="folder of the results")
-    output_ext: Literal[".png", ".nii.gz", ".nii", ".nrrd", ".mha"] = Field(
-        description="file type of the masks"
+    outputs: Annotated[list[Output], AfterValidator(_each_once)] = Field(
+        description="what is written beside objects.csv, see docs/outputs.md"
+    )
+    output_ext: Literal[".png", ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm"] = Field(
+        description="file type of the masks; .dcm: DICOM segmentations of DICOM files, .png of others"
+    )
+    category: CategoryName = Field(
+        description="what objects are whose prompt does not say, for DICOM, COCO and contours"
+    )
+    deidentify: bool = Field(
+        description="blacken pictures outside of the ultrasound region, no identity in DICOM outputs"
+    )
+    seed: NotNegative | None = Field(
+        description="seed of the UIDs of DICOM outputs; null: never the same again"
     )
     device: Text = Field(description="cpu, cuda, cuda:1, ...")
     amp: bool = Field(description="mixed precision")

@@ -15,13 +15,14 @@ from torch import Tensor
 from lmsfe_sam.inference.prompting import carried_prompts
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.predict.embedding_cache import EmbeddingCache
-from lmsfe_sam.predict.postprocessing import paint_objects
-from lmsfe_sam.predict.zoom import Encode, ObjectMask, WindowEncoder, Zoom
+from lmsfe_sam.predict.postprocessing import paint_objects, probability_map
+from lmsfe_sam.predict.zoom import Encode, ObjectMask, WindowEncoder, WindowPrediction, Zoom
 from lmsfe_sam.prompts.coordinates import Size
 from lmsfe_sam.prompts.prompt import Prompts
 
 LABELS = "labels"
 IOU = "predicted_iou"
+PROBABILITIES = "probabilities"
 
 
 class PromptedInferer(Inferer, ABC):
@@ -59,7 +60,8 @@ class PromptedInferer(Inferer, ABC):
 
         Returns:
             ``labels`` (1, 1, H, W), 0 outside of all objects and k in the k-th, the one of higher predicted
-            IoU where objects overlap, and ``predicted_iou`` (1, N).
+            IoU where objects overlap, ``predicted_iou`` (1, N) and, if they are kept, ``probabilities``
+            (1, N, H, W) uint8.
 
         Raises:
             ValueError: more than one image.
@@ -72,7 +74,13 @@ class PromptedInferer(Inferer, ABC):
         masks = self.segment(model, encode, prompts, size)
         iou = [float(mask.iou) for mask in masks]
         labels = paint_objects([mask.parts() for mask in masks], iou, size)
-        return {LABELS: torch.from_numpy(labels)[None, None], IOU: torch.tensor(iou)[None]}
+        result = {LABELS: torch.from_numpy(labels)[None, None], IOU: torch.tensor(iou)[None]}
+        probabilities = self.probabilities_of(masks, size)
+        return result if probabilities is None else {**result, PROBABILITIES: probabilities[None]}
+
+    def probabilities_of(self, masks: Sequence[ObjectMask], size: Size) -> Tensor | None:
+        """Return the probabilities (N, H, W) uint8 of N objects, 255 for 1; None where they are not kept."""
+        return None
 
 
 class ZoomInferer(PromptedInferer):
@@ -81,6 +89,7 @@ class ZoomInferer(PromptedInferer):
     Args:
         share, below, large, min_side, batch_size: of `Zoom`.
         cached_embeddings: see `PromptedInferer`.
+        probabilities: keep them, a byte for each pixel and object.
     """
 
     def __init__(
@@ -91,8 +100,10 @@ class ZoomInferer(PromptedInferer):
         min_side: int | None = Zoom.min_side,
         batch_size: int = Zoom.batch_size,
         cached_embeddings: int = 0,
+        probabilities: bool = False,
     ) -> None:
         super().__init__(cached_embeddings)
+        self.probabilities = probabilities
         self.zoom = Zoom(share, below, large, min_side, batch_size)
 
     def segment(  # noqa: D102
@@ -100,16 +111,25 @@ class ZoomInferer(PromptedInferer):
     ) -> Sequence[ObjectMask]:
         return self.zoom.segment(network, encode, prompts, size)
 
+    def probabilities_of(self, masks: Sequence[ObjectMask], size: Size) -> Tensor | None:  # noqa: D102
+        if not self.probabilities:
+            return None
+        predictions = [mask for mask in masks if isinstance(mask, WindowPrediction)]
+        return torch.stack([probability_map(each.logits, each.window, size) for each in predictions])
+
 
 class FullImageInferer(ZoomInferer):
     """Segments all objects in the whole image, resized to the network's input.
 
     Args:
         cached_embeddings: see `PromptedInferer`.
+        probabilities: see `ZoomInferer`.
     """
 
-    def __init__(self, cached_embeddings: int = 0) -> None:
-        super().__init__(below=0.0, large=None, cached_embeddings=cached_embeddings)
+    def __init__(self, cached_embeddings: int = 0, probabilities: bool = False) -> None:
+        super().__init__(
+            below=0.0, large=None, cached_embeddings=cached_embeddings, probabilities=probabilities
+        )
 
 
 def takes_prompts(inferer: Inferer) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_input, stem
+from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, is_input, stem
+from lmsfe_sam.inference.writing import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompts_file import PromptsByName, check_names, nfc, read_prompts
 from lmsfe_sam.settings import check_device
@@ -28,6 +29,11 @@ def check_settings(device: Any, **values: Any) -> None:
         InputError: the first value that cannot be right.
     """
     check_options(InferenceOptions, values)
+    if "dicom_seg_fractional" in values.get("outputs", ()) and values.get("mode") == "window":
+        raise InputError(
+            "mode is 'window', whose masks have no probabilities: give auto, zoom or resize with --mode, or "
+            "dicom_seg in place of dicom_seg_fractional with --outputs."
+        )
     check_device(device)
 
 
@@ -89,6 +95,21 @@ def _check_names(given: PromptsByName, names: Sequence[Path], prompts: str | os.
                 f"prompts file '{prompts}' names '{key}', of which there are {shared[key]}: "
                 f"write each one's path in the folder, such as '{first}'."
             )
+
+
+def check_dicom(records: Sequence[Mapping[str, Any]], output_ext: str) -> None:
+    """Refuse to write masks as DICOM segmentations where no input is DICOM.
+
+    Raises:
+        InputError: so it is.
+    """
+    if output_ext != DICOM_SUFFIX or not records:
+        return
+    if not any(is_dicom(Path(record["image"])) for record in records):
+        raise InputError(
+            f"'{records[0]['image']}' is no DICOM file, and a DICOM segmentation belongs to one: "
+            f"give one of {', '.join(OUTPUT_SUFFIXES)} with --output_ext."
+        )
 
 
 def unique_stems(paths: list[Path]) -> dict[Path, str]:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.scale import Scale
-from lmsfe_sam.inference.inferers import IOU, LABELS
+from lmsfe_sam.inference.inferers import IOU, LABELS, PROBABILITIES
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import scale_of
 from lmsfe_sam.model.mask_decoder import expected_iou
-from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects
+from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects, probability_map
+from lmsfe_sam.predict.windows import full_window
 from lmsfe_sam.prompts.coordinates import Size
 from lmsfe_sam.prompts.prompt import Prompts
 
@@ -34,11 +35,13 @@ class MergeObjectsd(MapTransform):
     resized and thresholded at 0: object 1 is what is positive, and its predicted IoU is what its own
     probabilities say.
 
-    Background is 0 and object k is k. ``predicted_iou`` (N,) is added to the data.
+    Background is 0 and object k is k. ``predicted_iou`` (N,) is added to the data, and ``probabilities``
+    (N, H, W) uint8 where the inferer keeps them or ``probabilities`` asks for those of logits.
 
     Args:
         keys: of the outputs.
         image_key: of the image, whose metadata have the original size, and are kept.
+        probabilities: make them of logits, too.
         allow_missing_keys: as for every MONAI `MapTransform`.
 
     Raises:
@@ -46,10 +49,15 @@ class MergeObjectsd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        probabilities: bool = False,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.image_key = image_key
+        self.probabilities = probabilities
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
@@ -58,20 +66,27 @@ class MergeObjectsd(MapTransform):
         for key in self.key_iterator(result):
             output = result[key]
             if isinstance(output, Tensor):
-                output = _from_logits(output, (height, width), result.get(PROMPTS))
+                output = _from_logits(output, (height, width), result.get(PROMPTS), self.probabilities)
             result[key] = MetaTensor(output[LABELS], meta=meta)
             result[IOU] = output[IOU]
+            if PROBABILITIES in output:
+                result[PROBABILITIES] = output[PROBABILITIES]
         return result
 
 
-def _from_logits(logits: Tensor, size: Size, prompts: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def _from_logits(
+    logits: Tensor, size: Size, prompts: Mapping[str, Tensor] | None, probabilities: bool
+) -> dict[str, Tensor]:
     """Return the label map (1, height, width) and predicted IoU (1,) of logits (1, h, w)."""
     given = Prompts(**prompts) if prompts else Prompts.of([])
     if bool((given.has_box() | (given.clicks() > 0)).any()):
         raise InputError("inferer takes no prompts: leave out --prompts, or leave out --inferer.")
     logits = logits.as_subclass(Tensor).float().cpu()
     labels = paint_objects([mask_parts(logits[0], (0, 0), size)], [0.0], size)
-    return {LABELS: torch.from_numpy(labels)[None], IOU: expected_iou(logits)}
+    result = {LABELS: torch.from_numpy(labels)[None], IOU: expected_iou(logits)}
+    if probabilities:
+        result[PROBABILITIES] = probability_map(logits[0], full_window(size), size)[None]
+    return result
 
 
 class MeasureObjectsd(MapTransform):

@@ -15,6 +15,9 @@ from lmsfe_sam.prompts.prompt import Prompts
 PROMPTS = "prompts"
 """The key of the prompts, in a record and in an image's metadata."""
 
+CATEGORY = "category"
+"""The key of the objects' categories, joined by commas; "" where the prompts name none."""
+
 
 class AttachPromptsd(MapTransform):
     """Put the prompts into the metadata of the image, in its pixels.
@@ -45,6 +48,7 @@ class AttachPromptsd(MapTransform):
                     raise InputError(f"object {number} of '{name}' in the prompts: {error}") from error
             result[key].meta[PROMPTS] = tensors
         result[PROMPTS] = tensors
+        result[CATEGORY] = ",".join(prompt.category or "" for prompt in objects)
         return result
 
 

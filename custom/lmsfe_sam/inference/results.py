@@ -72,7 +72,7 @@ class Results:
             self._refuse_unknown_results()
         self.journal = Journal(self.folder)
         try:
-            remove_leftovers(self.folder, self.folder / MASKS, self.folder / OVERLAYS)
+            remove_leftovers(self.folder, *(path for path in self.folder.iterdir() if path.is_dir()))
             self._clear(self.journal, settings)
             self.write_table()
         except BaseException:
@@ -120,6 +120,11 @@ class Results:
         rows = [row for stem in self.keys if stem in done for row in done[stem].rows]
         with atomic_write(self.folder / TABLE) as temporary:
             temporary.write_bytes((",".join(COLUMNS) + "\n" + format_rows(rows)).encode())
+
+    def finished(self) -> list[str]:
+        """Return the stems of the finished images, in the order of the inputs."""
+        done = {} if self.journal is None else self.journal.events.done
+        return [stem for stem in self.keys if stem in done]
 
     def summary(self) -> str:
         """Return how many of the images are finished, and what does the rest."""

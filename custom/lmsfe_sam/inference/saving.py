@@ -10,11 +10,13 @@ from typing import Any, Protocol
 from ignite.engine import Engine, Events
 
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.inference.deidentifying import blacken_outside
+from lmsfe_sam.images.formats import is_dicom
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.overlay import draw_overlay
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.inference.results import MASKS, OVERLAYS, Results
-from lmsfe_sam.inference.writing import write_label_map
+from lmsfe_sam.inference.results import MASKS, OVERLAYS, TABLE, Results
+from lmsfe_sam.inference.writing import DICOM_SUFFIX, write_label_map
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.stopping import Stopped, held_signals
 
@@ -27,8 +29,8 @@ Item = Mapping[str, Any]
 class Writer(Protocol):
     """Writes one file of an image."""
 
-    def name(self, item: Item) -> str:
-        """Return the file's name, relative to the run's folder, before it is written."""
+    def name(self, item: Item) -> str | None:
+        """Return the file's name, relative to the run's folder, before it is written; None for no file."""
 
     def write(self, path: Path, item: Item) -> None:
         """Write it in one step."""
@@ -38,14 +40,20 @@ class LabelMapWriter:
     """``masks/<stem><output_ext>``.
 
     Args:
-        output_ext: one of `lmsfe_sam.inference.writing.OUTPUT_SUFFIXES`.
+        output_ext: one of `lmsfe_sam.inference.writing.OUTPUT_SUFFIXES`; or ``.dcm``, for nothing of DICOM
+            files, which have another writer then, and PNG for other files.
     """
 
     def __init__(self, output_ext: str = ".png") -> None:
         self.output_ext = output_ext
 
-    def name(self, item: Item) -> str:  # noqa: D102
-        return f"{MASKS}/{item['stem']}{self.output_ext}"
+    def name(self, item: Item) -> str | None:  # noqa: D102
+        suffix = self.output_ext
+        if suffix == DICOM_SUFFIX:
+            if is_dicom(Path(item["pred"].meta["filename_or_obj"])):
+                return None
+            suffix = ".png"
+        return f"{MASKS}/{item['stem']}{suffix}"
 
     def write(self, path: Path, item: Item) -> None:  # noqa: D102
         write_label_map(path, item["pred"][0].cpu().numpy(), item["pred"].meta)
@@ -56,16 +64,20 @@ class OverlayWriter:
 
     Args:
         picture_key: of the image as it was read, (3, H, W) uint8.
+        deidentify: blacken what lies outside of the ultrasound regions that the file states.
     """
 
-    def __init__(self, picture_key: str = "picture") -> None:
+    def __init__(self, picture_key: str = "picture", deidentify: bool = False) -> None:
         self.picture_key = picture_key
+        self.deidentify = deidentify
 
     def name(self, item: Item) -> str:  # noqa: D102
         return f"{OVERLAYS}/{item['stem']}.png"
 
     def write(self, path: Path, item: Item) -> None:  # noqa: D102
         picture = item[self.picture_key].cpu().numpy().transpose(1, 2, 0)
+        if self.deidentify:
+            picture = blacken_outside(picture, item["pred"].meta["filename_or_obj"])
         overlay = draw_overlay(picture, item["pred"][0].cpu().numpy(), Prompts(**item[PROMPTS]))
         with atomic_write(path) as temporary:
             overlay.save(temporary)
@@ -103,13 +115,16 @@ class SaveResults:
         Raises:
             InputError: one of them cannot be written.
         """
-        files = [writer.name(item) for writer in self.writers]
+        named = [(writer, writer.name(item)) for writer in self.writers]
+        wanted = [(writer, file) for writer, file in named if file is not None]
+        files = [file for _, file in wanted]
         self.results.begin(item["stem"], files)
-        for writer, file in zip(self.writers, files, strict=True):
+        for writer, file in wanted:
             writer.write(self.results.folder / file, item)
         rows = [{"image": item["name"], **row} for row in item[OBJECTS]]
         self.results.finish(item["stem"], files, rows)
-        logger.info("%s: %d object(s) in %s", item["name"], len(rows), self.results.folder / files[-1])
+        place = self.results.folder / (files[-1] if files else TABLE)
+        logger.info("%s: %d object(s) in %s", item["name"], len(rows), place)
 
 
 def run(evaluator: Engine, results: Results) -> None:

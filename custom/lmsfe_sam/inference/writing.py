@@ -17,6 +17,8 @@ from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.reading import SLICE
 
 OUTPUT_SUFFIXES = (".png", ".nii.gz", ".nii", ".nrrd", ".mha")
+DICOM_SUFFIX = ".dcm"
+"""Of masks that are DICOM segmentations; `lmsfe_sam.inference.exporting` writes them."""
 
 
 def to_file_axes(labels: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:

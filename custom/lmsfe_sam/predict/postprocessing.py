@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.coordinates import Size, Window
 from lmsfe_sam.prompts.prompt import Prompts
 
 PIXELS_AT_ONCE = 2**21
@@ -92,6 +92,25 @@ def mask_parts(logits: Tensor, corner: tuple[int, int], size: Size) -> Iterator[
         (slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)),
         inside,
     )
+
+
+def probability_map(logits: Tensor, window: Window, size: Size) -> Tensor:
+    """Return the probabilities of one object in an image, 0 outside of the window that was predicted.
+
+    Args:
+        logits: (S, S) over the window.
+        window: where.
+        size: height and width of the image.
+
+    Returns:
+        (height, width) uint8, 255 for a probability of 1.
+    """
+    resized = functional.interpolate(
+        logits.float()[None, None], size=list(window.size), mode="bilinear", align_corners=False
+    )
+    result = torch.zeros(size, dtype=torch.uint8)
+    result[window.slices] = (resized[0, 0].sigmoid() * 255).round().to(torch.uint8).cpu()
+    return result
 
 
 def paint_objects(masks: Sequence[Iterable[MaskPart]], iou: Sequence[float], size: Size) -> np.ndarray:

@@ -27,6 +27,7 @@ class ObjectPrompt:
         box: x0, y0, x1, y1 in pixels of the original image, x1 and y1 exclusive, or None.
         points: (x, y) pairs.
         labels: one for each point, 1 inside the object and 0 outside it; all 1 if left out.
+        category: what the object is, a key of `lmsfe_sam.prompts.categories.CATEGORIES`; None: not said.
 
     Raises:
         InputError: not numbers, an inverted or empty box, or labels that do not fit the points.
@@ -35,6 +36,7 @@ class ObjectPrompt:
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float], ...] = ()
     labels: tuple[int, ...] = ()
+    category: str | None = None
 
     def __post_init__(self) -> None:
         points = (

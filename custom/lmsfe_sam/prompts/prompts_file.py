@@ -7,6 +7,8 @@ right, y down, boxes ``[x0, y0, x1, y1]`` with x1 and y1 exclusive::
         {"box": [30, 42, 180, 171]},
         {"points": [[250, 90], [260, 120]], "labels": [1, 0]},
         {"box": [10, 10, 60, 70], "points": [[33, 41]], "labels": [1]}]}}
+
+An object may have a ``category`` of `lmsfe_sam.prompts.categories`, such as ``"category": "nerve"``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.prompts.categories import CATEGORIES
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 PromptsByName = dict[str, list[ObjectPrompt]]
@@ -116,13 +119,18 @@ def _read_object(item: Any, where: str) -> ObjectPrompt:
             'give {"box": [x0, y0, x1, y1]} or {"points": [[x, y]], "labels": [1]}.'
         )
     for key in item:
-        if key not in ("box", "points", "labels"):
-            raise InputError(f"{where} has the unknown key '{key}': the keys are box, points and labels.")
+        if key not in ("box", "points", "labels", "category"):
+            raise InputError(
+                f"{where} has the unknown key '{key}': the keys are box, points, labels and category."
+            )
     for key in ("points", "labels"):
         if not isinstance(item.get(key, []), list):
             raise InputError(f"{where}: {key} is a {_kind(item[key])}: give a list.")
+    category = item.get("category")
+    if category is not None and (not isinstance(category, str) or category not in CATEGORIES):
+        raise InputError(f"{where}: category is {category!r}: give one of {', '.join(CATEGORIES)}.")
     try:
-        prompt = ObjectPrompt(item.get("box"), item.get("points", ()), item.get("labels", ()))
+        prompt = ObjectPrompt(item.get("box"), item.get("points", ()), item.get("labels", ()), category)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     if not prompt:

@@ -1,0 +1,151 @@
+"""``--outputs`` of ``configs/inference.json``: which files come out, what is in them, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from monai.bundle import ConfigWorkflow
+from PIL import Image
+
+from boxnet import BoxNetwork
+from lmsfe_sam.errors import find_input_error
+from medical_files import save_dicom, ultrasound_region
+
+NOISE = np.random.default_rng(0).integers(1, 256, (96, 128), np.uint8)
+BOXES = ([10, 12, 50, 60], [60, 30, 120, 90])
+ALL = ["mask", "overlay", "dicom_seg", "dicom_seg_fractional", "dicom_sr", "coco", "geojson", "svg"]
+
+Infer = Callable[..., Path]
+
+
+@pytest.fixture
+def infer(bundle_root: Path, tmp_path: Path) -> Infer:
+    """Run the config with the stand-in network, which segments the box."""
+
+    def run(**keys: Any) -> Path:
+        out = tmp_path / "out"
+        stand_in = {"network": "$__import__('boxnet').BoxNetwork()", "image_size": BoxNetwork.image_size}
+        workflow = ConfigWorkflow(
+            config_file=str(bundle_root / "configs" / "inference.json"), workflow_type="infer",
+            logging_file=False, **{**stand_in, "output_dir": str(out), "device": "cpu", **keys},
+        )  # fmt: skip
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return out
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A DICOM file with a region and a name, a picture, and prompts for both."""
+    path = tmp_path / "in"
+    path.mkdir()
+    region = ultrasound_region(0.02, 0.01)
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 20, 10
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 127, 95
+    save_dicom(path / "scan.dcm", NOISE, PatientName="Doe^Jane", SequenceOfUltrasoundRegions=[region])
+    Image.fromarray(NOISE).save(path / "photo.png")
+    objects = [{"box": BOXES[0]}, {"box": BOXES[1], "category": "nerve"}]
+    (tmp_path / "prompts.json").write_text(
+        json.dumps({name: {"objects": objects} for name in ("scan.dcm", "photo.png")})
+    )
+    return path
+
+
+@contextmanager
+def refused(sentence: str) -> Iterator[None]:
+    """MONAI wraps what a config raises."""
+    with pytest.raises(Exception) as raised:
+        yield
+    assert sentence in str(find_input_error(raised.value))
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"journal.jsonl"}
+
+
+def test_all_outputs_of_a_folder(folder: Path, tmp_path: Path, infer: Infer) -> None:
+    out = infer(input=str(folder), prompts=str(tmp_path / "prompts.json"), outputs=ALL, seed=0)
+    assert files(out) == {
+        "objects.csv", "coco.json", "dicom_sr/scan.dcm",
+        "dicom_seg/scan.dcm", "dicom_seg_fractional/scan.dcm",
+        *(f"{place.format(stem)}" for stem in ("scan", "photo") for place in (
+            "masks/{}.png", "overlays/{}.png", "coco/{}.json", "contours/{}.geojson", "contours/{}.svg"
+        )),
+    }  # fmt: skip
+    labels = np.asarray(Image.open(out / "masks" / "scan.png"))
+    seg = hd.seg.segread(out / "dicom_seg" / "scan.dcm")
+    instance = pydicom.dcmread(folder / "scan.dcm").SOPInstanceUID
+    np.testing.assert_array_equal(
+        seg.get_pixels_by_source_instance([instance], combine_segments=True)[0], labels
+    )
+    assert seg.PatientName == "Doe^Jane"
+    assert [item.SegmentLabel for item in seg.SegmentSequence] == ["Lesion 1", "Nerve 2"]
+    fractional = hd.seg.segread(out / "dicom_seg_fractional" / "scan.dcm").pixel_array
+    np.testing.assert_array_equal(fractional[0] > 127, labels == 1)
+    content = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["photo.png", "scan.dcm"]
+    assert len(content["annotations"]) == 4
+    for path in out.rglob("*"):
+        if path.is_file() and path.suffix != ".dcm":
+            assert b"Jane" not in path.read_bytes(), path
+
+
+def test_deidentified_overlays_show_the_region_alone(folder: Path, tmp_path: Path, infer: Infer) -> None:
+    prompts = tmp_path / "prompts.json"
+    boxes = {"objects": [{"box": [30, 20, 60, 60]}]}
+    prompts.write_text(json.dumps({"scan.dcm": boxes, "photo.png": boxes}))
+    outputs = ["overlay", "dicom_seg"]
+    out = infer(input=str(folder), prompts=str(prompts), deidentify=True, outputs=outputs)
+    picture = np.asarray(Image.open(out / "overlays" / "scan.png"))
+    assert not picture[:10].any() and not picture[:, :20].any()
+    assert (picture[10:, 20:] > 0).mean() > 0.9
+    assert (np.asarray(Image.open(out / "overlays" / "photo.png")) == 0).mean() > 0.5
+    assert b"Jane" not in (out / "dicom_seg" / "scan.dcm").read_bytes()
+
+
+def test_masks_as_dicom_segmentations(folder: Path, infer: Infer) -> None:
+    out = infer(input=str(folder), output_ext=".dcm", category="nodule")
+    assert {name for name in files(out) if name.startswith("masks")} == {"masks/photo.png", "masks/scan.dcm"}
+    seg = hd.seg.segread(out / "masks" / "scan.dcm")
+    assert [item.SegmentLabel for item in seg.SegmentSequence] == ["Nodule 1"]
+    (folder / "scan.dcm").unlink()
+    with refused("no DICOM file, and a DICOM segmentation belongs to one"):
+        infer(input=str(folder / "photo.png"), output_ext=".dcm")
+
+
+def test_coco_of_a_run_that_was_stopped_has_all_images(folder: Path, tmp_path: Path, infer: Infer) -> None:
+    keys = {"input": str(folder), "outputs": ["coco"]}
+    broken = folder / "photo.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    with refused("1 of 2 inputs were left out"):
+        infer(**keys)
+    broken.write_bytes(whole)
+    out = infer(**keys)
+    content = json.loads((out / "coco.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["photo.png", "scan.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"outputs": ["dicomseg"]}, "outputs is"),
+        ({"outputs": ["mask", "mask"]}, "outputs is"),
+        ({"category": "tumour"}, "category is 'tumour': give one of lesion,"),
+        ({"outputs": ["dicom_seg_fractional"], "mode": "window"}, "whose masks have no probabilities"),
+    ],
+)
+def test_what_cannot_be_is_refused(folder: Path, infer: Infer, keys: dict[str, Any], sentence: str) -> None:
+    with refused(sentence):
+        infer(input=str(folder), **keys)
