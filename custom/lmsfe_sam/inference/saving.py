@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from ignite.engine import Engine, Events
 
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.inference.deidentifying import blacken_outside
 from lmsfe_sam.images.formats import is_dicom
+from lmsfe_sam.inference.deidentifying import blacken_outside
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.overlay import draw_overlay
 from lmsfe_sam.inference.prompting import PROMPTS
