@@ -1,8 +1,8 @@
 """Resize, zoom and sliding windows against one another, at the images' own size.
 
-Every way sees the same prompts, made from the true masks at native size, and is scored there. Differences
-to the plain resize are paired by lesion, their intervals drawn by patient or near-duplicate group. With
-``--tiles 4`` sixteen images are laid out as one large image, so that each lesion is a small part of it.
+All modes get the same prompts, made from the true masks at native size, and are scored there. Differences to
+the plain resize are paired by lesion; their intervals are resampled by patient or near-duplicate group. With
+``--tiles 4`` sixteen images are put together as one large image, so that each lesion is a small part of it.
 
 Run from the root of the repository:
 ``python benchmarks/windows.py --dataset_dir DIR --split val --checkpoint bundle/models/model.pt``.
@@ -42,7 +42,7 @@ BASE = "resize"
 SIZES = {"small": 0.05, "middle": 0.15, "large": 1.0}
 """Kinds of lesions, and the share of their image up to which they reach."""
 
-Way = Callable[[LMSFESAM, "KeptWindows", np.ndarray, Size], Sequence[ObjectMask]]
+Segment = Callable[[LMSFESAM, "CachedWindows", np.ndarray, Size], Sequence[ObjectMask]]
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,30 @@ class Lesion:
         return truth
 
 
-class KeptWindows:
-    """Encodes windows of one image, each of them once, whatever the number of ways that look at it."""
+class CachedWindows:
+    """Encodes windows of one image, each of them once for all modes."""
 
     def __init__(self, encode: WindowEncoder) -> None:
         self.encode = encode
-        self.kept: dict[Window, ImageEmbedding] = {}
+        self.cache: dict[Window, ImageEmbedding] = {}
 
     def __call__(self, windows: Sequence[Window]) -> ImageEmbedding:
-        new = [window for window in dict.fromkeys(windows) if window not in self.kept]
+        new = [window for window in dict.fromkeys(windows) if window not in self.cache]
         if new:
             encoded = self.encode(new)
             for i, window in enumerate(new):
                 part = slice(i, i + 1)
-                self.kept[window] = ImageEmbedding(
+                self.cache[window] = ImageEmbedding(
                     encoded.features[part], [skip[part] for skip in encoded.skips]
                 )
-        parts = [self.kept[window] for window in windows]
+        parts = [self.cache[window] for window in windows]
         skips = zip(*(part.skips for part in parts), strict=True)
         return ImageEmbedding(torch.cat([part.features for part in parts]), [torch.cat(own) for own in skips])
 
 
 @dataclass
 class Column:
-    """The scores of one way with one prompt mode, a lesion a row."""
+    """The scores of one mode with one kind of prompt, one per lesion."""
 
     dice: list[float] = field(default_factory=list)
     hd: list[float] = field(default_factory=list)
@@ -96,19 +96,21 @@ class Measured:
     kinds: dict[str, list[str]] = field(default_factory=lambda: {"set": [], "lesion": []})
     columns: dict[tuple[str, str], Column] = field(default_factory=dict)
 
-    def add(self, prompt: str, way: str, found: np.ndarray, truth: np.ndarray) -> None:
-        column = self.columns.setdefault((prompt, way), Column())
-        column.dice.append(dice(found, truth))
-        column.hd.append(border_distances(found, truth)[0])
+    def add(self, prompt: str, mode: str, prediction: np.ndarray, truth: np.ndarray) -> None:
+        column = self.columns.setdefault((prompt, mode), Column())
+        column.dice.append(dice(prediction, truth))
+        column.hd.append(border_distances(prediction, truth)[0])
 
 
-def ways(below: Iterable[float], shares: Iterable[float], sizes: Iterable[int | None]) -> dict[str, Way]:
-    """The ways to look at an image, the base first. A zoom in on nothing is a resize."""
-    looks: dict[str, Way] = {BASE: Zoom(below=0, large=10**6).segment}
-    looks |= {f"auto {least:g}": Zoom(below=least).segment for least in below}
-    looks |= {f"zoom {share:g}": Zoom(share).segment for share in shares}
-    looks |= {f"window {size or ''}".strip(): PromptedWindowInferer(size).segment for size in sizes}
-    return looks
+def modes_of(
+    below: Iterable[float], shares: Iterable[float], sizes: Iterable[int | None]
+) -> dict[str, Segment]:
+    """The modes by name, the base first: a zoom that never zooms in is a resize."""
+    modes: dict[str, Segment] = {BASE: Zoom(below=0, large=10**6).segment}
+    modes |= {f"auto {share:g}": Zoom(below=share).segment for share in below}
+    modes |= {f"zoom {share:g}": Zoom(share).segment for share in shares}
+    modes |= {f"window {size or ''}".strip(): PromptedWindowInferer(size).segment for size in sizes}
+    return modes
 
 
 def prompts_of(lesion: Lesion, seed: int) -> list[ObjectPrompt]:
@@ -142,7 +144,7 @@ def pictures(records: Sequence[dict[str, Any]], tiles: int) -> Iterator[tuple[np
 
 
 def measure(
-    network: LMSFESAM, records: Sequence[dict[str, Any]], looks: dict[str, Way], seed: int, tiles: int = 1
+    network: LMSFESAM, records: Sequence[dict[str, Any]], modes: dict[str, Segment], seed: int, tiles: int = 1
 ) -> Measured:
     measured = Measured()
     began = time.monotonic()
@@ -150,16 +152,16 @@ def measure(
         size = (picture.shape[0], picture.shape[1])
         prompts = [prompt for lesion in lesions for prompt in prompts_of(lesion, seed)]
         batch = Prompts.of(prompts)
-        encode = KeptWindows(WindowEncoder(network, torch.from_numpy(picture).permute(2, 0, 1)))
+        encode = CachedWindows(WindowEncoder(network, torch.from_numpy(picture).permute(2, 0, 1)))
         truths = [lesion.in_picture(size) for lesion in lesions]
-        for way, look in looks.items():
-            for number, found in enumerate(look(network, encode, batch, size)):
-                lesion, mode = divmod(number, len(PROMPTS))
-                measured.add(PROMPTS[mode], way, painted(found, size), truths[lesion])
+        for mode, segment in modes.items():
+            for number, mask in enumerate(segment(network, encode, batch, size)):
+                lesion, kind = divmod(number, len(PROMPTS))
+                measured.add(PROMPTS[kind], mode, painted(mask, size), truths[lesion])
         for number, prompt in enumerate(prompts):
-            lesion, mode = divmod(number, len(PROMPTS))
+            lesion, kind = divmod(number, len(PROMPTS))
             if prompt.box is not None:
-                measured.add(PROMPTS[mode], CONTROL, inscribed_ellipse(prompt.box, size), truths[lesion])
+                measured.add(PROMPTS[kind], CONTROL, inscribed_ellipse(prompt.box, size), truths[lesion])
         for lesion in lesions:
             measured.groups.append(lesion.record["group"])
             measured.kinds["set"].append(lesion.record["subgroup"].get("set", "images"))
@@ -179,42 +181,42 @@ def painted(mask: ObjectMask, size: Size) -> np.ndarray:
     return canvas
 
 
-def table(measured: Measured, looks: Iterable[str], seed: int) -> str:
-    """All lesions: a row a prompt and way, with the difference to the base."""
+def table(measured: Measured, modes: Iterable[str], seed: int) -> str:
+    """All lesions: a row for each prompt and mode, with the difference to the base."""
     resampling = Resampling(measured.groups, seed)
     lines = [
-        "| prompt | way | Dice | difference to resize | HD [px] | difference to resize |",
+        "| prompt | mode | Dice | difference to resize | HD [px] | difference to resize |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for prompt in PROMPTS:
         base = measured.columns[prompt, BASE]
-        for way in (CONTROL, *looks):
-            column = measured.columns.get((prompt, way))
+        for mode in (CONTROL, *modes):
+            column = measured.columns.get((prompt, mode))
             if column is None:
                 continue
-            cells = [prompt, way]
+            cells = [prompt, mode]
             for metric, places in (("dice", 3), ("hd", 1)):
                 values = np.array(getattr(column, metric))
                 cells.append(f"{values.mean():.{places}f}")
                 own = resampling.estimate(values - np.array(getattr(base, metric)))
-                cells.append("" if way == BASE else _difference(own, places))
+                cells.append("" if mode == BASE else _difference(own, places))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def table_by(measured: Measured, kind: str, looks: Sequence[str]) -> str:
-    """Means in each part of the lesions: a row a part and prompt, Dice / HD a way."""
+def table_by(measured: Measured, kind: str, modes: Sequence[str]) -> str:
+    """Means for each kind of lesion: a row for each kind and prompt, Dice / HD of each mode."""
     names = np.array(measured.kinds[kind])
     lines = [
-        f"| {kind} | lesions | prompt | {CONTROL} | {' | '.join(looks)} |",
-        "| --- " * (len(looks) + 4) + "|",
+        f"| {kind} | lesions | prompt | {CONTROL} | {' | '.join(modes)} |",
+        "| --- " * (len(modes) + 4) + "|",
     ]
     for name in dict.fromkeys(measured.kinds[kind]):
         rows = names == name
         for prompt in PROMPTS:
             cells = [name, str(rows.sum()), prompt]
-            for way in (CONTROL, *looks):
-                column = measured.columns.get((prompt, way))
+            for mode in (CONTROL, *modes):
+                column = measured.columns.get((prompt, mode))
                 cells.append(
                     f"{np.array(column.dice)[rows].mean():.3f} / {np.array(column.hd)[rows].mean():.1f}"
                     if column
@@ -230,16 +232,16 @@ def _difference(own: Estimate, places: int) -> str:
     return f"**{text}**" if own.low > 0 or own.high < 0 else text
 
 
-def report(measured: Measured, looks: Sequence[str], seed: int) -> str:
+def report(measured: Measured, modes: Sequence[str], seed: int) -> str:
     return "\n\n".join(
         [
             f"All {len(measured.groups)} lesions; in brackets the 95 % interval of the paired difference, "
-            "bold where it leaves out 0.",
-            table(measured, looks, seed),
+            "bold where it excludes 0.",
+            table(measured, modes, seed),
             "By data set, Dice / HD [px]:",
-            table_by(measured, "set", looks),
+            table_by(measured, "set", modes),
             "By the lesion's share of its image (small: up to 5 %, middle: up to 15 %), Dice / HD [px]:",
-            table_by(measured, "lesion", looks),
+            table_by(measured, "lesion", modes),
         ]
     )
 
@@ -266,8 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--below", type=float, nargs="*", default=[AUTO.below], help="shares of auto")
     parser.add_argument("--shares", type=float, nargs="*", default=[0.2, 0.3, 0.4, 0.5, 0.7])
     parser.add_argument("--window_sizes", type=int, nargs="*", default=[0], help="0 is the network's own")
-    parser.add_argument("--images", type=int, help="measure on so many images alone, evenly spread")
-    parser.add_argument("--tiles", type=int, default=1, help="images a side that are put together to one")
+    parser.add_argument("--images", type=int, help="measure on this many images only, evenly spread")
+    parser.add_argument("--tiles", type=int, default=1, help="images a side that are put together as one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
     parser.add_argument("--device", default="cpu")
@@ -279,9 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = build_datalist(options.dataset_dir, options.layout, seed=options.seed).select(options.split)
     if options.images and options.images < len(records):
         records = [records[int(i)] for i in np.linspace(0, len(records) - 1, options.images)]
-    looks = ways(options.below, options.shares, [size or None for size in options.window_sizes])
-    measured = measure(network, records, looks, options.seed, options.tiles)
-    text = report(measured, list(looks), options.seed)
+    modes = modes_of(options.below, options.shares, [size or None for size in options.window_sizes])
+    measured = measure(network, records, modes, options.seed, options.tiles)
+    text = report(measured, list(modes), options.seed)
     print(f"\n{text}")
     if options.output:
         write(Path(options.output), f"tiles {options.tiles}", text)

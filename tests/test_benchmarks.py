@@ -86,8 +86,8 @@ class TestWindows:
         assert page.read_text().startswith("Before.\n") and page.read_text().endswith("-->\nAfter.\n")
         assert "stale" not in page.read_text()
         rows = [line.split(" | ") for line in page.read_text().splitlines() if line.startswith("|")]
-        ways = {row[1] for row in rows if row[0] == "| box"}
-        assert ways == {module.CONTROL, "resize", "auto 0.01", "zoom 0.5", "window"}
+        modes = {row[1] for row in rows if row[0] == "| box"}
+        assert modes == {module.CONTROL, "resize", "auto 0.01", "zoom 0.5", "window"}
         ellipse = next(row for row in rows if row[:2] == ["| box", module.CONTROL])
         assert 0.5 < float(ellipse[2]) < 1
 

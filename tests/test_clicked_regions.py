@@ -83,7 +83,7 @@ def test_what_the_mask_before_touches_stays() -> None:
 def test_what_a_smaller_mask_is_padded_with_counts_for_nothing() -> None:
     earlier = torch.full((1, 1, 8, 8), NAN)
     earlier[0, 0, :4, :4] = -1.0
-    earlier[0, 0, 2, 3] = 1.0  # inside the right region, as the padding is no part of the square
+    earlier[0, 0, 2, 3] = 1.0  # inside the right region, as the padding is not a part of the square
     assert kept(asked([(2.5, 2.5)], [1], earlier=earlier)) == (True, True)
 
 

@@ -57,7 +57,7 @@ class TestFindInputs:
         [
             ("none", r"input '.*none' does not exist"),
             ("none.png", r"input '.*none\.png' does not exist"),
-            ("notes.txt", "is no image: give one of .*.png"),
+            ("notes.txt", "is not an image: give one of .*.png"),
             ("empty", r"input '.*empty' holds no image"),
         ],
     )

@@ -160,7 +160,7 @@ class TestLabels:
 
     def test_nothing_labelled(self, tmp_path: Path) -> None:
         for pairs in ([], [save_pair(tmp_path, "a", {})]):
-            with pytest.raises(InputError, match="no label to learn from"):
+            with pytest.raises(InputError, match="no label to train on"):
                 export_labels(pairs, tmp_path / "out", 0.2)
 
     def test_sizes_are_held_together(self, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_page_that_was_named(server: Server, sites: tuple[Site, Site], tmp_pat
     seen = visit(sites[1], "127.0.0.1", server.url, tmp_path / "profile")
     assert seen["read"].startswith("200 ") and seen["json"].startswith("200 ")
     assert seen["delete"].startswith("200 ") and not (server.studies / "us_0.png").exists()
-    assert seen["put"].startswith("400 ")  # which is no picture
+    assert seen["put"].startswith("400 ")  # which is not a picture
     shutil.copy(server.studies.parent / "kept.png", server.studies / "us_0.png")
 
 

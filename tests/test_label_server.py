@@ -22,7 +22,7 @@ import label_cases as cases
 from label_cases import PHANTOMS, PICTURE, PLANE, SCAN, SIZE, VOLUME, good_cases, placed
 from label_server import AUTOMATIC, INTERACTIVE, Server, read_answer, running
 from lmsfe_sam import Predictor
-from lmsfe_sam.label.scoring import disagreement, doubt
+from lmsfe_sam.label.scoring import disagreement, iou_uncertainty
 
 GOOD, BAD = good_cases(), cases.bad_cases()
 MAX_BODY = 130
@@ -241,7 +241,9 @@ def test_an_image_is_added(server: Server, predictor: Predictor, tmp_path: Path)
     settle(server)
 
 
-@pytest.mark.parametrize(("method", "measure"), [("predicted_iou", doubt), ("disagreement", disagreement)])
+@pytest.mark.parametrize(
+    ("method", "measure"), [("predicted_iou", iou_uncertainty), ("disagreement", disagreement)]
+)
 def test_the_least_sure_image_comes_first(server: Server, predictor: Predictor, method: str, measure) -> None:
     result = server.call("POST", f"/scoring/{method}?run_sync=true", json={})
     assert result.status_code == 200, result.text
@@ -267,7 +269,7 @@ def test_an_epoch_of_training(server: Server, tmp_path: Path) -> None:
     options = {"max_epochs": 1, "batch_size": 2, "device": "cpu"}
     before = server.infer(PICTURE, model=AUTOMATIC)
     refused = server.call("POST", address, json=options)
-    assert refused.status_code == 400 and "no label to learn from" in refused.json()["detail"]
+    assert refused.status_code == 400 and "no label to train on" in refused.json()["detail"]
     labelled = (PICTURE, PLANE, SCAN)
     for image in labelled:
         put_label(server, image, mask_file(tmp_path, image))

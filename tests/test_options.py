@@ -68,7 +68,7 @@ def test_other_programs_are_left_alone() -> None:
 
 @pytest.mark.parametrize("key", ["help", "mhpm", "in_parts", "xyz"])
 def test_no_hint_where_nothing_is_near(configs: list[str], key: str) -> None:
-    with pytest.raises(InputError, match=f"--{key} is no option") as error:
+    with pytest.raises(InputError, match=f"--{key} is not an option") as error:
         check_command_line(["run", "--config_file", str(configs), f"--{key}", "1"])
     assert "did you mean" not in str(error.value)
     assert ("it belongs to training (train.json)" in str(error.value)) == (key == "mhpm")
@@ -101,7 +101,7 @@ def test_the_runs_of_a_config_are_known(configs: list[str], words: tuple[str, ..
 
 @pytest.mark.parametrize("run_id", ["train", "trainning", "validation_modes", "imports", "dataset_dir"])
 def test_a_run_that_no_config_has_is_refused(configs: list[str], run_id: str) -> None:
-    with pytest.raises(InputError, match=rf"'{run_id}' is no run of .*: give one of run, training\."):
+    with pytest.raises(InputError, match=rf"'{run_id}' is not a run of .*: give one of run, training\."):
         check_command_line(["run", run_id, "--config_file", str(configs)])
 
 
@@ -206,7 +206,7 @@ def test_a_list_of_some_names(value: Any) -> None:
 
 
 def test_a_key_that_the_schema_does_not_have_is_refused() -> None:
-    with pytest.raises(InputError, match="colour is no option"):
+    with pytest.raises(InputError, match="colour is not an option"):
         check_options(TrainingOptions, {"colour": "red"})
 
 

@@ -78,7 +78,7 @@ def test_packages_that_are_missing_or_of_another_version(bundle: Path, cases: li
     assert find_problems(bundle) == ["packages are missing: run pip install no-such-package==1.2."]
 
     path.write_text(json.dumps({**metadata, "pytorch_version": "2.0.0"}))
-    assert find_problems(bundle) == [], "another version alone is no problem"
+    assert find_problems(bundle) == [], "another version alone is not a problem"
     wrong = [{**case, "dice": case["dice"] - 0.1} for case in expected(bundle)["cases"]]
     content = {**expected(bundle), "cases": wrong}
     (bundle / "models" / "selftest.json").write_text(json.dumps(content))

@@ -31,14 +31,14 @@ def assert_same(ours, theirs, inputs, modules) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 4, 9])
-@pytest.mark.parametrize("way", ["ask_image", "ask_tokens", "forward"])
+@pytest.mark.parametrize("way", ["attend_to_image", "attend_to_tokens", "forward"])
 def test_attention(tokens: int, way: str) -> None:
     """16 channels in 4 heads: up to 3 tokens the image is left unprojected."""
     plain = randomise(Attention(32, 4, downsample_rate=2), 0, gain=1.0).double()
     ours = FewTokenAttention(32, 4, downsample_rate=2).double()
     ours.load_state_dict(plain.state_dict())
     few, image, image_values, few_values = tensors((2, tokens, 32), (2, 10, 32), (2, 10, 32), (2, tokens, 32))
-    arguments = (image, few, few_values) if way == "ask_tokens" else (few, image, image_values)
+    arguments = (image, few, few_values) if way == "attend_to_tokens" else (few, image, image_values)
     assert_same([getattr(ours, way)(*arguments)], [plain(*arguments)], arguments, (ours, plain))
 
 

@@ -142,13 +142,13 @@ class TestReadPrompts:
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            ('{"a.png": {"objects": [}}', r"prompts\.json' is no JSON .*line 1, column 24"),
+            ('{"a.png": {"objects": [}}', r"prompts\.json' is not JSON .*line 1, column 24"),
             ('{\n"a.png":\n  nonsense}', "line 3, column 3"),
             ("", "line 1, column 1"),
-            ('{"a": {"objects": [{"box": [NaN, 0, 1, 1]}]}}', "NaN is no coordinate"),
+            ('{"a": {"objects": [{"box": [NaN, 0, 1, 1]}]}}', "NaN is not a coordinate"),
             ('{"a": {"objects": [{"box": [0, 0, 1e999, 1]}]}}', "in numbers"),
-            ('{"a": {"objects": [{"box": [0, 0, ' + "9" * 5000 + ", 1]}]}}", "no JSON"),
-            ("[" * 100_000, "no JSON"),
+            ('{"a": {"objects": [{"box": [0, 0, ' + "9" * 5000 + ", 1]}]}}", "not JSON"),
+            ("[" * 100_000, "not JSON"),
             ('{"a.png": {"objects": []}, "a.png": {"objects": []}}', "'a.png' is there twice"),
             ([], "holds a list"),
             ({"a.png": []}, r"'a\.png': give \{\"objects\""),
@@ -181,7 +181,7 @@ class TestReadPrompts:
         with pytest.raises(InputError, match="cannot be read"):
             read_prompts(tmp_path)
         (tmp_path / "picture.json").write_bytes(b"\x89PNG\r\n\xff\xfe")
-        with pytest.raises(InputError, match="no JSON"):
+        with pytest.raises(InputError, match="not JSON"):
             read_prompts(tmp_path / "picture.json")
 
 

@@ -232,7 +232,7 @@ def test_metadata_that_does_not_agree(
 
 def test_a_broken_config(small_bundle: Path, tmp_path: Path) -> None:
     (small_bundle / "configs" / "paper.json").write_text("{")
-    with pytest.raises(InputError, match=r"paper\.json' is no JSON"):
+    with pytest.raises(InputError, match=r"paper\.json' is not JSON"):
         write_bundle(Options(tmp_path / "out", bundle=small_bundle))
 
 

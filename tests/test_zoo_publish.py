@@ -111,7 +111,7 @@ def test_what_the_zoo_would_not_take_is_refused_before_anything_changes(packaged
         assert git(clone, "branch", "--show-current").strip() == "dev"
 
     refused("check-ref-format failed", branch="a b")
-    refused("has a branch 'dev' already", branch="dev")
+    refused("already has a branch 'dev'", branch="dev")
     (clone / "new.txt").write_text("")
     refused("has uncommitted changes")
     (clone / "new.txt").unlink()
@@ -120,9 +120,9 @@ def test_what_the_zoo_would_not_take_is_refused_before_anything_changes(packaged
     refused("package without --any_size")
     (packaged / "models" / "model.pt").write_text("weights")
     (packaged / "configs" / "metadata.json").write_text(json.dumps({"version": "0.0.9"}))
-    refused(r"version 0\.0\.9 of \w+ is in the zoo already")
+    refused(r"version 0\.0\.9 of \w+ is already in the zoo")
     (clone / "ci" / "verify_bundle.py").unlink()
-    refused("is no clone of the model zoo")
+    refused("is not a clone of the model zoo")
     (packaged / "lmsfe_sam" / "__init__.py").unlink()
     refused("has no lmsfe_sam/__init__.py")
 

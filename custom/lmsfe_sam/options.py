@@ -188,7 +188,7 @@ class InferenceOptions(Options):
     prompts: Text | None = Field(description="prompts file; null: no prompts")
     slice: NotNegative | None = Field(description="slice of a volume; null: an error for more than one")
     mode: Literal["auto", "resize", "zoom", "window"] = Field(
-        description="way to look at an image, see docs/windows.md"
+        description="how images are shown to the network, see docs/windows.md"
     )
     zoom_share: Rate = Field(description="share of the zoomed crop's side that an object takes")
     zoom_below: Share = Field(description="objects below this share of the image's area are zoomed in on")
@@ -198,7 +198,7 @@ class InferenceOptions(Options):
     )
     window_batch: Positive = Field(description="windows encoded at a time")
     cached_embeddings: NotNegative = Field(
-        description="batches of windows whose embeddings are kept for the next prompts on them"
+        description="batches of windows whose embeddings are cached for the next prompts on them"
     )
     preset: Text | None = Field(description="preset that the checkpoint must have; null: whatever it has")
     prompt_form: Literal["none", "box"] | None = Field(
@@ -257,7 +257,7 @@ def check_options(schema: type[Options], values: Mapping[str, Any]) -> None:
             if error["type"] == "missing":
                 continue
             if error["type"] == "extra_forbidden":
-                raise InputError(f"{key} is no option: leave it out.") from None
+                raise InputError(f"{key} is not an option: leave it out.") from None
             raise InputError(
                 f"{key} is {shown(values[key])}: give {describe(schema, key)} with --{key}."
             ) from None

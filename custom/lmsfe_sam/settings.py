@@ -75,7 +75,7 @@ def check_command_line(arguments: Sequence[str] | None = None) -> None:
         if path[0] in RUN_ARGUMENTS:
             continue
         if path[0] not in config:
-            raise InputError(f"--{key} is no option of {name}: {_remedy(path[0], config)}")
+            raise InputError(f"--{key} is not an option of {name}: {_remedy(path[0], config)}")
         # A root that is given anew as a whole need not have what the config's has.
         if len(path) > 1 and path[0] not in pairs:
             _check_nested(config, path, key, name)
@@ -135,7 +135,7 @@ def _check_run(config: Mapping[str, Any], run_id: str | None, name: str) -> None
     if run_id is None or run_id in runs:
         return
     shown = [key for key in runs if key not in ("initialize", "finalize")]
-    raise InputError(f"'{run_id}' is no run of {name}: give one of {', '.join(shown)}.")
+    raise InputError(f"'{run_id}' is not a run of {name}: give one of {', '.join(shown)}.")
 
 
 def _is_run(value: Any) -> bool:
@@ -155,7 +155,7 @@ def _check_nested(config: Mapping[str, Any], path: Sequence[str], key: str, name
         elif isinstance(parent, dict) and part in parent:
             parent = parent[part]
         else:
-            raise InputError(f"--{key} is no option of {name}: there is no {part} in it.")
+            raise InputError(f"--{key} is not an option of {name}: there is no {part} in it.")
     if not isinstance(parent, dict) or "_target_" not in parent:
         return
     arguments = _arguments(str(parent["_target_"]))
@@ -163,7 +163,7 @@ def _check_nested(config: Mapping[str, Any], path: Sequence[str], key: str, name
         return
     near = _similar(path[-1], {*arguments, *parent})
     raise InputError(
-        f"--{key} is no option of {name}: {parent['_target_']} takes no {path[-1]}"
+        f"--{key} is not an option of {name}: {parent['_target_']} takes no {path[-1]}"
         + (f", did you mean --{'#'.join([*path[:-1], near])}?" if near else ".")
     )
 

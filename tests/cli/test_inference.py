@@ -181,4 +181,4 @@ def test_a_wrong_box_is_one_sentence(bundle_root: Path, checkpoint: Path, tmp_pa
 def test_a_misspelt_key_is_one_sentence(bundle_root: Path, tmp_path: Path) -> None:
     process = run(bundle_root, "--input", tmp_path, "--prompt", "p.json")
     assert process.returncode == 1
-    assert last_lines(process)[0].startswith("--prompt is no option of configs/inference.json")
+    assert last_lines(process)[0].startswith("--prompt is not an option of configs/inference.json")

@@ -77,13 +77,13 @@ def test_a_bad_mask_ends_the_run_in_one_sentence_before_it_starts(folder: Path, 
     [
         (
             ("--data_dir", "x"),
-            "--data_dir is no option of ['configs/train.json']: did you mean --dataset_dir?",
+            "--data_dir is not an option of ['configs/train.json']: did you mean --dataset_dir?",
         ),
         (("--preset", "vit_q"), "preset is 'vit_q': give one of vit_t, vit_b, vit_l, vit_h with --preset."),
         (
             ("--train#trainer#max_epoch", "3"),
-            "--train#trainer#max_epoch is no option of ['configs/train.json']: SupervisedTrainer takes no "
-            "max_epoch, did you mean --train#trainer#max_epochs?",
+            "--train#trainer#max_epoch is not an option of ['configs/train.json']: SupervisedTrainer takes "
+            "no max_epoch, did you mean --train#trainer#max_epochs?",
         ),
         (
             ("--output_dir", "configs/train.json/run"),
@@ -101,5 +101,7 @@ def test_a_run_that_the_config_does_not_have_is_refused(tmp_path: Path) -> None:
     words = [word if word != "training" else "train" for word in command("--output_dir", tmp_path / "run")]
     process = run_command(BUNDLE, sys.executable, *words, limit=TIME_LIMIT)
     assert process.returncode == 1 and "Traceback" not in process.stderr
-    assert "error: 'train' is no run of ['configs/train.json']: give one of training, run." in process.stderr
+    assert (
+        "error: 'train' is not a run of ['configs/train.json']: give one of training, run." in process.stderr
+    )
     assert not (tmp_path / "run").exists()

@@ -48,7 +48,7 @@ class Mark:
     Attributes:
         style: classes of the style sheet.
         points: in pixels; one point for a circle.
-        tag: the SVG element if it is no circle: ``polyline`` or ``polygon``.
+        tag: the SVG element if it is not a circle: ``polyline`` or ``polygon``.
         radius: of a circle in pixels, or 0.
         note: shown when the pointer is over a circle.
     """

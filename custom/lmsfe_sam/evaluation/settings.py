@@ -72,7 +72,7 @@ def evaluated_network(checkpoint: str, modes: Sequence[str], **expected: Any) ->
         expected: preset, image size and toggles that the user expects it to have; None for whatever it has.
 
     Raises:
-        InputError: the file is no checkpoint of this project, or is another network than expected.
+        InputError: the file is not a checkpoint of this project, or is another network than expected.
     """
     if not network_modes(modes):
         return NoNetwork()

@@ -1,4 +1,4 @@
-"""A dataset that goes on after a bad file and tells at the end."""
+"""A dataset that skips bad files and reports them at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SkippingDataset(IterableDataset[Any]):
     Args:
         data: the records.
         transform: applied to each; read it in the main process (no workers), where `failures` is.
-        is_done: tells which records to pass over, as an earlier run has finished them.
+        is_done: whether a record is to be skipped, as an earlier run has finished it.
 
     Attributes:
         failures: what was wrong, one sentence a bad record.
@@ -57,7 +57,7 @@ class SkippingDataset(IterableDataset[Any]):
             yield transformed
 
     def finish(self) -> None:
-        """Tell what became of the records.
+        """Report what became of the records.
 
         Raises:
             InputError: some were left out; the message has a line for each. Or none holds an image.

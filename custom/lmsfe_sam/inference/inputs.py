@@ -138,7 +138,7 @@ def unique_stems(paths: list[Path]) -> dict[Path, str]:
 def _list_files(source: Path, prompts: str | os.PathLike[str] | None) -> list[Path]:
     if source.is_file():
         if not is_input(source):
-            raise InputError(f"input '{source}' is no image: give one of {', '.join(INPUT_SUFFIXES)}.")
+            raise InputError(f"input '{source}' is not an image: give one of {', '.join(INPUT_SUFFIXES)}.")
         return [source]
     if not source.is_dir():
         raise InputError(f"input '{source}' does not exist: give an image file or a folder of them.")

@@ -19,7 +19,7 @@ COLOURS = np.array(
     ],
     dtype=np.uint8,
 )
-"""Okabe and Ito's colours, which colour-blind people can tell apart; object k has the k-th, in turns."""
+"""Okabe and Ito's colours, which colour-blind people can distinguish; object k has the k-th, cyclically."""
 
 TINT = 0.25
 

@@ -23,7 +23,7 @@ from lmsfe_sam.stopping import Stopped, held_signals
 logger = logging.getLogger(__name__)
 
 Item = Mapping[str, Any]
-"""One image: what was loaded of it and what was found."""
+"""One image: what was loaded of it, and its predictions."""
 
 
 class Writer(Protocol):

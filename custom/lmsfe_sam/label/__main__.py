@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_version()
     is_web = options.studies.startswith(("http://", "https://"))
     if not is_web and not Path(options.studies).is_dir():
-        raise InputError(f"studies '{options.studies}' is no folder: give the folder of the images.")
+        raise InputError(f"studies '{options.studies}' is not a folder: give the folder of the images.")
     names = [name.strip() for name in options.names.split(",")]
     token = _token(options.token, options.host)
     hosts = _hosts(options.host, options.allow_host)
@@ -122,7 +122,7 @@ def _hosts(host: str, more: list[str]) -> tuple[str, ...]:
 
     for name in more:
         if not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-            raise InputError(f"--allow_host {name} is no host's name: give one without scheme and port.")
+            raise InputError(f"--allow_host {name} is not a host's name: give one without scheme and port.")
     bare = host.strip("[]").lower()
     own = () if bare in ("", "0.0.0.0", "::") else (f"[{bare}]" if ":" in bare else bare,)
     return (*LOOPBACK, *own, *(name.lower() for name in more))
@@ -132,7 +132,7 @@ def _origin(text: str) -> str:
     parts = urlsplit(text)
     origin = f"{parts.scheme}://{parts.netloc}".lower()
     if parts.scheme not in ("http", "https") or not parts.hostname or "*" in text or "@" in text:
-        raise InputError(f"--allow_origin {text} is no origin: give one such as http://localhost:3000.")
+        raise InputError(f"--allow_origin {text} is not an origin: give one such as http://localhost:3000.")
     if text.rstrip("/").lower() != origin:
         raise InputError(f"--allow_origin {text} has a path: give {origin}.")
     return origin

@@ -130,7 +130,7 @@ class UltrasoundApp(MONAILabelApp):
         return {name: Uncertainty(name, task, self.max_pixels, self.inferring) for name in MEASURES}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        """MONAI Label's ``first`` and ``random``, and the least sure first by each measure."""
+        """MONAI Label's ``first`` and ``random``, and the least certain first by each measure."""
         least_sure = {
             f"least_sure_by_{name}": LeastSure(method) for name, method in self.init_scoring_methods().items()
         }
@@ -150,21 +150,21 @@ class UltrasoundApp(MONAILabelApp):
             InputError: no such image, one that is too large, or prompts that do not fit it.
         """
         store = datastore or self.datastore()
-        asked = dict(request)
-        save, tag = bool(asked.pop("save_label", False)), asked.pop("label_tag", None) or "original"
+        parameters = dict(request)
+        save, tag = bool(parameters.pop("save_label", False)), parameters.pop("label_tag", None) or "original"
         check_tag(tag)
-        name, path = asked.pop("image", ""), asked.pop(FILE, "")
+        name, path = parameters.pop("image", ""), parameters.pop(FILE, "")
         if not path:
             path = self.path_of(name, store)
         check_file(path, self.max_pixels)
-        task = self._infers[asked["model"]]
+        task = self._infers[parameters["model"]]
         with self.inferring:
             file, result = task(
-                {**asked, "image": path, "description": task.description, "logging": "WARNING"}
+                {**parameters, "image": path, "description": task.description, "logging": "WARNING"}
             )
         label = file
         if save and name and file and Path(file).exists():
-            label = store.save_label(name, file, tag, {"model": asked["model"], "params": result})
+            label = store.save_label(name, file, tag, {"model": parameters["model"], "params": result})
         return {"label": label, "tag": tag, "file": file, "params": result}
 
     def path_of(self, name: Any, store: Datastore | None = None) -> str:
@@ -203,7 +203,7 @@ class UltrasoundApp(MONAILabelApp):
 
 
 class DicomWebStore(DICOMWebDatastore, SafeStore):
-    """MONAI Label's store before a DICOMweb server, whose files here are kept as `SafeStore` keeps them."""
+    """MONAI Label's store before a DICOMweb server, whose local files are stored as `SafeStore` does."""
 
     def get_image_uri(self, image_id: str) -> str:
         """Return the path of a series, fetched and converted if need be."""

@@ -1,4 +1,4 @@
-"""Checks of requests before MONAI Label sees them, and the errors that answer them in one sentence."""
+"""Checks of requests before MONAI Label sees them, and errors of one sentence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTERNAL = (
     "latencies",
     "bundle_path",
 )
-"""Parameters of MONAI Label's own pipeline, which no client needs and which break or bend its answer."""
+"""Parameters of MONAI Label's own pipeline, which no client needs and which break or change its response."""
 
 PIPELINE = (
     "foreground",
@@ -106,7 +106,7 @@ class FullDiskError(Fault):
 
 
 def check_known(what: str, name: Any, known: Collection[str]) -> None:
-    """Refuse a name that is none of those there are.
+    """Refuse an unknown name.
 
     Raises:
         NotFoundError: it is not.
@@ -117,7 +117,7 @@ def check_known(what: str, name: Any, known: Collection[str]) -> None:
 
 
 def check_tag(tag: Any) -> None:
-    """Refuse a name, of an image, a label's tag or a session, that is no plain file's name.
+    """Refuse a name, of an image, a label's tag or a session, that is not a plain file's name.
 
     Everything that becomes part of a path comes through here.
 
@@ -125,7 +125,7 @@ def check_tag(tag: Any) -> None:
         InputError: it is not.
     """
     if not is_plain(tag):
-        raise InputError(f"'{shown(tag)}' is no plain name: give letters and digits, such as final.")
+        raise InputError(f"'{shown(tag)}' is not a plain name: give letters and digits, such as final.")
 
 
 def is_plain(name: Any) -> bool:
@@ -149,9 +149,9 @@ def read_parameters(text: str, key: str = "params") -> dict[str, Any]:
     try:
         parameters = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{key} is no JSON ({shown(error)}): send an object such as {{}}.") from error
+        raise InputError(f"{key} is not JSON ({shown(error)}): send an object such as {{}}.") from error
     if not isinstance(parameters, dict):
-        raise InputError(f"{key} is no JSON object: send one such as {{}}.")
+        raise InputError(f"{key} is not a JSON object: send one such as {{}}.")
     return parameters
 
 
@@ -165,9 +165,7 @@ def read_info(text: str, key: str = "info") -> dict[str, Any]:
     try:
         size = len(json.dumps(info, allow_nan=False))
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{key} holds a number that is none, or is nested too deep: leave it out."
-        ) from error
+        raise InputError(f"{key} holds NaN or infinity, or is nested too deep: leave it out.") from error
     if size > LARGEST_INFO or not all(key.isprintable() for key in info):
         raise TooLargeError(f"{key} is larger than {LARGEST_INFO // 1024} kB, or has odd keys: send less.")
     return info
@@ -210,7 +208,7 @@ def chosen_device(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Return ``device`` of a request's parameters if it is given, as a name that this machine has.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not one.
     """
     device = parameters.get("device")
     if not device:
@@ -226,7 +224,7 @@ def whole_number(parameters: Mapping[str, Any], key: str, most: int = 10**6) -> 
     """Return a parameter if it is given, a whole number of 0 to ``most``.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not one.
     """
     value = parameters.get(key)
     if value is None:

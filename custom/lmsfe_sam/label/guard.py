@@ -3,7 +3,7 @@
 No web page of another origin, no foreign name, nobody without its token. Starlette's `TrustedHostMiddleware`
 is not used: it looks at the first of several ``Host`` headers, knows neither ``Origin`` nor
 ``Sec-Fetch-Site``, and answers 400 in plain text where this server promises 403 in a sentence. Its limit on a
-body knows neither the time nor clients that see no answer while they still send. `CORSMiddleware`, for the
+body knows neither the time nor clients that read no response while they still send. `CORSMiddleware`, for the
 origins that are named, is Starlette's.
 """
 
@@ -36,16 +36,16 @@ HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
-"""Of every answer: browsers guess no types, frame nothing, tell nobody and keep nothing."""
+"""Of every response: browsers guess no types, allow no frames, send no referrer and cache nothing."""
 
 NOTHING = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-"""The content policy of all answers that have none of their own: nothing in them is run or loaded."""
+"""The content policy of all responses that have none of their own: nothing in them is run or loaded."""
 
 READ_ON = 8
-"""Up to so many times the limit is read and thrown away, as clients that are still sending see no answer."""
+"""Up to this many times the limit is read and discarded, as clients that still send read no response."""
 
 SMALL = 2**20
-"""Bytes of a body that is no upload: JSON, and forms without files."""
+"""Bytes of a body that is not an upload: JSON, and forms without files."""
 
 UPLOADS = {
     "POST": re.compile(r"/infer/[^/]+"),
@@ -70,7 +70,7 @@ class CheckOrigin:
     """ASGI middleware: 403 for a foreign ``Host``, ``Origin`` or ``Sec-Fetch-Site``, whatever the method.
 
     A ``Host`` may be one of ``hosts``, with any port, or the address at which the connection came in. An
-    ``Origin`` may be the server's own, by its ``Host``, or one of ``origins``. Programs that are no browsers
+    ``Origin`` may be the server's own, by its ``Host``, or one of ``origins``. Programs that are not browsers
     send neither ``Origin`` nor ``Sec-Fetch-Site``.
 
     Args:
@@ -142,7 +142,7 @@ class CheckToken:
 
     Args:
         app: what is called for the requests that may pass.
-        token: nobody is asked for one where it is empty.
+        token: none is needed where it is empty.
     """
 
     def __init__(self, app: App, token: str) -> None:
@@ -164,9 +164,7 @@ class CheckToken:
             rest = urlencode([pair for pair in query if pair[0] != "token"]).encode()
             await self.app({**scope, "query_string": rest}, receive, send)
             return
-        detail = (
-            "this server asks for its token: send the header Authorization: Bearer TOKEN, or ?token=TOKEN."
-        )
+        detail = "this server needs its token: send the header Authorization: Bearer TOKEN, or ?token=TOKEN."
         await refuse(scope, send, 401, detail, [(b"www-authenticate", b"Bearer")])
 
 
@@ -176,7 +174,7 @@ def values(scope: Message, name: bytes) -> list[str]:
 
 
 def with_headers(send: Send) -> Send:
-    """Return a ``send`` that adds `HEADERS`, and a content policy where an answer has none."""
+    """Return a ``send`` that adds `HEADERS`, and a content policy where a response has none."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -214,8 +212,8 @@ def _is_address(host: str) -> bool:
 class LimitBody:
     """ASGI middleware that answers 413 to a body above a limit, and 408 to one that takes too long.
 
-    None of it is kept. Uploads, which are multipart forms at the addresses of `UPLOADS`, may have ``limit``
-    bytes, all other bodies `SMALL`.
+    Nothing of the body is stored. Uploads, which are multipart forms at the addresses of `UPLOADS`, may have
+    ``limit`` bytes, all other bodies `SMALL`.
 
     Args:
         app: what is called for all other requests.
@@ -240,7 +238,7 @@ class LimitBody:
         stated = headers.get(b"content-length", b"")
         watch = _Watch(receive, self)
         if stated.isdigit() and int(stated) > limit:
-            if b"expect" not in headers:  # one who asks first has not sent anything yet
+            if b"expect" not in headers:  # a client that asks first has not sent anything yet
                 await watch.throw_away()
             await _refuse(send, 413, too_long(limit, is_upload(scope, headers)))
             return

@@ -55,7 +55,7 @@ def check_file(path: str | Path, most: int = MOST_PIXELS) -> None:
     """Refuse an image file that is too large once decoded, or whose data is in another file.
 
     Args:
-        path: the file; what it is, is told by its suffix.
+        path: the file; its suffix says what it is.
         most: pixels of a picture or of a DICOM frame, voxels of a volume.
 
     Raises:
@@ -96,7 +96,7 @@ def hold(file: Path, count: int, most: int) -> None:
 
     Raises:
         TooLargeError: it is above.
-        InputError: it is none.
+        InputError: it is not positive.
     """
     if count <= 0:
         raise InputError(f"'{file}' has no pixels: copy it again from its source.")
@@ -197,7 +197,7 @@ def _head(file: Path) -> bytes:
 
 def _product(file: Path, form: str, sizes: list[str]) -> int:
     if not sizes or not all(size.isascii() and size.isdigit() and len(size) < 12 for size in sizes):
-        raise _damaged(file, form, "its sizes are no numbers")
+        raise _damaged(file, form, "its sizes are not numbers")
     return math.prod(int(size) for size in sizes)
 
 

@@ -59,7 +59,7 @@ class RecordFile:
         """Return what the file holds, or None where there is none.
 
         Args:
-            mend: put a damaged file aside, and return what it and the one before it still tell.
+            mend: put a damaged file aside, and return what can be read of it and of the one before it.
 
         Raises:
             ValueError: it is damaged, and not to be mended.
@@ -127,7 +127,7 @@ def parse(text: str) -> LocalDatastoreModel:
     """Read a record, without entries whose names would lead out of the folder.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a record.
     """
     try:
         content = json.loads(text)
@@ -142,7 +142,7 @@ def parse(text: str) -> LocalDatastoreModel:
 def whole_entries(text: str) -> dict[str, ImageLabelModel]:
     """Return the entries of a torn record that are whole."""
     start = re.search(r'"objects"\s*:\s*\{', text)
-    found: dict[str, ImageLabelModel] = {}
+    entries: dict[str, ImageLabelModel] = {}
     place = start.end() if start else len(text)
     decoder = json.JSONDecoder()
     try:
@@ -152,19 +152,19 @@ def whole_entries(text: str) -> dict[str, ImageLabelModel]:
             if colon is None:
                 break
             entry, place = decoder.raw_decode(text, colon.end())
-            found[name] = ImageLabelModel.model_validate(entry)
+            entries[name] = ImageLabelModel.model_validate(entry)
     except (ValueError, RecursionError, ValidationError):
         pass  # here it was torn
-    return _harmless(found)
+    return _harmless(entries)
 
 
 def _harmless(objects: dict[str, ImageLabelModel]) -> dict[str, ImageLabelModel]:
-    kept = {}
+    harmless = {}
     for name, entry in objects.items():
         if is_plain(name) and _SUFFIX.fullmatch(entry.image.ext):
             labels = {tag: label for tag, label in entry.labels.items() if _is_label(tag, label)}
-            kept[name] = entry.model_copy(update={"labels": labels})
-    return kept
+            harmless[name] = entry.model_copy(update={"labels": labels})
+    return harmless
 
 
 def _is_label(tag: Any, label: DataModel) -> bool:
@@ -172,7 +172,7 @@ def _is_label(tag: Any, label: DataModel) -> bool:
 
 
 class SafeSessions(Sessions):
-    """MONAI Label's `Sessions` with numbers that nobody guesses, and junk among them swept away."""
+    """MONAI Label's `Sessions` with ids that nobody can guess; damaged ones are removed."""
 
     def __init__(self, store_path: str, expiry: int = 3600) -> None:
         super().__init__(store_path, expiry)
@@ -198,7 +198,7 @@ class SafeSessions(Sessions):
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
     ) -> tuple[str, SessionInfo]:
-        """Keep a copy of an image; return the session's number and what is known of it.
+        """Store a copy of an image; return the session's id and its information.
 
         Raises:
             FullDiskError: there is no room for it.
@@ -272,8 +272,8 @@ class SafeSessions(Sessions):
             image = Path(os.path.realpath(info.image))
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return None
-        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in times)
-        return info if whole and image.parent == Path(os.path.realpath(folder)) else None
+        valid = all(isinstance(value, int) and not isinstance(value, bool) for value in times)
+        return info if valid and image.parent == Path(os.path.realpath(folder)) else None
 
     def _write_meta_info(self, session_id: str, session_info: SessionInfo) -> None:
         with atomic_write(Path(self.store_path) / session_id / "meta.info") as temporary:
@@ -281,5 +281,5 @@ class SafeSessions(Sessions):
 
 
 def for_client(info: SessionInfo) -> dict[str, Any]:
-    """Return what a client may know of a session: not where it is kept."""
+    """Return what a client may know of a session: not its path."""
     return {**info.to_json(), "path": "", "image": Path(info.image).name}

@@ -5,7 +5,7 @@ A request's parameters reach the bundle's preprocessing in its data, beside the 
 - ``foreground`` and ``background``: clicks, [x, y] or [x, y, slice];
 - ``roi``: a box, from CVAT [x0, y0, x1, y1] or its two corners [[x0, y0], [x1, y1]], from 3D Slicer
   [i0, i1, j0, j1, k0, k1], in any order;
-- ``slice``: which slice of a volume; without it the clicks or the box tell.
+- ``slice``: which slice of a volume; without it that of the clicks or the box.
 
 Records of the command line have no ``image_path`` and pass through all transforms as they are.
 """
@@ -81,7 +81,7 @@ class ChooseSliced(_OfRequestsd):
         keys: of the image, as for every MONAI `MapTransform`.
 
     Raises:
-        InputError: when called, on a parameter that is none.
+        InputError: when called, on an invalid parameter.
     """
 
     def read(self, request: dict[Hashable, Any]) -> None:  # noqa: D102
@@ -102,7 +102,7 @@ class ReadPromptsd(_OfRequestsd):
         keys: of the loaded image, (C, H, W), with the metadata of `LoadFileImaged`.
 
     Raises:
-        InputError: when called, on a parameter that is none, or on prompts of other slices only.
+        InputError: when called, on an invalid parameter, or on prompts of other slices only.
     """
 
     def read(self, request: dict[Hashable, Any]) -> None:  # noqa: D102
@@ -131,7 +131,7 @@ def read_prompt(request: Mapping[Any, Any], index: int | None) -> ObjectPrompt:
         index: of the slice; prompts of others are left out. None where the file has but one.
 
     Raises:
-        InputError: a parameter that is none, or prompts of other slices only.
+        InputError: an invalid parameter, or prompts of other slices only.
     """
     inside, outside = read_clicks(request, "foreground"), read_clicks(request, "background")
     region = read_region(request.get("roi"))
@@ -154,7 +154,7 @@ def chosen_slice(request: Mapping[Any, Any]) -> int | None:
     """Return the slice that a request is about, or None where it says nothing of it.
 
     Raises:
-        InputError: a parameter that is none.
+        InputError: an invalid parameter.
     """
     index = request.get(SLICE)
     if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
@@ -185,7 +185,7 @@ def read_clicks(request: Mapping[Any, Any], key: str) -> list[tuple[float, ...]]
 
 
 def read_region(roi: Any) -> Region | None:
-    """Read a box in CVAT's order or in 3D Slicer's, told apart by their lengths.
+    """Read a box in CVAT's order or in 3D Slicer's, which differ in length.
 
     Raises:
         InputError: neither.

@@ -1,7 +1,7 @@
 """Endpoints: the app's description, inference, sessions, what runs once at a time, weights and the log.
 
-These, `routes_store` and `routes_ohif` are all that the server answers: MONAI Label's own web application,
-with what it takes a client's word for, is not in use. Addresses, parameters and answers are MONAI Label's.
+These, `routes_store` and `routes_ohif` are all that the server offers: MONAI Label's own web application,
+which trusts what a client sends, is not in use. Addresses, parameters and responses are MONAI Label's.
 The endpoints run in threads, so that the server goes on answering during an inference or a training run.
 """
 
@@ -46,7 +46,7 @@ JsonObject = dict[str, Any]
 
 @router.get("/")
 def own_page(state: Shared) -> dict[str, str]:
-    """Say what this is."""
+    """Name the server."""
     return {"name": state.app.name, "version": state.app.version, "description": state.app.description}
 
 
@@ -77,7 +77,7 @@ def run_inference(
     parameters = read_parameters(params)
     request = {**check_inference(parameters, Path(app.bundles[model]) / "models"), "model": model}
     if output == ResultType.dicom_seg:
-        raise InputError("output=dicom_seg is not supported: ask for output=image and convert the NIfTI.")
+        raise InputError("output=dicom_seg is not supported: use output=image and convert the NIfTI.")
     if session_id:
         result = app.infer({**request, FILE: session_image(state, session_id)})
     elif file is not None:
@@ -102,7 +102,7 @@ def next_sample(state: Shared, strategy: str, params: dict[str, Any] | None = No
     check_known("strategy", strategy, list(app.info()["strategies"]))
     client = given.get("client_id")
     if client is not None and not isinstance(client, str | int):
-        raise InputError("client_id is no text: give one, or leave it out.")
+        raise InputError("client_id is not text: give a text, or leave it out.")
     result = app.next_sample({"strategy": strategy})
     if not result:
         return {}
@@ -116,7 +116,7 @@ def next_sample(state: Shared, strategy: str, params: dict[str, Any] | None = No
 
 @router.get("/session/{session_id}")
 def get_session(state: Shared, session_id: str, update_ts: bool = False, image: bool = False) -> Any:
-    """Tell what is known of a session, or send its image."""
+    """Describe a session, or send its image."""
     path = session_image(state, session_id)
     if image:
         return FileResponse(path, media_type=get_mime_type(path), filename=Path(path).name)
@@ -127,7 +127,7 @@ def get_session(state: Shared, session_id: str, update_ts: bool = False, image: 
 def create_session(
     state: Shared, files: Annotated[list[UploadFile], File()], uncompress: bool = False, expiry: int = 0
 ) -> Any:
-    """Keep an image for a while."""
+    """Store an image for a while."""
     if uncompress:
         raise InputError("archives are not unpacked: send the image itself, without uncompress.")
     if len(files) != 1:
@@ -141,7 +141,7 @@ def create_session(
 
 @router.delete("/session/{session_id}")
 def remove_session(state: Shared, session_id: str) -> Any:
-    """Forget a session."""
+    """Remove a session."""
     session_image(state, session_id)
     info = known_sessions(state).get_session(session_id)
     known_sessions(state).remove_session(session_id)
@@ -154,17 +154,17 @@ def known_sessions(state: State) -> SafeSessions:
     Raises:
         NotFoundError: the server was started without them.
     """
-    kept = state.app.sessions()
-    if kept is None:
+    sessions = state.app.sessions()
+    if sessions is None:
         raise NotFoundError("this server keeps no sessions: start it without MONAI_LABEL_SESSIONS=false.")
-    return kept
+    return sessions
 
 
 def session_image(state: State, session_id: str) -> str:
     """Return the path of a session's image.
 
     Raises:
-        InputError: the session's name is none, or there is no such session.
+        InputError: the session's name is invalid, or there is no such session.
     """
     check_tag(session_id)
     sessions = state.app.sessions()
@@ -266,7 +266,7 @@ def stop_batch(state: Shared) -> Any:
 
 @router.get("/model/info/{model}")
 def model_info(state: Shared, model: str) -> Any:
-    """Tell checksum and time of the weights that are served."""
+    """Return checksum and time of the weights that are served."""
     return weights_info(served(state, model))
 
 

@@ -1,6 +1,6 @@
-"""Endpoints for OHIF: its own files, and what it reads from the DICOMweb server, and nothing beside it.
+"""Endpoints for OHIF: its own files, and what it may read from the DICOMweb server.
 
-MONAI Label's own proxy passes on every header, every path and every answer of any size.
+MONAI Label's own proxy forwards every header and path, and holds a whole response in memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PART = re.compile(r"[A-Za-z0-9._~,=:+-]+")
 
 @router.get("/{path:path}")
 def get_ohif(path: str) -> Response:
-    """Send a file of OHIF; its page for all addresses that are none, as OHIF makes them up itself."""
+    """Send a file of OHIF, or its page for any other address, as OHIF routes in the browser."""
     headers = {"content-security-policy": OHIF_POLICY}
     wanted = Path(os.path.realpath(OHIF / path)) if path.isprintable() and len(path) < 1000 else OHIF
     if OHIF in wanted.parents and wanted.is_file() and wanted.name != "index.html":
@@ -63,7 +63,7 @@ def local_page(page: str) -> str:
 
 @proxy.get("/{path:path}")
 def read_dicom(request: Request, state: Shared, path: str) -> Any:
-    """Pass a reading request on, and its answer back as it comes."""
+    """Forward a read request, and stream the response."""
     operation, _, rest = path.partition("/")
     if operation not in ("wado", "qido"):
         operation, rest = "", path
@@ -74,7 +74,7 @@ def read_dicom(request: Request, state: Shared, path: str) -> Any:
     )
     address = "/".join(part for part in (state.app.studies, prefix, below(rest)) if part)
     try:
-        answer = requests.get(
+        response = requests.get(
             address,
             params=request.url.query,
             headers={key: request.headers[key] for key in PASSED if key in request.headers},
@@ -84,9 +84,9 @@ def read_dicom(request: Request, state: Shared, path: str) -> Any:
             stream=True,
         )
     except requests.RequestException as error:
-        raise UpstreamError("the DICOMweb server does not answer: is it running?") from error
-    headers = {key: answer.headers[key] for key in RETURNED if key in answer.headers}
-    return StreamingResponse(answer.iter_content(CHUNK), status_code=answer.status_code, headers=headers)
+        raise UpstreamError("the DICOMweb server does not respond: is it running?") from error
+    headers = {key: response.headers[key] for key in RETURNED if key in response.headers}
+    return StreamingResponse(response.iter_content(CHUNK), status_code=response.status_code, headers=headers)
 
 
 def below(path: str) -> str:
@@ -98,5 +98,5 @@ def below(path: str) -> str:
     parts = [part for part in unquote(path).split("/") if part]
     plain = all(_PART.fullmatch(part) and part not in (".", "..") for part in parts)
     if not plain or posixpath.normpath("/".join(parts) or ".").startswith(".."):
-        raise InputError("the address is none of DICOMweb's: give one below studies, series or instances.")
+        raise InputError("the address is not one of DICOMweb's: give one below studies, series or instances.")
     return quote("/".join(parts), safe="/~,=:+")

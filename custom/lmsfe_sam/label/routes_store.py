@@ -30,7 +30,7 @@ Params = Annotated[str, Form()]
 
 
 class Listing(StrEnum):
-    """How much is told of the datastore."""
+    """How much of the datastore is listed."""
 
     train = "train"
     stats = "stats"
@@ -55,7 +55,7 @@ def add_image(state: Shared, file: AFile, image: str | None = None, params: Para
         with state.app.inferring:
             check_image(copy, state.app.max_pixels)
         path = Path(copy)
-        if not known_suffix(path):  # DICOM that is told by its content
+        if not known_suffix(path):  # DICOM, recognised by its content
             path = path.rename(f"{copy}.dcm")
         try:
             return {"image": state.app.datastore().add_image(name, str(path), info)}
@@ -97,14 +97,14 @@ def get_image(state: Shared, image: str) -> Any:
 
 @router.get("/image/info")
 def get_image_info(state: Shared, image: str) -> Any:
-    """Tell what is known of an image."""
+    """Return the stored information of an image."""
     known_image(state, image)
     return state.app.datastore().get_image_info(image)
 
 
 @router.put("/image/info")
 def set_image_info(state: Shared, image: str, info: Params = "{}") -> Any:
-    """Add to what is known of an image."""
+    """Add to the stored information of an image."""
     known_image(state, image)
     return state.app.datastore().update_image_info(image, read_info(info))
 
@@ -155,7 +155,7 @@ def get_label(state: Shared, label: str, tag: str) -> Any:
 
 @router.get("/label/info")
 def get_label_info(state: Shared, label: str, tag: str) -> Any:
-    """Tell what is known of a label."""
+    """Return the stored information of a label."""
     known_label(state, label, tag)
     return state.app.datastore().get_label_info(label, tag)
 
@@ -201,7 +201,7 @@ def known_label(state: State, name: str, tag: str) -> str:
     """Return a label's path.
 
     Raises:
-        InputError: a tag that is no name, or there is no such label.
+        InputError: a tag that is not a name, or there is no such label.
     """
     check_tag(tag)
     known_image(state, name)

@@ -39,13 +39,13 @@ SERVED_LATELY = 60 * 60
 """Seconds for which a served image steps behind the others, so that several annotators get different ones."""
 
 MOST_SLICES = 8
-"""So many slices of a volume are looked at, evenly spaced."""
+"""Largest number of slices of a volume that are scored, evenly spaced."""
 
 STRETCHES = ((0.1, 0.1), (-0.1, -0.1), (0.1, -0.1), (-0.1, 0.1))
 """How far the sides of the box move outwards along x and y, as shares of its width and height."""
 
 
-def doubt(predictor: Predictor) -> float:
+def iou_uncertainty(predictor: Predictor) -> float:
     """Return 1 minus the IoU that the network predicts for its unprompted mask, cut to 0..1."""
     _, iou, _ = predictor.predict()
     return float(np.clip(1 - iou[0], 0, 1))
@@ -56,7 +56,7 @@ def disagreement(predictor: Predictor) -> float:
 
     The unprompted mask is the first guess. Its tight box, four stretched ones and a click in its
     middle are prompts that an annotator might give; the measure is 1 minus the mean Dice of all pairs
-    of masks. Where nothing is found without a prompt it is 1.
+    of masks. Where the unprompted mask is empty it is 1.
     """
     guess = predictor.predict()[0][0]
     if not guess.any():
@@ -74,7 +74,7 @@ def disagreement(predictor: Predictor) -> float:
 
 
 MEASURES: dict[str, tuple[Measure, str]] = {
-    "predicted_iou": (doubt, "1 minus the predicted IoU of the unprompted mask"),
+    "predicted_iou": (iou_uncertainty, "1 minus the predicted IoU of the unprompted mask"),
     "disagreement": (disagreement, "Disagreement of the masks of several prompts"),
 }
 """Names of the scoring methods; the strategy that goes with one is ``least_sure_by_NAME``."""
@@ -85,14 +85,14 @@ class Uncertainty(ScoringMethod):
 
     Args:
         name: a key of `MEASURES`, under which the score is stored.
-        task: whose network is asked.
+        task: whose network is used.
         most: pixels of an image.
         lock: held while the network works.
     """
 
     def __init__(self, name: str, task: BundleInferTask, most: int, lock: RLock) -> None:
         self.measure, description = MEASURES[name]
-        super().__init__(f"{description}: the higher, the more is learnt from a label")
+        super().__init__(f"{description}: images with the highest value benefit most from a label")
         self.name = name
         self.task = task
         self.most = most
@@ -153,7 +153,7 @@ class LeastSure(Strategy):
     AT_ONCE = 32
 
     def __init__(self, method: Uncertainty) -> None:
-        super().__init__(f"Least sure first: {MEASURES[method.name][1]}")
+        super().__init__(f"Least certain first: {MEASURES[method.name][1]}")
         self.method = method
         self._scoring = Lock()
 
@@ -162,7 +162,7 @@ class LeastSure(Strategy):
         images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         if not images:
             return None
-        with self._scoring:  # annotators that ask at once wait for one scoring, not for one each
+        with self._scoring:  # simultaneous requests wait for one scoring, not for one each
             self.method({"max_samples": self.AT_ONCE}, datastore)
         now = time.time()
 
@@ -186,7 +186,7 @@ def score_file(path: str | Path, predictor: Predictor, measure: Callable[[Predic
     """Return the measure of an image, of a volume that of its worst slice.
 
     Raises:
-        InputError: the file is no image.
+        InputError: the file is not an image.
     """
     scores = []
     for pixels in _slices(path):

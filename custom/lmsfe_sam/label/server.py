@@ -1,6 +1,6 @@
 """The web application and how it is served: endpoints behind checks, errors as sentences, limits on time.
 
-MONAI Label's own start cannot be told of uvicorn's limits. Those that uvicorn lacks, for headers and for
+MONAI Label's own start cannot set uvicorn's limits. Those that uvicorn lacks, for headers and for
 clients that do not read, are added to its protocol.
 """
 
@@ -31,10 +31,10 @@ from lmsfe_sam.label.state import State
 logger = logging.getLogger(__name__)
 
 EXTRAS = {"dataset": routes_store.archive, "logs": routes.logs}
-"""Endpoints that are off unless they are asked for, by the word that asks."""
+"""Endpoints that are off by default, by the word that enables them."""
 
 READING = 60.0
-"""Seconds in which a client must read some of an answer that waits for it."""
+"""Seconds in which a client must read some of a pending response."""
 
 CONNECTIONS = 500
 """Open at once; the ones above get status 503."""
@@ -50,7 +50,7 @@ class Rules:
     Attributes:
         hosts: names and addresses that a ``Host`` may be, in lower case, IPv6 in brackets.
         origins: of web pages that may use the server.
-        token: asked for where it is not empty.
+        token: needed where it is not empty.
         max_body: bytes of an upload.
         patience: seconds that headers, and a body without progress, may take.
         extras: keys of `EXTRAS`.
@@ -75,7 +75,7 @@ def build(state: State, rules: Rules) -> App:
     for router in chosen:
         web.include_router(router)
     for kind in (HTTPException, RequestValidationError, MONAILabelException, Exception):
-        web.add_exception_handler(kind, answer)
+        web.add_exception_handler(kind, handle_error)
     app: App = LimitBody(Quiet(web), rules.max_body, rules.patience)
     app = CheckToken(app, rules.token)
     if rules.origins:
@@ -84,7 +84,7 @@ def build(state: State, rules: Rules) -> App:
             allow_origins=rules.origins,
             allow_methods=["GET", "HEAD", "POST", "PUT", "DELETE"],
             allow_headers=["authorization", "content-type"],
-            allow_private_network=True,  # browsers ask for it before they let a public page in
+            allow_private_network=True,  # browsers check it before they let a public page in
             max_age=600,
         )
     return CheckOrigin(app, rules.hosts, rules.origins)
@@ -122,7 +122,7 @@ def serve(
     )
 
 
-def answer(request: Request, error: Exception) -> JSONResponse:
+def handle_error(request: Request, error: Exception) -> JSONResponse:
     """Turn what was raised into a status and a sentence."""
     wrong = find_input_error(error)
     if is_full_disk(error):
@@ -138,16 +138,16 @@ def answer(request: Request, error: Exception) -> JSONResponse:
     frame = traceback.extract_tb(error.__traceback__)[-1:]
     place = f"{frame[0].filename.rsplit('/', 2)[-1]}:{frame[0].lineno}" if frame else "nowhere"
     route = getattr(request.scope.get("route"), "path", "an unknown address")
-    # Neither the message, which may name a patient, nor a traceback, but where --verbose DEBUG asks for it.
+    # Neither the message, which may name a patient, nor a traceback, unless --verbose DEBUG is given.
     logger.error("%s %s failed: %s at %s", request.method, route, type(error).__name__, place)
     logger.debug("The traceback:", exc_info=error)
     return _sentence(
-        500, f"the server failed with {type(error).__name__}: its log tells where, and it goes on."
+        500, f"the server failed with {type(error).__name__}: its log says where, and it goes on."
     )
 
 
 class Quiet:
-    """ASGI middleware that ends what was answered already: Starlette raises it again, for the log."""
+    """ASGI middleware that drops errors which were handled: Starlette raises them again, for the log."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -184,7 +184,7 @@ def _in_words(request: Request, error: HTTPException) -> str:
         return f"{shown(request.method, 20)} is not for '{path}': see docs/monai-label.md for what is."
     detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
     if error.status_code == 400 and "parsing the body" in detail:
-        detail = "the body is no form or JSON that can be read: send it again."
+        detail = "the body is not a form or JSON that can be read: send it again."
     return for_clients(detail)
 
 
@@ -199,7 +199,7 @@ class TimedProtocol(H11Protocol):
     """uvicorn's protocol for HTTP/1.1 that drops clients which never finish their headers or never read.
 
     Attributes:
-        patience: seconds from a connection's start, or its last answer, to the end of a request's headers.
+        patience: seconds from a connection's start, or its last response, to the end of a request's headers.
     """
 
     patience = 15.0

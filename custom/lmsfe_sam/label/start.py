@@ -1,6 +1,6 @@
 """Set up MONAI Label before it starts: its settings, its folders with the bundle in them, and its log.
 
-MONAI Label's own start cannot be told of uvicorn's limits, writes every request's names into its log, and
+MONAI Label's own start cannot set uvicorn's limits, logs the names in every request, and
 puts temporary files where other users of the machine may wait for them. This takes its place, so it
 is held to the version that it was written for.
 """
@@ -51,7 +51,7 @@ PRIVATE = ("model", "logs", "sessions")
 """Parts of the app's folder that nobody else may enter; the folder itself may be one that others use, too."""
 
 QUIET = ("monailabel", "pydicom", "nibabel", "PIL", "urllib3", "filelock", "watchdog", "schedule", "timeloop")
-"""Loggers that tell names of files, or nothing that anybody asked for."""
+"""Loggers that write names of files, or nothing of use."""
 
 MAIN = '''"""Made by python -m lmsfe_sam.label."""
 
@@ -73,14 +73,14 @@ def check_version() -> None:
     found = version("monailabel")
     if found.split("+")[0] != MONAI_LABEL:
         raise InputError(
-            f"MONAI Label {found} is installed, and what keeps it safe here was written for {MONAI_LABEL}: "
+            f"MONAI Label {found} is installed, and its safeguards here were written for {MONAI_LABEL}: "
             "run python -m lmsfe_sam.label.install."
         )
 
 
 @contextmanager
 def settled(app: Path, studies: str, names: list[str], max_pixels: int) -> Iterator[UltrasoundApp]:
-    """Set MONAI Label up in an app's folder, and yield its app; take the temporary files away in the end.
+    """Set MONAI Label up in an app's folder, and yield its app; remove the temporary files in the end.
 
     The processes that MONAI Label starts read the same settings from the environment.
 
@@ -168,7 +168,7 @@ def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
     is moved to ``before``.
 
     Raises:
-        InputError: ``bundle`` is no bundle with weights, or a name is no folder's name.
+        InputError: ``bundle`` is not a bundle with weights, or a name is not a folder's name.
     """
     weights = bundle / "models" / "model.pt"
     if not weights.is_file():
@@ -180,7 +180,7 @@ def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
     for name in names:
         if not name or Path(name).name != name or name in (".", ".."):
             raise InputError(
-                f"'{name}' is no folder's name: give names such as lmsfe_sam_deepgrow in --names."
+                f"'{name}' is not a folder's name: give names such as lmsfe_sam_deepgrow in --names."
             )
         target = app / "model" / name
         if not _made_of(target, digest):

@@ -63,10 +63,10 @@ class Work:
             queue = enqueue and not run_sync and len(waiting) <= MOST_WAITING
             if self._here or (waiting and not queue):
                 word = WORDS[self.kind]
-                raise BusyError(f"a {word} runs already: wait for it, or stop it, and ask again.")
+                raise BusyError(f"a {word} runs already: wait for it, or stop it, and try again.")
             if not run_sync:
                 logger.info("A %s starts in a process of its own.", WORDS[self.kind])
-                return told(run_background_task(request, self.kind))
+                return task_info(run_background_task(request, self.kind))
             self._here += 1
         try:
             return here(request)
@@ -85,7 +85,11 @@ class Work:
             known = [task for task in known if task["status"] in ("SUBMITTED", "RUNNING")]
         if not known:
             raise NotFoundError(f"no {WORDS[self.kind]} {'runs' if running else 'was started'}: start one.")
-        return [told(task) for task in known] if every and not running else told(known[0 if running else -1])
+        return (
+            [task_info(task) for task in known]
+            if every and not running
+            else task_info(known[0 if running else -1])
+        )
 
     def stop(self) -> Any:
         """Stop the process that runs; return how it stands, None where there is none."""
@@ -95,16 +99,16 @@ class Work:
             task = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return None if task is None else told(task)
+        return None if task is None else task_info(task)
 
 
 @dataclass
 class State:
-    """Kept by the web application, handed to each endpoint.
+    """Held by the web application, passed to each endpoint.
 
     Attributes:
         app: MONAI Label's.
-        training, scoring, batch: that which runs once at a time.
+        training, scoring, batch: the kinds of work that run once at a time.
         log: path of the server's log, empty where it is not to be shown.
     """
 
@@ -123,7 +127,7 @@ def state_of(request: Request) -> State:
 Shared = Annotated[State, Depends(state_of)]
 
 
-def told(task: dict[str, Any]) -> dict[str, Any]:
+def task_info(task: dict[str, Any]) -> dict[str, Any]:
     """Return what a client may know of a process: its last lines without tracebacks and folders."""
     lines = [str(line).strip() for line in list(task.get("details", ())) if not _is_trace(str(line))]
     request = {key: task["request"][key] for key in ("model", "method") if key in task["request"]}

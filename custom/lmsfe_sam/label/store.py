@@ -1,4 +1,4 @@
-"""A folder of images and labels: MONAI Label's, which several requests may change at once and nothing tears.
+"""MONAI Label's folder of images and labels, made safe for simultaneous changes and crashes.
 
 What is known of the folder is never changed in place: a change is made on a copy, written, and only then put
 in the old one's place, so that a request that reads meanwhile sees one or the other.
@@ -73,12 +73,12 @@ class SafeStore(LocalDatastore):
     # What is there
 
     def get_image_uri(self, image_id: str) -> str:
-        """Return an image's path, empty where there is none or it is no file of this folder."""
+        """Return an image's path, empty where there is none or it is not a file of this folder."""
         entry = self._datastore.objects.get(image_id)
         return self._own_file(self._image_file(image_id, entry)) if entry else ""
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Return a label's path, empty where there is none or it is no file of this folder."""
+        """Return a label's path, empty where there is none or it is not a file of this folder."""
         label = self._datastore.label(label_id, label_tag)
         return self._own_file(self._label_file(label_id, label_tag, label)) if label else ""
 
@@ -188,7 +188,7 @@ class SafeStore(LocalDatastore):
             label = entry.labels.get(label_tag)
             if label is None:
                 raise NotFoundError(f"there is no label '{shown(label_tag)}' of '{shown(label_id)}'.")
-            labels = {tag: kept for tag, kept in entry.labels.items() if tag != label_tag}
+            labels = {tag: other for tag, other in entry.labels.items() if tag != label_tag}
             change.objects[label_id] = entry.model_copy(update={"labels": labels})
             change.after.append(_removing(self._label_file(label_id, label_tag, label)))
 
@@ -257,7 +257,7 @@ class SafeStore(LocalDatastore):
             try:
                 model = self._record.read(mend=throw_exception)
             except (OSError, ValueError):
-                logger.warning("The record of images cannot be read: what was known is kept.")
+                logger.warning("The record of images cannot be read: the last state is used.")
                 return
             if model is not None:
                 self._datastore = model.model_copy(update={"base_path": self._datastore_path})
@@ -312,10 +312,10 @@ class SafeStore(LocalDatastore):
 
     def _list_files(self, path: str | Path, patterns: Any) -> dict[str, str]:
         """Only files of this folder: no hidden ones, no folders, no links that lead out."""
-        found = super()._list_files(path, patterns)
+        names = super()._list_files(path, patterns)
         return {
             name: name
-            for name in found
+            for name in names
             if not name.startswith(".") and self._own_file(Path(path) / name, Path(name).suffix)
         }
 

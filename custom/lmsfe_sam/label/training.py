@@ -52,11 +52,11 @@ swapping = Lock()
 class LabelTrainTask(BundleTrainTask):
     """Runs ``configs/train.json`` on the labelled slices, from the weights that are served.
 
-    The run is kept under ``runs`` in the bundle's folder. Its best weights by validation Dice take the
+    The run is stored under ``runs`` in the bundle's folder. Its best weights by validation Dice take the
     place of the served ones, which stay beside them as ``models/before.pt``; the server reloads them.
 
     Attributes:
-        most_pixels: of an image that is learnt from.
+        most_pixels: of an image that is trained on.
     """
 
     most_pixels = MOST_PIXELS
@@ -196,7 +196,7 @@ def export_labels(pairs: Sequence[Mapping[str, Any]], folder: Path, validation_s
     Args:
         pairs: of paths, ``image`` and ``label``.
         folder: written to.
-        validation_share: of the images, 0 to below 1; at least one is kept for validation.
+        validation_share: of the images, 0 to below 1; at least one is used for validation.
 
     Returns:
         The path of the data list.
@@ -213,17 +213,17 @@ def export_labels(pairs: Sequence[Mapping[str, Any]], folder: Path, validation_s
         if entries:
             cases[number] = entries
     if not cases:
-        raise InputError("there is no label to learn from yet: save one with the tag 'final' first.")
+        raise InputError("there is no label to train on yet: save one with the tag 'final' first.")
     groups = list(cases.values())
     if len(groups) == 1:
         logger.warning("One labelled image alone: it is both trained and validated on.")
         parts = {"training": groups, "validation": groups}
     else:
-        kept = min(len(groups) - 1, max(1, round(validation_share * len(groups))))
+        count = min(len(groups) - 1, max(1, round(validation_share * len(groups))))
         order = np.random.default_rng(0).permutation(len(groups))
         parts = {
-            "training": [groups[k] for k in sorted(order[kept:])],
-            "validation": [groups[k] for k in sorted(order[:kept])],
+            "training": [groups[k] for k in sorted(order[count:])],
+            "validation": [groups[k] for k in sorted(order[:count])],
         }
     content = {part: [entry for group in members for entry in group] for part, members in parts.items()}
     path = folder / "datalist.json"
@@ -273,15 +273,17 @@ def weights_info(served: Path) -> dict[str, Any]:
 
 
 def check_archive(sent: Path, served: Path) -> None:
-    """Refuse a file that is no plain archive of tensors, before anything in it is read.
+    """Refuse a file that is not a plain archive of tensors, before anything in it is read.
 
     PyTorch's own files are archives without compression; a compressed one may unfold to anything.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not one.
     """
     if not zipfile.is_zipfile(sent):
-        raise InputError("the file of weights is no PyTorch checkpoint: save a state_dict() with torch.save.")
+        raise InputError(
+            "the file of weights is not a PyTorch checkpoint: save a state_dict() with torch.save."
+        )
     try:
         with zipfile.ZipFile(sent) as archive:
             members = archive.infolist()
@@ -308,10 +310,10 @@ def check_archive(sent: Path, served: Path) -> None:
 
 
 def check_network(network: Any) -> None:
-    """Refuse weights that are no numbers, or make none of a grey image.
+    """Refuse weights that hold NaN or infinity, or produce them on a grey image.
 
     Raises:
-        InputError: they are or do.
+        InputError: they do.
     """
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
     if finite:
@@ -320,6 +322,4 @@ def check_network(network: Any) -> None:
         _, iou, logits = predictor.predict()
         finite = bool(np.isfinite(np.asarray(iou)).all() and np.isfinite(np.asarray(logits)).all())
     if not finite:
-        raise InputError(
-            "the weights hold or give numbers that are none (NaN): train again with a lower rate."
-        )
+        raise InputError("the weights hold or produce NaN or infinity: train again with a lower rate.")

@@ -49,7 +49,7 @@ class PositionAdapter(ParameterCache):
     The source table ``(1, S, S, C)`` passes through stages of max pooling (2, 2), a 3 x 3
     convolution, a layer norm and GELU until it has the grid's size. The result is added to the
     position embedding with a scale that starts at zero (``mode="add"``), or replaces it. None of
-    this depends on the image, so in evaluation the stages' result is kept.
+    this depends on the image, so in evaluation the stages' result is cached.
 
     Args:
         dim: channels C.
@@ -119,7 +119,7 @@ class ChannelSpatialAdapter(nn.Module):
             nn.ConvTranspose2d(dim, dim, 4, stride=2, padding=1, bias=False),
             nn.ReLU(),
         )
-        self.norm = _silent_norm(dim)
+        self.norm = _zero_scale_norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the gate, the two convolutions, the skip and the norm."""
@@ -155,7 +155,7 @@ class LightChannelSpatialAdapter(nn.Module):
             nn.ReLU(),
             nn.Conv2d(dim, dim, 5, padding=2, groups=dim, bias=False),
         )
-        self.norm = _silent_norm(dim)
+        self.norm = _zero_scale_norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the gate, the two convolutions, the skip and the norm."""
@@ -172,7 +172,7 @@ def _channel_gate(dim: int, hidden_dim: int) -> nn.Sequential:
     )
 
 
-def _silent_norm(dim: int) -> nn.LayerNorm:
+def _zero_scale_norm(dim: int) -> nn.LayerNorm:
     norm = nn.LayerNorm(dim)
     nn.init.zeros_(norm.weight)
     return norm

@@ -87,8 +87,8 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
     if not timm.is_model(name):
         raise InputError(f"backbone '{name}' is unknown: give 'plain' or the name of a network in timm.")
     try:
-        whole: Any = timm.create_model(name, features_only=True)
-        strides = whole.feature_info.reduction()
+        network: Any = timm.create_model(name, features_only=True)
+        strides = network.feature_info.reduction()
     except Exception:  # timm raises what each network's own code happens to raise
         strides = []
     if not set(STRIDES) <= set(strides):
@@ -105,7 +105,7 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
 
 
 def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> None:
-    """Load the first stages of a whole classification network, as far as the backbone goes.
+    """Load the first stages of a classification network, as far as the backbone goes.
 
     The tensors are taken by their names, or, where these are another library's, by their order,
     which efficientnet_pytorch's and timm's EfficientNets share.
@@ -119,7 +119,7 @@ def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> Non
         )
     target = backbone.net.state_dict()
     names = list(target) if set(target) <= set(state) else list(state)
-    chosen = {name: state[found] for name, found in zip(target, names, strict=False)}
+    chosen = {name: state[theirs] for name, theirs in zip(target, names, strict=False)}
     if len(chosen) < len(target) or any(chosen[name].shape != target[name].shape for name in target):
         raise InputError(
             "backbone_weights hold another network than --backbone names: give the file of that network."

@@ -95,7 +95,7 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
     Args:
         checkpoint: ``NAME.pt``; ``NAME.json`` is read if it is there, else the tensors' names and
             shapes tell.
-        preset: what the user asked for, or None.
+        preset: the preset that the user named, or None.
 
     Returns:
         The keyword arguments of `LMSFESAM`.
@@ -163,7 +163,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             raise ValueError(f"it is longer than {LONGEST_DESCRIPTION} bytes")
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"'{file}' is no JSON ({str(error)[:100]}): restore it or remove it.") from error
+        raise InputError(f"'{file}' is not JSON ({str(error)[:100]}): restore it or remove it.") from error
     if not isinstance(content, dict):
         raise InputError(f"'{file}' names no preset: restore it or remove it.")
     return content

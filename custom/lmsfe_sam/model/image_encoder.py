@@ -84,23 +84,23 @@ class Attention(nn.Module):
         y = y.reshape(b, rows, columns, real_h, real_w, c3 // 3)
         return y.permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c3 // 3)
 
-    def _attend(self, asking: Tensor, asked: Tensor) -> Tensor:
-        """Let the queries in ``(B, h, w, 3C)`` attend to keys and values in ``(B, H, W, 3C)``."""
-        b, h, w, c3 = asking.shape
+    def _attend(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Let the queries of ``(B, h, w, 3C)`` attend to the keys and values of ``(B, H, W, 3C)``."""
+        b, h, w, c3 = queries.shape
         shape = [b, -1, 3, self.num_heads, c3 // 3 // self.num_heads]
-        q = asking.reshape(shape)[:, :, 0].transpose(1, 2)
-        k, v = asked.reshape(shape)[:, :, 1:].permute(2, 0, 3, 1, 4).unbind(0)
+        q = queries.reshape(shape)[:, :, 0].transpose(1, 2)
+        k, v = keys.reshape(shape)[:, :, 1:].permute(2, 0, 3, 1, 4).unbind(0)
         grid = q.reshape(b, self.num_heads, h, w, -1)
         rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, _relative(self.rel_pos_h, h)).flatten(2, 3)
         rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, _relative(self.rel_pos_w, w)).flatten(2, 3)
-        places = _places(asked.shape[1], asked.shape[2], k).expand(b, self.num_heads, -1, -1)
+        one_hot = _rows_and_columns(keys.shape[1], keys.shape[2], k).expand(b, self.num_heads, -1, -1)
         q = torch.cat([q * q.shape[-1] ** -0.5, rel_h.to(q.dtype), rel_w.to(q.dtype)], dim=-1)
-        k = torch.cat([k, places], dim=-1)
-        y = F.scaled_dot_product_attention(q, k, F.pad(v, (0, places.shape[-1])), scale=1.0)
+        k = torch.cat([k, one_hot], dim=-1)
+        y = F.scaled_dot_product_attention(q, k, F.pad(v, (0, one_hot.shape[-1])), scale=1.0)
         return y[..., : v.shape[-1]].transpose(1, 2).reshape(b, h, w, c3 // 3)
 
 
-def _places(rows: int, columns: int, like: Tensor) -> Tensor:
+def _rows_and_columns(rows: int, columns: int, like: Tensor) -> Tensor:
     """Row and column of each token of a grid, one-hot: ``(rows * columns, rows + columns)``."""
     row = torch.eye(rows, dtype=like.dtype, device=like.device)[:, None].expand(-1, columns, -1)
     column = torch.eye(columns, dtype=like.dtype, device=like.device)[None].expand(rows, -1, -1)

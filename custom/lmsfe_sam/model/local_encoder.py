@@ -20,7 +20,7 @@ TABLE_SIZE = 8
 class HadamardBranch(ParameterCache):
     """One factor of eq (4): a learned table, resized, through DW3 + GELU + PW1.
 
-    It does not see the image, so in evaluation it is computed once and kept.
+    It does not see the image, so in evaluation it is computed once and cached.
 
     Args:
         channels: channels of the factor.
@@ -57,7 +57,7 @@ class MultiAxialHadamardProductModule(nn.Module):
     After the grouped Hadamard attention of EGE-UNet.
 
     Raises:
-        ValueError: ``dim`` is no multiple of four.
+        ValueError: ``dim`` is not a multiple of four.
     """
 
     def __init__(self, dim: int) -> None:

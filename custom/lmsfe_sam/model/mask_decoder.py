@@ -34,7 +34,7 @@ class PromptedContext(nn.Module):
     """Convolutions over an object's surroundings at 1/8 of the input, which see its drawn prompts.
 
     SAM's decoder knows a prompt and the image's content together at 1/16 alone. Here, with a field of
-    view of some 120 of 256 pixels, a border can be sought in the light of the whole box. The last
+    view of some 120 of 256 pixels, a border can be placed with the whole box in view. The last
     convolution starts at zero, so that a network without this part goes on from where it was.
 
     Args:
@@ -55,7 +55,7 @@ class PromptedContext(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, maps: Tensor | None) -> Tensor:
-        """Add what the surroundings tell to ``features (M, channels, H, W)``.
+        """Add the features of the surroundings to ``features (M, channels, H, W)``.
 
         Args:
             features: at 1/8 of the input.

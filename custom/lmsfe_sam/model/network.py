@@ -111,7 +111,7 @@ class LMSFESAM(UnpromptedNetwork):
         mask_choice: one of `MASK_CHOICES`, the mask that `decode` returns unless told otherwise.
 
     Raises:
-        InputError: an unknown preset, or an image size that is no multiple of 16.
+        InputError: an unknown preset, or an image size that is not a multiple of 16.
 
     Example:
         >>> model = LMSFESAM(preset="vit_t").eval()

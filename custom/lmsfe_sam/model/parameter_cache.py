@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class ParameterCache(nn.Module, ABC):
     """Base of modules that do not see the image: a subclass defines ``_compute(size)``.
 
-    In evaluation, without gradients, the result for a size is cached until a parameter changes. That
-    is told by autograd's version counters, which every in-place change counts up but one through
-    ``.data``; so a change of mode empties the cache, too. Copies and pickles go without it.
+    In evaluation, without gradients, the result for a size is cached until a parameter changes. Autograd's
+    version counters show that: every in-place change raises them, except one through ``.data``. So a change
+    of mode empties the cache, too. Copies and pickles go without it.
     """
 
     def __init__(self) -> None:

@@ -208,8 +208,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint file without executing anything in it.
 
     Raises:
-        InputError: no such file, no checkpoint, a pickle that asks for anything but tensors, or tensors that
-            are no finite numbers in memory of their own (complex, quantized, sparse, expanded, NaN, ...).
+        InputError: no such file, no checkpoint, a pickle that needs anything but tensors, or tensors that
+            are not finite numbers in memory of their own (complex, quantized, sparse, expanded, NaN, ...).
     """
     file = Path(path)
     if not file.is_file():
@@ -233,7 +233,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     )
     if not is_state or not content:
         raise InputError(
-            f"checkpoint '{file}' is no state dict: save the network's state_dict() and give that file."
+            f"checkpoint '{file}' is not a state dict: save the network's state_dict() and give that file."
         )
     for name, tensor in content.items():
         check_tensor(file, name, tensor)
@@ -256,7 +256,7 @@ def _read_restricted(file: Path, first_error: Exception) -> Any:
         return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_restricted_pickle)
     except ForbiddenGlobalError as error:
         raise InputError(
-            f"checkpoint '{file}' asks to run '{error.name}' while it loads and was refused: "
+            f"checkpoint '{file}' would run '{error.name}' while it loads and was refused: "
             "get the file from a source that you trust and save its state_dict() alone."
         ) from None
     except Exception:
@@ -268,7 +268,7 @@ def _read_restricted(file: Path, first_error: Exception) -> Any:
 
 
 class ForbiddenGlobalError(pickle.UnpicklingError):
-    """A pickle asks for something that is neither a tensor nor known to be harmless."""
+    """A pickle needs something that is neither a tensor nor known to be harmless."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

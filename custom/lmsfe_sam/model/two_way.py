@@ -26,32 +26,32 @@ class FewTokenAttention(Attention):
         q, k, v = self._heads(self.q_proj(q)), self._heads(self.k_proj(k)), self._heads(self.v_proj(v))
         return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def ask_image(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_to_image(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Let ``tokens (M, T, C)`` attend to an image's ``keys`` and ``values (M, L, C)``."""
         m, t, c = tokens.shape
         if not self._are_few(t):
             return self.forward(tokens, keys, values)
         q = self._scaled_heads(self.q_proj(tokens))
-        asking = torch.einsum("mntd,ndc->mntc", q, self._by_head(self.k_proj.weight)).flatten(1, 2)
+        projected = torch.einsum("mntd,ndc->mntc", q, self._by_head(self.k_proj.weight)).flatten(1, 2)
         constant = torch.einsum("mntd,nd->mnt", q, self._by_head(self.k_proj.bias)).reshape(m, -1, 1)
-        weights = torch.baddbmm(constant, asking, keys.transpose(1, 2)).softmax(dim=-1)
-        found = torch.bmm(weights, values).reshape(m, self.num_heads, t, c)
-        y = torch.einsum("mntc,ndc->mtnd", found, self._by_head(self.v_proj.weight)).flatten(2)
+        weights = torch.baddbmm(constant, projected, keys.transpose(1, 2)).softmax(dim=-1)
+        mean = torch.bmm(weights, values).reshape(m, self.num_heads, t, c)
+        y = torch.einsum("mntc,ndc->mtnd", mean, self._by_head(self.v_proj.weight)).flatten(2)
         return self.out_proj(y + self.v_proj.bias)
 
-    def ask_tokens(self, image: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_to_tokens(self, image: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Let ``image (M, L, C)`` attend to the tokens' ``keys`` and ``values (M, T, C)``."""
         m, t, c = keys.shape
         if not self._are_few(t):
             return self.forward(image, keys, values)
         k = self._scaled_heads(self.k_proj(keys))
-        asked = torch.einsum("mntd,ndc->mntc", k, self._by_head(self.q_proj.weight)).flatten(1, 2)
+        projected = torch.einsum("mntd,ndc->mntc", k, self._by_head(self.q_proj.weight)).flatten(1, 2)
         constant = torch.einsum("mntd,nd->mnt", k, self._by_head(self.q_proj.bias)).reshape(m, 1, -1)
-        logits = torch.baddbmm(constant, image, asked.transpose(1, 2))
+        logits = torch.baddbmm(constant, image, projected.transpose(1, 2))
         weights = logits.reshape(m, -1, self.num_heads, t).softmax(dim=-1).flatten(2)
         out = self.out_proj.weight.reshape(c, self.num_heads, -1)
-        answers = torch.einsum("mntd,cnd->mntc", self._heads(self.v_proj(values)), out).flatten(1, 2)
-        return torch.baddbmm(self.out_proj.bias, weights, answers)
+        projected_values = torch.einsum("mntd,cnd->mntc", self._heads(self.v_proj(values)), out).flatten(1, 2)
+        return torch.baddbmm(self.out_proj.bias, weights, projected_values)
 
     def _are_few(self, tokens: int) -> bool:
         return tokens * self.num_heads < self.internal_dim
@@ -90,19 +90,19 @@ class FewTokenBlock(TwoWayAttentionBlock):
         if self.skip_first_layer_pe:
             queries = self.self_attn(queries, queries, queries)
         else:
-            placed = queries + query_pe
-            queries = queries + self.self_attn(placed, placed, queries)
+            queries_with_pe = queries + query_pe
+            queries = queries + self.self_attn(queries_with_pe, queries_with_pe, queries)
         queries = self.norm1(queries)
-        placed_keys = keys + key_pe
-        answer = self.cross_attn_token_to_image.ask_image(queries + query_pe, placed_keys, keys)
-        queries = self.norm2(queries + answer)
+        keys_with_pe = keys + key_pe
+        update = self.cross_attn_token_to_image.attend_to_image(queries + query_pe, keys_with_pe, keys)
+        queries = self.norm2(queries + update)
         queries = self.norm3(queries + self.mlp(queries))
-        answer = self.cross_attn_image_to_token.ask_tokens(placed_keys, queries + query_pe, queries)
-        return queries, self.norm4(keys + answer)
+        update = self.cross_attn_image_to_token.attend_to_tokens(keys_with_pe, queries + query_pe, queries)
+        return queries, self.norm4(keys + update)
 
 
 class FewTokenTransformer(TwoWayTransformer):
-    """SAM's two-way transformer, two blocks and a last look of the tokens at the image.
+    """SAM's two-way transformer, two blocks and a final attention of the tokens to the image.
 
     Args:
         dim: channels C of tokens and image.
@@ -131,5 +131,7 @@ class FewTokenTransformer(TwoWayTransformer):
         queries = point_embedding
         for layer in self.layers:
             queries, keys = layer(queries, keys, point_embedding, key_pe)
-        answer = self.final_attn_token_to_image.ask_image(queries + point_embedding, keys + key_pe, keys)
-        return self.norm_final_attn(queries + answer), keys
+        update = self.final_attn_token_to_image.attend_to_image(
+            queries + point_embedding, keys + key_pe, keys
+        )
+        return self.norm_final_attn(queries + update), keys

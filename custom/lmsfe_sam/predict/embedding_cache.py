@@ -23,7 +23,7 @@ class EmbeddingCache:
     the version counters that PyTorch raises whenever a parameter is written to.
 
     Args:
-        size: how many embeddings are kept; the one unused for longest goes first. 0 keeps none.
+        size: how many embeddings are cached; the one unused for longest is dropped first. 0 caches none.
     """
 
     def __init__(self, size: int = 8) -> None:

@@ -82,7 +82,7 @@ def mask_parts(logits: Tensor, corner: tuple[int, int], size: Size) -> Iterator[
     """Yield the mask of one object whose logits (S, S) cover a window of an image.
 
     Args:
-        logits: resized and thresholded when the block is asked for.
+        logits: resized and thresholded when the part is taken.
         corner: row and column of the image at which the window begins.
         size: height and width of the window.
     """
@@ -117,7 +117,7 @@ def paint_objects(masks: Sequence[Iterable[MaskPart]], iou: Sequence[float], siz
     """Paint N objects into one label map, the best last, so that it wins where objects overlap.
 
     Args:
-        masks: the blocks of each object, in pixels of the map; only one object's are asked for at a time.
+        masks: the parts of each object, in pixels of the map; only one object's are computed at a time.
         iou: predicted IoU (N,); of equals the first wins.
         size: height and width of the map.
 

@@ -120,7 +120,7 @@ class Predictor:
             Masks (C, H, W), predicted IoU (C,) and low-res logits (C, h, w); C is 3 or 1.
 
         Raises:
-            InputError: no image yet, or a prompt that is none or lies outside the image.
+            InputError: no image yet, or an invalid prompt, or one outside the image.
         """
         self._current_embedding()
         if multimask_output is not None and not isinstance(multimask_output, (bool, np.bool_)):

@@ -1,4 +1,4 @@
-"""Prompts: what a user says about one object, and the same for many objects as tensors."""
+"""Prompts: a user's boxes and clicks for one object, and those of many objects as tensors."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
         For each file name, in Unicode's form NFC, its objects, at least one.
 
     Raises:
-        InputError: no such file, no JSON, or an entry that is none.
+        InputError: no such file, not JSON, or an invalid entry.
     """
     file = Path(path)
     try:
@@ -50,7 +50,7 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
         ) from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"prompts file '{file}' is no JSON ({error.msg} in line {error.lineno}, column {error.colno}): "
+            f"prompts file '{file}' is not JSON ({error.msg} in line {error.lineno}, column {error.colno}): "
             "correct it there."
         ) from error
     except InputError as error:
@@ -58,8 +58,10 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # no UTF-8, numbers of thousands of digits, bottomless nesting
-        raise InputError(f"prompts file '{file}' is no JSON ({error}): give a JSON file in UTF-8.") from error
+    ) as error:  # not UTF-8, numbers of thousands of digits, bottomless nesting
+        raise InputError(
+            f"prompts file '{file}' is not JSON ({error}): give a JSON file in UTF-8."
+        ) from error
     if not isinstance(content, dict):
         raise InputError(
             f"prompts file '{file}' holds a {_kind(content)}: give an object keyed by file name."
@@ -148,7 +150,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise InputError(f"{constant} is no coordinate: give a finite number.")
+    raise InputError(f"{constant} is not a coordinate: give a finite number.")
 
 
 def _kind(value: Any) -> str:

@@ -77,7 +77,7 @@ class MixedPrompts:
             groups objects by their number of prompt tokens, so fewer, larger groups are decoded.
 
     Raises:
-        InputError: an unknown kind, a weight that is no number from 0 up, no weight above 0, or
+        InputError: an unknown kind, a weight that is not a number from 0 up, no weight above 0, or
             ``per_image`` below 1.
     """
 

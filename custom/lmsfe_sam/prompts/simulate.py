@@ -199,10 +199,10 @@ def control_mask(mode: str, mask: NDArray[Any], seed: int, image_name: str) -> M
     """Return what one of the `CONTROLS` predicts for ``mask (H,W)``: its box filled, or the ellipse in it.
 
     Raises:
-        InputError: ``mode`` is no control, or the mask has no non-zero pixel.
+        InputError: ``mode`` is not a control, or the mask has no non-zero pixel.
     """
     if mode not in CONTROLS:
-        raise InputError(f"Prompt mode {mode!r} is no control: choose one of {', '.join(CONTROLS)}.")
+        raise InputError(f"Prompt mode {mode!r} is not a control: choose one of {', '.join(CONTROLS)}.")
     box = mode_box(mode, mask, seed, image_name)
     assert box is not None
     fill = filled_box if mode == "control_box" else inscribed_ellipse

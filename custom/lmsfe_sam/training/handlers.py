@@ -319,7 +319,7 @@ class ProgressBar:
 
     Args:
         validator: the evaluator whose ``metrics`` hold ``val_dice``.
-        interval: seconds at least between two updates of the bar where the output is no terminal.
+        interval: seconds at least between two updates of the bar where the output is not a terminal.
     """
 
     def __init__(self, validator: Engine, interval: float = 10.0) -> None:

@@ -197,7 +197,7 @@ class ValidationIteration:
         channels_last: memory format of the images.
 
     Raises:
-        InputError: no mode, or one that is none of these.
+        InputError: no mode, or an unknown one.
     """
 
     def __init__(self, modes: Sequence[str] = VALIDATION_MODES, channels_last: bool = False) -> None:

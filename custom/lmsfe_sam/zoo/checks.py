@@ -183,7 +183,7 @@ def metadata_fields(bundle: Path, schema: str) -> str:
     assert next(iter(data["inputs"])) == "image" and next(iter(data["outputs"])) == "pred"
     for tensor in (*data["inputs"].values(), *data["outputs"].values()):
         _check_types(tensor, TENSOR)
-        assert all(key.isdigit() for key in tensor["channel_def"]), "channel_def has keys that are no numbers"
+        assert all(key.isdigit() for key in tensor["channel_def"]), "keys of channel_def are not numbers"
         assert len(tensor["channel_def"]) == tensor["num_channels"]
     return f"{len(METADATA)} fields, {len(TENSOR)} of each tensor"
 

@@ -130,7 +130,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"'{path}' is no JSON ({error}): restore it.") from error
+        raise InputError(f"'{path}' is not JSON ({error}): restore it.") from error
     return content
 
 

@@ -23,56 +23,56 @@ from lmsfe_sam.zoo.verify import check_packaged
 ZOO = "https://github.com/Project-MONAI/model-zoo"
 
 UPLOADERS = ("huggingface_hub", "httpx", "httpcore", "requests", "hf_xet")
-"""Packages whose errors mean that an upload failed; some have a number after their names."""
+"""Packages whose errors mean that an upload failed; a number follows the names of some."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. With ``--dry_run`` it prints what it would do and changes nothing."""
+    """Run the command line; with ``--dry_run``, print what would be done and change nothing."""
     plain_errors()
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.zoo.publish", description=str(__doc__).split("\n")[0]
     )
-    ways = parser.add_subparsers(dest="way", required=True)
-    zoo = ways.add_parser(
+    targets = parser.add_subparsers(dest="target", required=True)
+    zoo = targets.add_parser(
         "zoo", help="commit the bundle on a new branch of a clone of the zoo; pushes nothing"
     )
     zoo.add_argument(
         "--clone", required=True, type=Path, help=f"a clone of your fork of {ZOO}, on its dev branch"
     )
-    zoo.add_argument("--branch", help="the branch to make (default: the bundle's name and version)")
-    hub = ways.add_parser("hub", help="upload the bundle with MONAI's push_to_hf_hub")
+    zoo.add_argument("--branch", help="the new branch (default: the bundle's name and version)")
+    hub = targets.add_parser("hub", help="upload the bundle with MONAI's push_to_hf_hub")
     hub.add_argument("--repo", required=True, help="OWNER/NAME on Hugging Face")
     hub.add_argument("--public", action="store_true", help="make a new repository public")
-    for way in (zoo, hub):
-        way.add_argument("folder", type=Path, help="what lmsfe_sam.package wrote")
-        way.add_argument("--dry_run", action="store_true", help="print what would be done, change nothing")
-    given = parser.parse_args(arguments)
-    if given.way == "zoo":
-        print(to_zoo(given.folder, given.clone, given.branch, given.dry_run))
+    for target in (zoo, hub):
+        target.add_argument("folder", type=Path, help="the folder that lmsfe_sam.package wrote")
+        target.add_argument("--dry_run", action="store_true", help="print what would be done, change nothing")
+    options = parser.parse_args(arguments)
+    if options.target == "zoo":
+        print(to_zoo(options.folder, options.clone, options.branch, options.dry_run))
     else:
-        print(to_hub(given.folder, given.repo, given.public, given.dry_run))
+        print(to_hub(options.folder, options.repo, options.public, options.dry_run))
 
 
 def to_zoo(folder: Path, clone: Path, branch: str | None = None, dry_run: bool = False) -> str:
     """Commit a packaged bundle on a new branch of a clone of the model zoo.
 
     Args:
-        folder: what `lmsfe_sam.package` wrote.
+        folder: the one that `lmsfe_sam.package` wrote.
         clone: a clone of the zoo, or of a fork of it, without uncommitted changes.
-        branch: the branch to make.
+        branch: the new branch; by default the bundle's name and version.
         dry_run: change nothing.
 
     Returns:
         What was done, or would be, and the remaining commands, which need a network.
 
     Raises:
-        InputError: the folder or the clone is not fit for it, or a git command fails.
+        InputError: the folder or the clone is unsuitable, or a git command fails.
     """
     version = _version(folder)
     large = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > LARGEST]
     if large:
         raise InputError(
-            f"'{large[0]}' is above {LARGEST / 1e6:.0f} MB, which the model zoo does not take: "
+            f"'{large[0]}' is above {LARGEST / 1e6:.0f} MB, which the model zoo does not accept: "
             "package without --any_size."
         )
     branch = branch or f"{NAME}-{version}"
@@ -102,7 +102,7 @@ def to_zoo(folder: Path, clone: Path, branch: str | None = None, dry_run: bool =
             "",
             f"Then, in {clone}:",
             f"  python ci/verify_bundle.py --b {NAME}",
-            "  ./runtests.sh --autofix    # formats the package's files in the zoo's way; commit that",
+            "  ./runtests.sh --autofix    # formats the package's files in the zoo's style; commit that",
             f"  git push --set-upstream origin {branch}",
             f"  and open a pull request from that branch to dev of {ZOO}",
         ]
@@ -113,18 +113,18 @@ def _check_clone(clone: Path, version: str, branch: str) -> None:
     information = clone / "models" / "model_info.json"
     if not information.is_file() or not (clone / "ci" / "verify_bundle.py").is_file():
         raise InputError(
-            f"'{clone}' is no clone of the model zoo: run git clone {ZOO} and name it with --clone."
+            f"'{clone}' is not a clone of the model zoo: run git clone {ZOO} and name it with --clone."
         )
     if _git(clone, "status", "--porcelain"):
         raise InputError(f"the clone '{clone}' has uncommitted changes: commit or stash them first.")
     if f"{NAME}_v{version}" in json.loads(information.read_text(encoding="utf-8")):
         raise InputError(
-            f"version {version} of {NAME} is in the zoo already: raise the version in configs/metadata.json "
-            "and in the package, and package again."
+            f"version {version} of {NAME} is already in the zoo: raise the version in configs/metadata.json "
+            "and in the package, and package it again."
         )
     _git(clone, "check-ref-format", "--branch", branch)
     if _git(clone, "branch", "--list", branch):
-        raise InputError(f"the clone '{clone}' has a branch '{branch}' already: give another with --branch.")
+        raise InputError(f"the clone '{clone}' already has a branch '{branch}': name another with --branch.")
 
 
 def _git(clone: Path, *arguments: str) -> str:
@@ -136,26 +136,26 @@ def _git(clone: Path, *arguments: str) -> str:
         raise InputError(f"git cannot be run ({error.strerror}): install it.") from error
     if process.returncode:
         reason = " ".join((process.stderr or process.stdout).split())
-        raise InputError(f"git {arguments[0]} failed in '{clone}' ({reason}): mend that and try again.")
+        raise InputError(f"git {arguments[0]} failed in '{clone}' ({reason}): fix that and try again.")
     return process.stdout
 
 
 def to_hub(folder: Path, repo: str, public: bool = False, dry_run: bool = False) -> str:
     """Upload a packaged bundle to Hugging Face with MONAI's ``push_to_hf_hub``, tagged with its version.
 
-    The token is the one that ``hf auth login`` stored, or that of the variable HF_TOKEN.
+    The token is that of ``hf auth login`` or of the environment variable HF_TOKEN.
 
     Args:
-        folder: what `lmsfe_sam.package` wrote. MONAI adds the card's header to a copy of docs/README.md.
+        folder: the one that `lmsfe_sam.package` wrote; MONAI adds a header to a copy of its README.md.
         repo: OWNER/NAME.
-        public: make the repository public if it is new.
-        dry_run: call a stand-in for Hugging Face, without a network.
+        public: make a new repository public.
+        dry_run: record the calls instead of making them, without a network.
 
     Returns:
         What was done, or would be.
 
     Raises:
-        InputError: the folder is no packaged bundle, the name has another form, or the upload fails.
+        InputError: the folder is not a packaged bundle, the name has the wrong form, or the upload fails.
     """
     version = _version(folder)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
@@ -193,13 +193,13 @@ def to_hub(folder: Path, repo: str, public: bool = False, dry_run: bool = False)
 
 
 def _is_upload_error(error: Exception) -> bool:
-    """Tell whether an error comes from the network or from a package that uploads."""
+    """Whether an error comes from the network or from a package that uploads."""
     return isinstance(error, OSError) or type(error).__module__.startswith(UPLOADERS)
 
 
 @contextmanager
 def _no_network(calls: list[str]) -> Iterator[None]:
-    """Replace Hugging Face's client in MONAI by one that records the calls."""
+    """Replace Hugging Face's client in MONAI with one that records the calls."""
     from monai.bundle import scripts
 
     class Recorder:

@@ -48,7 +48,7 @@ def verify(folder: Path, schema: Path | str | None = None) -> list[Result]:
         schema: the file of MONAI's metadata schema, `checks.ONLINE`, or None to skip its check.
 
     Raises:
-        InputError: the folder is no packaged bundle, the schema does not exist, or the process ended early.
+        InputError: not a packaged bundle, no such schema, or the process ended early.
     """
     check_packaged(folder)
     if schema not in (None, checks.ONLINE) and not Path(schema or "").is_file():
@@ -74,7 +74,7 @@ def verify(folder: Path, schema: Path | str | None = None) -> list[Result]:
 
 
 def check_packaged(folder: Path) -> None:
-    """Refuse a folder that is no packaged bundle.
+    """Refuse a folder that is not a packaged bundle.
 
     Raises:
         InputError: the metadata or the package is missing.
