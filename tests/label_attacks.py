@@ -8,6 +8,8 @@ import json
 import re
 import socket
 import struct
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from PIL import Image
 
 from label_server import Server
 from lmsfe_sam.data.phantoms import render_phantom
+from medical_files import save_dicom
 
 SMALL = (64, 80)
 """Rows and columns of the images here."""
@@ -110,3 +113,105 @@ def memory(server: Server) -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     raise AssertionError("no VmHWM")
+
+
+def archive_of(kind: str, name: str, data: bytes) -> bytes:
+    stream = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(name, data)
+    else:
+        with tarfile.open(fileobj=stream, mode=kind) as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def nrrd(*fields: str, data: bytes = bytes(80 * 64)) -> bytes:
+    head = [
+        "NRRD0004",
+        "type: uchar",
+        "dimension: 2",
+        "sizes: 80 64",
+        "encoding: raw",
+        "endian: little",
+        *fields,
+    ]
+    return "\n".join(head).encode() + b"\n\n" + data
+
+
+def mha(*fields: str, place: str = "LOCAL", size: str = "80 64") -> bytes:
+    head = ["ObjectType = Image", "NDims = 2", f"DimSize = {size}", "ElementType = MET_UCHAR", *fields]
+    return "\n".join([*head, f"ElementDataFile = {place}"]).encode() + b"\n" + bytes(80 * 64)
+
+
+def tiff_pages() -> bytes:
+    """A small page, then a large one."""
+    stream = io.BytesIO()
+    pages = [Image.new("1", (8, 8)), Image.new("1", (30_000, 30_000))]
+    pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:], compression="group4")
+    return stream.getvalue()
+
+
+def gif(side: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (8, 8)).save(stream, "GIF")
+    size = side.to_bytes(2, "little") * 2
+    return stream.getvalue()[:6] + size + stream.getvalue()[10:]
+
+
+def dicom(folder: Path, **fields: Any) -> bytes:
+    save_dicom(folder / "x.dcm", render_phantom(0, (64, 80))[0], **fields)
+    return (folder / "x.dcm").read_bytes()
+
+
+ELSEWHERE = {
+    "x.nhdr": nrrd("data file: /etc/passwd"),
+    "x.mhd": mha(place="/etc/passwd"),
+    "x.nrrd": nrrd("data file: /etc/passwd"),
+    "y.nrrd": nrrd("datafile: /etc/passwd"),
+    "z.nrrd": nrrd("Data File: LIST", "/etc/passwd"),
+    "w.NRRD": nrrd("data file: /etc/passwd"),
+    "x.mha": mha(place="/etc/passwd"),
+    "y.mha": mha("ElementDataFile = /etc/passwd"),
+    "z.mha": mha("Comment = ElementDataFile = LOCAL", place="/etc/passwd"),
+    "w.mha": mha(place="LIST"),
+    "v.mha": mha(place="/etc/pass%1d 1 1 1"),
+    "x.nii": bytes(as_nifti((80, 64), magic=b"ni1")),
+    "x.nii.gz": as_nifti((80, 64), magic=b"ni1"),
+}
+
+
+NAMES = [
+    "../../../escaped",
+    "..",
+    ".",
+    ".hidden",
+    "/tmp/escaped",
+    "a/b",
+    "a\\b",
+    "..\\..\\escaped",
+    "a\x00b",
+    "a\nb",
+    "\u202egnp.exe",
+    "x" * 300,
+    "C:escaped",
+    "~root",
+    "a ",
+    "%2e%2e%2fescaped",
+    "....//escaped",
+]
+
+
+def everything(server: Server) -> set[Path]:
+    """All files but the log, locks, and what is put away in between."""
+    root = server.studies.parent
+    left_out = (".lock", ".log", ".bak", ".part")
+    return {
+        path
+        for path in root.rglob("*")
+        if not path.name.endswith(left_out)
+        and not path.name.startswith(".")  # being written, for a moment
+        and not {"tmp", "sessions"} & {part[:8].split("-")[0] for part in path.parts[-3:]}
+    }

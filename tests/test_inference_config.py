@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +12,38 @@ import pytest
 import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.inferers import SlidingWindowInferer
-from monai.networks.nets import UNet
 from PIL import Image
-from torch.nn import functional
 
 from boxnet import BoxNetwork
+from inference_workflow import (
+    AFFINE,
+    BOX,
+    HEIGHT,
+    INSIDE,
+    NOISE,
+    WIDTH,
+    Run,
+    assert_sentence,
+    finish,
+    inference_workflow,
+    table,
+    write_prompts,
+)
 from lmsfe_sam import LMSFESAM, Predictor
-from lmsfe_sam.errors import InputError, find_input_error
+from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
-from lmsfe_sam.model.prompt_free import PromptFreeNetwork
-from lmsfe_sam.predict.preprocessing import normalise, prepare, resize_image
+from lmsfe_sam.predict.preprocessing import prepare
 from lmsfe_sam.predict.windows import full_window, load_windows
 from lmsfe_sam.predict.zoom import AUTO
 from lmsfe_sam.prompts.prompts_file import read_prompts
 from medical_files import save_dicom, ultrasound_region
 
-HEIGHT, WIDTH = 128, 192
-BOX = (30, 42, 180, 100)
-INSIDE = np.zeros((HEIGHT, WIDTH), bool)
-INSIDE[42:100, 30:180] = True
-NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH), np.uint8)
-AFFINE = np.array([[0.2, 0.05, -0.1, 12.0], [-0.04, 0.3, 0.2, -7.0], [0.01, -0.06, 1.5, 33.0], [0, 0, 0, 1]])
-
-Run = Callable[..., ConfigWorkflow]
-
 
 @pytest.fixture
 def workflow(bundle_root: Path, tmp_path: Path) -> Run:
-    """Make the workflow of the config, initialised."""
-
-    def make(**keys: Any) -> ConfigWorkflow:
-        made = ConfigWorkflow(
-            config_file=str(bundle_root / "configs" / "inference.json"),
-            workflow_type="infer",
-            logging_file=False,
-            **{"output_dir": str(tmp_path / "out"), "device": "cpu", **keys},
-        )
-        made.initialize()
-        return made
-
-    return make
+    return inference_workflow(bundle_root, tmp_path)
 
 
 @pytest.fixture
@@ -68,23 +55,6 @@ def segment(workflow: Run) -> Run:
         return finish(workflow(**{**stand_in, **keys}))
 
     return run
-
-
-def finish(workflow: ConfigWorkflow) -> ConfigWorkflow:
-    workflow.run()
-    workflow.finalize()
-    return workflow
-
-
-def write_prompts(folder: Path, **objects: list[dict]) -> str:
-    path = folder.parent / "prompts.json"
-    path.write_text(json.dumps({name: {"objects": items} for name, items in objects.items()}))
-    return str(path)
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "objects.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def assert_in_place(labels: np.ndarray, label: int = 1) -> None:
@@ -344,14 +314,6 @@ class TestAgainstThePredictor:
         assert_sentence(caught.value, words)
 
 
-def assert_sentence(error: BaseException, words: str) -> None:
-    import re
-
-    sentence = find_input_error(error)
-    assert isinstance(sentence, InputError)
-    assert re.search(words, str(sentence)), str(sentence)
-
-
 class TestRefusals:
     def test_bad_files_are_left_out_and_named(self, folder: Path, tmp_path: Path, segment: Run) -> None:
         for name in ("a.png", "b.png", "c.png", "d.png"):
@@ -426,81 +388,3 @@ class TestRefusals:
             segment(**keys)
         assert_sentence(caught.value, words)
         assert not (folder.parent / "out" / "masks").exists()
-
-
-class TestMonaisInferers:
-    """MONAI's own inferers in the place of ours: a normalised float image in, logits out."""
-
-    SLIDING = {"_target_": "SlidingWindowInferer", "roi_size": [64, 64], "sw_batch_size": 2}  # noqa: RUF012
-    SIMPLE = {"_target_": "SimpleInferer"}  # noqa: RUF012
-    UNET = {  # noqa: RUF012
-        "_target_": "UNet",
-        "spatial_dims": 2,
-        "in_channels": 3,
-        "out_channels": 1,
-        "channels": [4, 8],
-        "strides": [2],
-    }
-
-    @pytest.mark.parametrize("mode", [{}, {"mode": "zoom"}, {"mode": "resize"}])
-    @pytest.mark.parametrize("inferer", [SLIDING, SIMPLE])
-    def test_they_see_the_normalised_image_and_give_the_mask(
-        self, folder: Path, tmp_path: Path, workflow: Run, inferer: dict[str, Any], mode: dict[str, str]
-    ) -> None:
-        Image.fromarray(NOISE).save(folder / "a.png")
-        torch.manual_seed(0)
-        made = workflow(input=str(folder), network=self.UNET, image_size=64, inferer=inferer, **mode)
-        network = made.parser.get_parsed_content("network").eval()
-        finish(made)
-        image = normalise(torch.from_numpy(NOISE).float().expand(1, 3, -1, -1))
-        with torch.no_grad():
-            if inferer is self.SIMPLE:
-                logits = network(resize_image(image, (64, 64)))
-            else:
-                logits = SlidingWindowInferer((64, 64), 2)(image, network)
-        expected = functional.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear")[0, 0].numpy()
-        labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
-        assert labels.shape == (HEIGHT, WIDTH) and 0.05 < labels.mean() < 0.95
-        wrong = (labels == 1) != (expected > 0)
-        assert np.abs(expected[wrong]).max(initial=0) < 1e-4
-        (row,) = table(tmp_path / "out")
-        assert int(row["area_px"]) == labels.sum() and 0 < float(row["predicted_iou"]) < 1
-
-    def test_a_network_without_prompts_infers_with_none(
-        self, folder: Path, tmp_path: Path, workflow: Run
-    ) -> None:
-        Image.fromarray(NOISE).save(folder / "a.png")
-        torch.manual_seed(0)
-        unet = UNet(2, 3, 1, channels=(4, 8), strides=(2,)).eval()
-        save_weights(PromptFreeNetwork(unet, 64), tmp_path / "unet.pt")
-        keys = {"input": str(folder), "checkpoint": str(tmp_path / "unet.pt")}
-        finish(workflow(**keys, network_def=self.UNET))
-        with torch.no_grad():
-            logits = unet(prepare(NOISE, 64)[None])
-        expected = functional.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear")[0, 0].numpy()
-        labels = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
-        wrong = (labels == 1) != (expected > 0)
-        assert 0.05 < labels.mean() < 0.95 and np.abs(expected[wrong]).max(initial=0) < 1e-4
-        assert table(tmp_path / "out")[0]["predicted_iou"] == ""
-        prompts = write_prompts(folder, **{"a.png": [{"box": BOX}]})
-        with pytest.raises(Exception) as caught:
-            finish(workflow(**keys, prompts=prompts, network_def=self.UNET))
-        assert_sentence(caught.value, "network_def takes no prompts")
-        with pytest.raises(Exception) as caught:
-            finish(workflow(**keys))
-        assert_sentence(caught.value, "give the network_def that it was trained with")
-
-    def test_they_refuse_prompts(self, folder: Path, workflow: Run) -> None:
-        Image.fromarray(NOISE).save(folder / "a.png")
-        prompts = write_prompts(folder, **{"a.png": [{"box": BOX}]})
-        with pytest.raises(Exception) as caught:
-            finish(
-                workflow(
-                    input=str(folder),
-                    prompts=prompts,
-                    network=self.UNET,
-                    image_size=64,
-                    inferer=self.SIMPLE,
-                )
-            )
-        assert_sentence(caught.value, "inferer takes no prompts: leave out --prompts")

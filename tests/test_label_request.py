@@ -197,7 +197,7 @@ class TestFolder:
     def test_a_name_is_a_folders(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "model.pt").touch()
-        with pytest.raises(InputError, match="no folder's name"):
+        with pytest.raises(InputError, match="not a folder's name"):
             prepare_app(tmp_path / "app", tmp_path, [name])
 
     def test_a_bundle_has_weights(self, tmp_path: Path) -> None:

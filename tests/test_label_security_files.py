@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
-import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,17 +19,26 @@ if find_spec("monailabel") is None:
 import requests
 
 from label_attacks import (
+    ELSEWHERE,
+    NAMES,
+    archive_of,
     as_nifti,
     as_png,
+    dicom,
+    everything,
     form,
+    gif,
+    memory,
+    mha,
+    nrrd,
     picture,
     png_that_unfolds,
     raw,
     sentence,
+    tiff_pages,
     write_small_studies,
 )
 from label_server import AUTOMATIC, INTERACTIVE, Server, running
-from lmsfe_sam.data.phantoms import render_phantom
 from lmsfe_sam.label.headers import unfolds_to_at_most
 from medical_files import save_dicom
 
@@ -68,40 +73,6 @@ def before(server: Server) -> Iterator[set[Path]]:
     there = everything(server)
     yield there
     assert everything(server) == there
-
-
-def everything(server: Server) -> set[Path]:
-    """All files but the log, locks, and what is put away in between."""
-    root = server.studies.parent
-    left_out = (".lock", ".log", ".bak", ".part")
-    return {
-        path
-        for path in root.rglob("*")
-        if not path.name.endswith(left_out)
-        and not path.name.startswith(".")  # being written, for a moment
-        and not {"tmp", "sessions"} & {part[:8].split("-")[0] for part in path.parts[-3:]}
-    }
-
-
-NAMES = [
-    "../../../escaped",
-    "..",
-    ".",
-    ".hidden",
-    "/tmp/escaped",
-    "a/b",
-    "a\\b",
-    "..\\..\\escaped",
-    "a\x00b",
-    "a\nb",
-    "\u202egnp.exe",
-    "x" * 300,
-    "C:escaped",
-    "~root",
-    "a ",
-    "%2e%2e%2fescaped",
-    "....//escaped",
-]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
@@ -160,19 +131,6 @@ def test_a_name_is_checked_wherever_it_comes(server: Server, before: set[Path], 
     for response in (*answers, *unknown):
         assert 400 <= response.status_code < 500, (response.url, response.text)
         sentence(response)
-
-
-def archive_of(kind: str, name: str, data: bytes) -> bytes:
-    stream = io.BytesIO()
-    if kind == "zip":
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(name, data)
-    else:
-        with tarfile.open(fileobj=stream, mode=kind) as archive:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("w", ".tar"), ("w:gz", ".tar.gz"), ("zip", ".zip")])
@@ -293,41 +251,6 @@ def test_a_link_that_appears_later(server: Server) -> None:
         path.write_bytes(kept)
 
 
-def nrrd(*fields: str, data: bytes = bytes(80 * 64)) -> bytes:
-    head = [
-        "NRRD0004",
-        "type: uchar",
-        "dimension: 2",
-        "sizes: 80 64",
-        "encoding: raw",
-        "endian: little",
-        *fields,
-    ]
-    return "\n".join(head).encode() + b"\n\n" + data
-
-
-def mha(*fields: str, place: str = "LOCAL", size: str = "80 64") -> bytes:
-    head = ["ObjectType = Image", "NDims = 2", f"DimSize = {size}", "ElementType = MET_UCHAR", *fields]
-    return "\n".join([*head, f"ElementDataFile = {place}"]).encode() + b"\n" + bytes(80 * 64)
-
-
-ELSEWHERE = {
-    "x.nhdr": nrrd("data file: /etc/passwd"),
-    "x.mhd": mha(place="/etc/passwd"),
-    "x.nrrd": nrrd("data file: /etc/passwd"),
-    "y.nrrd": nrrd("datafile: /etc/passwd"),
-    "z.nrrd": nrrd("Data File: LIST", "/etc/passwd"),
-    "w.NRRD": nrrd("data file: /etc/passwd"),
-    "x.mha": mha(place="/etc/passwd"),
-    "y.mha": mha("ElementDataFile = /etc/passwd"),
-    "z.mha": mha("Comment = ElementDataFile = LOCAL", place="/etc/passwd"),
-    "w.mha": mha(place="LIST"),
-    "v.mha": mha(place="/etc/pass%1d 1 1 1"),
-    "x.nii": bytes(as_nifti((80, 64), magic=b"ni1")),
-    "x.nii.gz": as_nifti((80, 64), magic=b"ni1"),
-}
-
-
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_file_that_names_another(server: Server, before: set[Path], name: str) -> None:
     for response in sent_everywhere(server, name, ELSEWHERE[name]):
@@ -360,19 +283,6 @@ def test_such_a_file_among_the_studies(server: Server) -> None:
         (server.studies / f"{name}.mha").unlink(missing_ok=True)
 
 
-def tiff_pages() -> bytes:
-    """A small page, then a large one."""
-    stream = io.BytesIO()
-    pages = [Image.new("1", (8, 8)), Image.new("1", (30_000, 30_000))]
-    pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:], compression="group4")
-    return stream.getvalue()
-
-
-def dicom(folder: Path, **fields: Any) -> bytes:
-    save_dicom(folder / "x.dcm", render_phantom(0, (64, 80))[0], **fields)
-    return (folder / "x.dcm").read_bytes()
-
-
 @pytest.mark.parametrize(
     "kind", ["png", "nii.gz", "nii.gz with extensions", "tif", "tif with pages", "nrrd", "mha", "gif", "dcm"]
 )
@@ -389,24 +299,11 @@ def test_a_file_that_unfolds(server: Server, before: set[Path], tmp_path: Path, 
         "dcm": lambda: dicom(tmp_path, Rows=60_000, Columns=60_000),
     }[kind]()
     assert len(data) < 2**22
-    peak = memory_of(server)
+    peak = memory(server)
     for response in sent_everywhere(server, f"x.{kind.split()[0]}", data):
         assert response.status_code in (400, 413), response.text
         sentence(response)
-    assert memory_of(server) - peak < 300
-
-
-def gif(side: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("L", (8, 8)).save(stream, "GIF")
-    size = side.to_bytes(2, "little") * 2
-    return stream.getvalue()[:6] + size + stream.getvalue()[10:]
-
-
-def memory_of(server: Server) -> float:
-    from label_attacks import memory
-
-    return memory(server)
+    assert memory(server) - peak < 300
 
 
 def test_dicom_whose_compression_hides_its_size(server: Server, tmp_path: Path) -> None:
@@ -426,10 +323,10 @@ def test_dicom_whose_compression_hides_its_size(server: Server, tmp_path: Path) 
     dataset.PixelData = encapsulate([head + runs])
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(tmp_path / "runs.dcm")
-    peak = memory_of(server)
+    peak = memory(server)
     response = server.post_infer("", file=("x.dcm", (tmp_path / "runs.dcm").read_bytes()))
     assert response.status_code == 400 and "more pixels than it states" in sentence(response)
-    assert memory_of(server) - peak < 200
+    assert memory(server) - peak < 200
 
 
 def test_lengths_of_runs() -> None:

@@ -207,7 +207,7 @@ def test_a_label_is_saved_and_comes_back(server: Server, tmp_path: Path) -> None
         ("us_9", "mask.png", "final", 404, "there is no image"),
         (PICTURE, "text.png", "final", 400, "'text.png' cannot be read"),
         (PICTURE, "small.png", "final", 400, "save it in the image's geometry"),
-        (PICTURE, "mask.png", "../final", 400, "no plain name"),
+        (PICTURE, "mask.png", "../final", 400, "not a plain name"),
         (PICTURE, "raw.bin", "final", 400, "DICOMweb"),
     ],
 )

@@ -222,7 +222,7 @@ class InferenceOptions(Options):
         description="seed of the UIDs of DICOM outputs; null: never the same again"
     )
     device: Text = Field(description="cpu, cuda, cuda:1, ...")
-    amp: bool = Field(description="mixed precision")
+    amp: bool = Field(description="bfloat16")
 
 
 class LabelTrainingOptions(Options):

@@ -132,6 +132,33 @@ class FullImageInferer(ZoomInferer):
         )
 
 
+class Bfloat16Inferer(Inferer):
+    """Runs another inferer under autocast to bfloat16, on a CPU or a GPU, as training and evaluation do.
+
+    MONAI's ``SupervisedEvaluator(amp=True)`` knows CUDA alone.
+
+    Args:
+        inferer: whose logits come back in single precision.
+        device: the network's.
+    """
+
+    def __init__(self, inferer: Inferer, device: torch.device | str) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.device_type = torch.device(device).type
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the inferer returns."""
+        with torch.autocast(self.device_type, dtype=torch.bfloat16):
+            output = self.inferer(inputs, network, *args, **kwargs)
+        return output.float() if isinstance(output, Tensor) else output
+
+
+def in_precision(inferer: Inferer, device: torch.device | str, amp: bool) -> Inferer:
+    """Return the inferer in bfloat16 where ``amp`` is true, else as it is."""
+    return Bfloat16Inferer(inferer, device) if amp else inferer
+
+
 def takes_prompts(inferer: Inferer) -> bool:
     """Whether an inferer takes the image as it was read, with its prompts."""
     return isinstance(inferer, PromptedInferer)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
+from lmsfe_sam.model.promptable import PromptableNetwork
 from lmsfe_sam.predict.postprocessing import drop_unclicked
 from lmsfe_sam.prompts.prompt import Prompts
-
-if TYPE_CHECKING:
-    from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
 
 CHUNK = 32
 """Objects decoded in one pass: enough to be fast, few enough that memory stays bounded."""
@@ -34,8 +33,8 @@ class DecodedObjects(NamedTuple):
 
 
 def decode_prompts(
-    network: Any,
-    embedding: Any,
+    network: PromptableNetwork,
+    embedding: ImageEmbedding,
     prompts: Prompts,
     multimask_output: bool | None = None,
     return_low_res: bool = False,
@@ -58,14 +57,13 @@ def decode_prompts(
         with three masks ``(B, N, 3, ...)``.
     """
     given = prompts.given()
-    if not getattr(network, "clicked_regions", False):
-        outputs: tuple[Tensor, ...] = network.decode(
-            embedding, **given, multimask_output=multimask_output, return_low_res=return_low_res
-        )
-        return outputs
-    tokens = network.decode_tokens(embedding, **given)
-    tokens = tokens._replace(masks=drop_unclicked(tokens.masks, prompts, network.image_size))
-    outputs = network.choose(tokens, multimask_output, return_low_res)
+    if isinstance(network, LMSFESAM) and network.clicked_regions:
+        tokens = network.decode_tokens(embedding, **given)
+        tokens = tokens._replace(masks=drop_unclicked(tokens.masks, prompts, network.image_size))
+        return network.choose(tokens, multimask_output, return_low_res)
+    outputs: tuple[Tensor, ...] = network.decode(
+        embedding, **given, multimask_output=multimask_output, return_low_res=return_low_res
+    )
     return outputs
 
 
