@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from lmsfe_sam.model.promptable import PromptableNetwork
 from lmsfe_sam.predict.decoding import decode_prompts
 from lmsfe_sam.prompts.coordinates import scale_boxes, scale_points
 from lmsfe_sam.prompts.prompt import Prompts
@@ -23,16 +24,6 @@ Click = tuple[int, int, int]
 """Pixel x and y of the true mask; label 1 for lesion and 0 for background."""
 
 
-class Decoder(Protocol):
-    """What is used of `lmsfe_sam.LMSFESAM` here."""
-
-    image_size: int
-
-    def decode(self, embedding: Any, **prompts: Any) -> tuple[Tensor, ...]:
-        """Return logits (B,N,H,W) and predicted IoU (B,N), and low-resolution logits on demand."""
-        ...
-
-
 class Prediction(NamedTuple):
     """The network's prediction for one prompt; the IoU is NaN where it predicts none."""
 
@@ -40,7 +31,9 @@ class Prediction(NamedTuple):
     predicted_iou: float
 
 
-def predict_without_prompt(network: Decoder, embedding: Any, sizes: Sequence[Size]) -> list[Prediction]:
+def predict_without_prompt(
+    network: PromptableNetwork, embedding: Any, sizes: Sequence[Size]
+) -> list[Prediction]:
     """Predict without a prompt on each of B images.
 
     Args:
@@ -53,7 +46,7 @@ def predict_without_prompt(network: Decoder, embedding: Any, sizes: Sequence[Siz
 
 
 def predict_boxes(
-    network: Decoder, embedding: Any, sizes: Sequence[Size], boxes: NDArray[np.float64]
+    network: PromptableNetwork, embedding: Any, sizes: Sequence[Size], boxes: NDArray[np.float64]
 ) -> list[list[Prediction]]:
     """Predict from N boxes on each of B images, all in one pass of the decoder.
 
@@ -73,7 +66,7 @@ def predict_boxes(
 
 
 def predict_clicks(
-    network: Decoder, embedding: Any, truths: Sequence[Mask], count: int
+    network: PromptableNetwork, embedding: Any, truths: Sequence[Mask], count: int
 ) -> tuple[list[list[Prediction]], list[list[Click]]]:
     """Click on each of B images ``count`` times, each click in the largest error of the prediction before.
 

@@ -40,7 +40,7 @@ LISTED = (
 
 Ragged = Tensor | list[Tensor] | None
 
-PROMPT_KINDS = ("box", "clicks", "none")
+PROMPT_KINDS: tuple[str, ...] = ("box", "clicks", "none")
 """What an object may be prompted with."""
 
 

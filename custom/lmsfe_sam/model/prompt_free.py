@@ -161,10 +161,16 @@ class PromptFreeNetwork(nn.Module):
             return tuple(list(column) for column in columns)
         return tuple(torch.stack(column) for column in columns)
 
-    def decode_tokens(self, embedding: ImageEmbedding, **prompts: Tensor | None) -> DecodedTokens:
+    def decode_tokens(
+        self,
+        embedding: ImageEmbedding,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> DecodedTokens:
         """Decode as `decode` does, and return the mask as the only token, without a predicted IoU."""
-        given: dict[str, Any] = dict(prompts)
-        logits, _ = self.decode(embedding, **given)
+        logits, _ = self.decode(embedding, boxes, points, point_labels, masks)
         objects = logits.shape[:2]
         return DecodedTokens(
             masks=logits[:, :, None],

@@ -1,4 +1,4 @@
-"""What training, evaluation and inference ask of a network, with or without prompts."""
+"""The methods that training, evaluation and inference need of a network, with or without prompts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,14 @@ class PromptableNetwork(Protocol):
     ) -> Any:
         """Return logits ``(B, N, S, S)``, predicted IoU ``(B, N)`` and, on demand, low-resolution logits."""
 
-    def decode_tokens(self, embedding: ImageEmbedding, **prompts: Tensor | None) -> DecodedTokens:
+    def decode_tokens(
+        self,
+        embedding: ImageEmbedding,
+        boxes: Tensor | None = None,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> DecodedTokens:
         """Return all mask tokens of every object, for training; prompts as `decode` takes them."""
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> Any:
