@@ -124,7 +124,9 @@ def test_a_setting_that_changes_the_weights_is_remembered_for_resuming() -> None
     harmless = (
         "resume output_dir mlflow demonstration_epochs full_epochs epochs patience num_workers threads "
     )
-    assert set((harmless + "device amp").split()) == MAY_CHANGE <= set(TrainingOptions.model_fields)
+    assert (
+        set((harmless + "max_minutes device amp").split()) == MAY_CHANGE <= set(TrainingOptions.model_fields)
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)

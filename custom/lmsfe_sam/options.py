@@ -125,6 +125,9 @@ class TrainingOptions(DataOptions):
         description="largest norm of the gradient; null: any"
     )
     patience: Positive = Field(description="validations without improvement after which training stops")
+    max_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        description="budget of machine time (of the processor; on a GPU by the clock) that ends training"
+    )
     val_interval: Positive = Field(
         description="epochs from one validation to the next; the last is always validated"
     )

@@ -102,6 +102,7 @@ def test_report_and_masks_are_there(evaluated: Path, folder: Path) -> None:
         assert all(Image.open(path).size == (256, 256) for path in masks)
     assert {path.name for path in evaluated.iterdir()} == {
         "metrics.csv",
+        "images.csv",
         "predictions.csv",
         "curves.csv",
         "subgroups.csv",

@@ -80,14 +80,16 @@ class EvaluationWriter:
         by_name = {result.image: result for result in gathered}
         results = [by_name[name] for name in self.records]
         records = list(self.records.values())
+        groups = [str(record.get("group") or record["name"]) for record in records]
         summary = summarise(
             results,
-            groups=[str(record.get("group") or record["name"]) for record in records],
+            groups=groups,
             labels=[record.get("subgroup") or {} for record in records],
             info=self.info,
             other=self.other,
         )
         writing.write_metrics(results, self.folder / "metrics.csv")
+        writing.write_images(results, groups, self.folder / "images.csv")
         if results[0].masks:
             writing.write_predictions(results, self.folder / "predictions.csv")
         if summary.curves is not None:

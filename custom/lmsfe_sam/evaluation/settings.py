@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ from lmsfe_sam.settings import check_device, folders_of, framed
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
+
+MACHINE_TIME = "machine_time.json"
+"""What training writes beside its checkpoint."""
 
 
 class NoNetwork(nn.Module):
@@ -195,7 +199,18 @@ def describe_run(
         seed=seed,
         bootstrap=bootstrap,
         version=__version__,
+        training=None if alone else _training_of(checkpoint),
     )
+
+
+def _training_of(checkpoint: str) -> dict[str, Any] | None:
+    """Return the machine time of the training run that a checkpoint lies in, where that is known."""
+    file = Path(checkpoint).with_name(MACHINE_TIME)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def announce(datalist: DataList, split: str, count: int) -> None:

@@ -43,6 +43,7 @@ class RunInfo:
         seed: of the jittered boxes and of the bootstrap.
         bootstrap: how many samples the bootstrap drew.
         version: of this package.
+        training: what training wrote of its machine time beside the checkpoint, or None.
     """
 
     dataset: str
@@ -54,6 +55,7 @@ class RunInfo:
     seed: int
     bootstrap: int
     version: str
+    training: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ def write_predictions(results: Sequence[ImageResult], path: Path) -> None:
     _write_csv(path, header, rows)
 
 
+def write_images(results: Sequence[ImageResult], groups: Sequence[str], path: Path) -> None:
+    """Write ``images.csv``: the group of each image, whole ones of which the bootstrap draws."""
+    _write_csv(path, ("image", "group"), zip((result.image for result in results), groups, strict=True))
+
+
 def write_curves(results: Sequence[ImageResult], path: Path) -> None:
     """Write ``curves.csv``: Dice and IoU of each image at each point of the curves.
 

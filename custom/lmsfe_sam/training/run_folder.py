@@ -41,6 +41,7 @@ HISTORY_COLUMNS = (
 MAY_CHANGE = frozenset(
     {
         *("epochs", "demonstration_epochs", "full_epochs", "patience", "num_workers", "threads"),
+        "max_minutes",
         *("device", "amp", "mlflow", "resume", "output_dir"),
     }
 )

@@ -1,0 +1,146 @@
+"""Finished evaluations, read back from their folders to be put side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.evaluation.comparison import TIE, read_metrics
+from lmsfe_sam.evaluation.metrics import Scores
+from lmsfe_sam.evaluation.statistics import Estimate, Resampling
+from lmsfe_sam.prompts.simulate import CONTROLS
+
+MODELS = {
+    "unet": "U-Net",
+    "uctransnet": "UCTransNet",
+    "transresunet": "TransResUNet",
+    "ukan": "U-KAN",
+    "ukan_large": "U-KAN large",
+    "sam": "SAM",
+    "edgesam": "EdgeSAM",
+    "medsam": "MedSAM",
+    "sam_med2d": "SAM-Med2D",
+}
+"""Titles of the baselines."""
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """One evaluation.
+
+    Attributes:
+        folder: that it wrote.
+        summary: content of its ``summary.json``.
+        scores: its ``metrics.csv``, by image and prompt mode.
+        groups: of its images, for the bootstrap.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    scores: dict[tuple[str, str], Scores]
+    groups: dict[str, str]
+
+    @property
+    def images(self) -> list[str]:
+        """The images that it scored, sorted."""
+        return sorted({image for image, _ in self.scores})
+
+    @property
+    def modes(self) -> list[str]:
+        """Prompt modes of the network, without the controls."""
+        return [mode for mode in self.summary["prompts"] if mode not in CONTROLS]
+
+    @property
+    def title(self) -> str:
+        """The model's name: the paper's where it is one of its rows, else what the run itself says."""
+        network = self.summary.get("network") or {}
+        if self.summary.get("predictions"):
+            return Path(self.summary["predictions"]).name
+        if network.get("baseline"):
+            size = f" {network['size']}" if network.get("size") == "small" else ""
+            return MODELS.get(network["baseline"], network["baseline"]) + size
+        if network.get("preset"):
+            return f"LMSFE-SAM {network['preset']}"
+        return str(network.get("network") or self.folder.name).rsplit(".", 1)[-1]
+
+    @property
+    def key(self) -> str:
+        """What runs that differ in their seed alone have in common."""
+        training = self.summary.get("training") or {}
+        ignored = {"seed", "minutes", "peak_memory_gib", "epochs", "steps", "steps_an_epoch", "finished"}
+        kept = {name: value for name, value in training.items() if name not in ignored}
+        given = {name: self.summary.get(name) for name in ("network", "predictions", "multimask")}
+        alone = None if training else str(self.folder)
+        return json.dumps([self.title, given, kept, alone], sort_keys=True)
+
+
+def read_run(path: str | Path) -> EvaluatedRun:
+    """Read the folder that ``run evaluating`` wrote.
+
+    Raises:
+        InputError: it holds no finished evaluation.
+    """
+    folder = Path(path).expanduser()
+    folder = folder.parent if folder.name == "summary.json" else folder
+    if not (folder / "summary.json").is_file() and (folder / "evaluation" / "summary.json").is_file():
+        folder = folder / "evaluation"
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"runs names '{path}', which holds no summary.json of a finished evaluation: "
+            "give the output_dir of run evaluating."
+        ) from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("prompts"), dict):
+        raise InputError(f"'{folder / 'summary.json'}' is no summary of an evaluation: evaluate again.")
+    scores = read_metrics(folder / "metrics.csv").scores
+    groups = {image: image for image, _ in scores}
+    images = folder / "images.csv"
+    if images.is_file():
+        with images.open(newline="", encoding="utf-8") as stream:
+            groups |= {row["image"]: row["group"] for row in csv.DictReader(stream)}
+    return EvaluatedRun(folder, summary, scores, groups)
+
+
+def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
+    """Refuse runs on different images, or measured in different ways.
+
+    Raises:
+        InputError: naming the first two that differ.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        both = f"'{first.folder}' and '{other.folder}'"
+        alone = sorted(set(first.images) ^ set(other.images))
+        if alone:
+            raise InputError(
+                f"{both} were evaluated on different images ({len(alone)} in one of them alone, '{alone[0]}' "
+                "first): evaluate both on the same dataset_dir and split."
+            )
+        for key in ("metric_size", "objects"):
+            if first.summary.get(key) != other.summary.get(key):
+                raise InputError(
+                    f"{both} were measured with {key} {first.summary.get(key)} and {other.summary.get(key)}: "
+                    "evaluate both with the same."
+                )
+        for place in first.scores.keys() & other.scores.keys():
+            gap = abs(first.scores[place]["dice"] - other.scores[place]["dice"])
+            if place[1] in CONTROLS and gap > TIE:
+                raise InputError(
+                    f"{both} were measured on different masks or with different seeds (the control of "
+                    f"'{place[0]}' differs): evaluate both in the same way."
+                )
+
+
+def estimate(runs: Sequence[EvaluatedRun], mode: str, column: str, draws: int = 2000) -> Estimate:
+    """Return mean and 95 % interval of a column, each image's value being its mean over the runs."""
+    images = runs[0].images
+    values = np.array([[run.scores[image, mode][column] for image in images] for run in runs]).mean(axis=0)
+    return Resampling([runs[0].groups[image] for image in images], 0, draws).estimate(values)

@@ -1,0 +1,308 @@
+"""The paper's tables 2 to 5 from evaluations, with the paper's own figures beside them.
+
+``python -m lmsfe_sam.tables --runs runs/a/evaluation runs/b/evaluation --format md,tex,csv --output NAME``
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.evaluation.formatting import title
+from lmsfe_sam.evaluation.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
+from lmsfe_sam.evaluation.runs import EvaluatedRun, check_same_split, estimate, read_run
+from lmsfe_sam.evaluation.statistics import Estimate
+from lmsfe_sam.files import atomic_write
+from lmsfe_sam.prompts.simulate import CONTROLS
+
+COLUMNS = (*METRICS, "hd95", "assd")
+"""The paper's six metrics, and two of ours."""
+
+HEADS = ("Dice", "IoU", "Se", "Sp", "Acc", "HD (px)", "HD95 (px)", "ASSD (px)")
+PROMPTS = ("box", "box_jitter_10", "point", "none")
+"""Prompt modes that are shown unless told otherwise."""
+
+PAPER = "the paper"
+OURS = "this project"
+
+
+@dataclass
+class Table:
+    """One table: cells are text, an empty one has nothing to say.
+
+    Attributes:
+        caption: above it.
+        heads: of its columns.
+        rows: a row's cells.
+        printed: places of the rows that are the paper's own.
+        notes: below it.
+    """
+
+    caption: str
+    heads: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    printed: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, cells: Iterable[str], printed: bool = False) -> None:
+        """Add a row; one of the paper's own is marked."""
+        if printed:
+            self.printed.add(len(self.rows))
+        self.rows.append(list(cells))
+
+
+def make_tables(runs: Sequence[EvaluatedRun], prompts: Sequence[str] = PROMPTS) -> list[Table]:
+    """Return a table for each data set, and table 5 where runs with different toggles are there.
+
+    Args:
+        runs: evaluations; those that differ in their seed alone become one row.
+        prompts: modes to show, of those that a run has.
+
+    Raises:
+        InputError: two runs on one data set were measured on different images or in different ways, or none
+            has any of the modes.
+    """
+    sets: dict[str, list[EvaluatedRun]] = defaultdict(list)
+    for run in runs:
+        sets[str(run.summary["dataset"])].append(run)
+    tables = []
+    for name, own in sets.items():
+        check_same_split(own)
+        tables.append(_comparison(name, own, prompts))
+    return tables + _ablations(sets, prompts)
+
+
+def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[str]) -> Table:
+    first = runs[0]
+    number = f"Table {TABLES[dataset]}: " if dataset in TABLES else ""
+    images = f"{len(first.images)} images, split {first.summary['split']}"
+    table = Table(f"{number}{dataset}, {images}", ["Model", "Prompt", "Input", "Seeds", *HEADS, "Source"])
+    seen: set[str] = set()
+    for seeds in _rows(runs):
+        modes = [mode for mode in prompts if mode in seeds[0].modes]
+        for mode in modes:
+            network = seeds[0].summary.get("network") or {}
+            cells = [_interval(estimate(seeds, mode, column), column) for column in COLUMNS]
+            size = str(network.get("image_size", ""))
+            table.add([_name(seeds[0]), title(mode), size, str(len(seeds)), *cells, OURS])
+        base = _base(seeds[0])
+        figures = PUBLISHED.get(dataset, {}).get(base)
+        if figures and base not in seen:
+            _add_published(table, base, figures)
+        seen.add(base)
+    if not any(row[-1] == OURS for row in table.rows):
+        raise InputError(
+            f"prompts is {', '.join(prompts)}, but none of the runs on {dataset} has these modes: "
+            f"name some of {', '.join(dict.fromkeys(mode for run in runs for mode in run.modes))}."
+        )
+    for model, figures in PUBLISHED.get(dataset, {}).items():
+        if model not in seen:
+            _add_published(table, model, figures)
+    for control in CONTROLS:
+        found = [run for run in runs if control in run.summary["prompts"]]
+        if found and control in ("control_box", "control_ellipse", "control_ellipse_jitter_10"):
+            cells = [_interval(estimate(found[:1], control, column), column) for column in COLUMNS]
+            table.add([title(control), "", "", "", *cells, OURS])
+    table.notes = _notes(runs, bool(table.printed))
+    return table
+
+
+def _add_published(table: Table, model: str, figures: Sequence[float]) -> None:
+    cells = [f"{figure:.4f}" for figure in figures[:-1]]
+    cells += [f"{figures[-1]:.1f} mm", "", ""]
+    table.add([f"{model} †", "unsaid", "", "", *cells, PAPER], printed=True)
+
+
+def _notes(runs: Sequence[EvaluatedRun], published: bool) -> list[str]:
+    notes = ["In brackets 95 % intervals of the mean over the images (bootstrap over groups)."]
+    if published:
+        notes.append(
+            "† as the paper prints it, on its own images and masks, with a prompt that it does not state, and an "
+            "HD in mm although the published files hold no spacing: not to be compared with rows measured here."
+        )
+    budgets = sorted({(run.summary.get("training") or {}).get("max_minutes") or 0 for run in runs})
+    for budget in filter(None, budgets):
+        of = "Rows" if len(budgets) == 1 else "Some rows"
+        notes.append(f"{of} were trained with a budget of {budget:g} minutes of machine time each.")
+    for seeds in _rows(runs):
+        if len(seeds) > 1:
+            mode = seeds[0].modes[0]
+            dice = [run.summary["prompts"][mode]["dice"]["mean"] for run in seeds]
+            notes.append(
+                f"{_name(seeds[0])}, {title(mode)}: Dice of the seeds {', '.join(f'{d:.3f}' for d in dice)}, "
+                f"deviation {statistics.stdev(dice):.3f}."
+            )
+        elif any(run.summary.get("training") for run in runs) and len(runs) == len(_rows(runs)):
+            notes.append("One seed a row: differences below the spread of seeds mean nothing.")
+            break
+    return notes
+
+
+def _ablations(sets: dict[str, list[EvaluatedRun]], prompts: Sequence[str]) -> list[Table]:
+    presets = {
+        run.summary["network"]["preset"]
+        for own in sets.values()
+        for run in own
+        if (run.summary.get("network") or {}).get("preset")
+    }
+    tables = (_ablation(preset, sets, prompts) for preset in sorted(presets))
+    return [table for table in tables if table is not None]
+
+
+def _ablation(preset: str, sets: dict[str, list[EvaluatedRun]], prompts: Sequence[str]) -> Table | None:
+    """Table 5 of one preset; None unless two of its rows are there."""
+    found: dict[tuple[bool, ...], dict[str, list[EvaluatedRun]]] = defaultdict(dict)
+    for dataset, own in sets.items():
+        for run in own:
+            network = run.summary.get("network") or {}
+            if network.get("preset") == preset:
+                toggles = tuple(bool(network[name]) for name in TOGGLES)
+                found[toggles].setdefault(dataset, []).append(run)
+    if len(found) < 2:
+        return None
+    known = ("busi", "ddti", "tn3k")
+    names = [*(name for name in known if name in sets), *(name for name in sets if name not in known)]
+    heads = ["Row", "LM encoder", "MHPM", "ViTA", "CBA", "Prompt", "Seeds"]
+    table = Table(f"Table 5: ablation of {preset}", heads)
+    table.heads += [f"{name} {metric}" for name in names for metric in ("Dice", "IoU")] + ["Source"]
+    printed = {toggles: (row, figures) for row, (toggles, figures) in ABLATION.items()}
+    for toggles in [*printed, *(toggles for toggles in found if toggles not in printed)]:
+        row, figures = printed.get(toggles, ("other", {}))
+        marks = ["yes" if on else "no" for on in toggles]
+        by_set = found.get(toggles, {})
+        modes = [mode for mode in prompts if any(mode in runs[0].modes for runs in by_set.values())]
+        for mode in modes:
+            cells = []
+            for name in names:
+                seeds = [run for run in by_set.get(name, []) if mode in run.modes]
+                cells += [
+                    _interval(estimate(seeds, mode, column), column) if seeds else ""
+                    for column in ("dice", "iou")
+                ]
+            count = max(len(runs) for runs in by_set.values())
+            table.add([row, *marks, title(mode), str(count), *cells, OURS])
+        if figures:
+            cells = [f"{value:.4f}" for name in names for value in figures.get(name, ())]
+            cells += [""] * (2 * len(names) - len(cells))
+            table.add([f"{row} †", *marks, "unsaid", "", *cells, PAPER], printed=True)
+    table.notes = [
+        "† as the paper prints it, from SAM-Med2D's weights, with a prompt that it does not state."
+    ]
+    return table
+
+
+def _rows(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:
+    """Runs that differ in their seed alone, together, in the order in which they were named."""
+    rows: dict[str, list[EvaluatedRun]] = defaultdict(list)
+    for run in runs:
+        rows[run.key].append(run)
+    return list(rows.values())
+
+
+def _base(run: EvaluatedRun) -> str:
+    """The paper's name of the model, where it has one."""
+    network = run.summary.get("network") or {}
+    if network.get("preset"):
+        whole = all(network.get(name) for name in TOGGLES) and network["preset"] == "vit_b"
+        return "LMSFE-SAM" if whole else ""
+    return run.title.removesuffix(" small").removesuffix(" large")
+
+
+def _name(run: EvaluatedRun) -> str:
+    network = run.summary.get("network") or {}
+    form = {"box": ", box as a channel", "none": ", image alone"}.get(network.get("prompt_form", ""), "")
+    off = [name for name in TOGGLES if network.get("preset") and not network.get(name)]
+    return run.title + form + (f" without {', '.join(off)}" if off else "")
+
+
+def _interval(value: Estimate, column: str) -> str:
+    digits = 1 if column in ("hd", "hd95", "assd") else 3
+    return f"{value.mean:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
+
+
+def to_markdown(table: Table) -> str:
+    """Return a table as Markdown; the paper's own rows are in italics."""
+    lines = [f"**{table.caption}**", "", f"| {' | '.join(table.heads)} |", "| --- " * len(table.heads) + "|"]
+    for i, row in enumerate(table.rows):
+        cells = [f"*{cell}*" if cell and i in table.printed else cell for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *table.notes, ""])
+
+
+def to_latex(table: Table) -> str:
+    """Return a table as LaTeX, for ``booktabs``; the paper's own rows are in italics."""
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_escape(table.caption)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(table.heads)}}}",
+    ]
+    lines += [r"\toprule", " & ".join(map(_escape, table.heads)) + r" \\", r"\midrule"]
+    for i, row in enumerate(table.rows):
+        cells = [
+            rf"\textit{{{_escape(cell)}}}" if cell and i in table.printed else _escape(cell) for cell in row
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(_escape(note) + r"\\" for note in table.notes),
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    for sign in "&%_#":
+        text = text.replace(sign, "\\" + sign)
+    return text.replace("†", r"$\dagger$")
+
+
+def to_csv(table: Table) -> str:
+    """Return a table as CSV, its caption in a first column."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["Table", *table.heads])
+    writer.writerows([table.caption, *row] for row in table.rows)
+    return stream.getvalue()
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print or write the tables of some evaluations."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lmsfe_sam.tables", description="Print the paper's tables from evaluations."
+    )
+    parser.add_argument("--runs", nargs="+", required=True, help="output folders of run evaluating")
+    parser.add_argument(
+        "--format", default="md", help=f"some of {','.join(FORMATS)}, with commas between them"
+    )
+    parser.add_argument("--prompts", nargs="+", default=list(PROMPTS), help="prompt modes to show")
+    parser.add_argument("--output", type=Path, help="file name without ending to write to; else printed")
+    options = parser.parse_args(arguments)
+    formats = options.format.split(",")
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(f"format '{name}' is unknown: give some of {', '.join(FORMATS)}.")
+    tables = make_tables([read_run(path) for path in options.runs], options.prompts)
+    for name in formats:
+        text = "\n".join(FORMATS[name](table) for table in tables)
+        if options.output is None:
+            print(text)
+            continue
+        with atomic_write(options.output.with_name(f"{options.output.name}.{name}")) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    plain_errors()
+    main()
