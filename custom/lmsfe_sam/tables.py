@@ -124,8 +124,9 @@ def _notes(runs: Sequence[EvaluatedRun], published: bool) -> list[str]:
     notes = ["In brackets 95 % intervals of the mean over the images (bootstrap over groups)."]
     if published:
         notes.append(
-            "† as the paper prints it, on its own images and masks, with a prompt that it does not state, and an "
-            "HD in mm although the published files hold no spacing: not to be compared with rows measured here."
+            "† as the paper prints it, on its own images and masks, with a prompt that it does not state, and"
+            " an HD in mm although the published files hold no spacing: not to be compared with the rows "
+            "measured here."
         )
     budgets = sorted({(run.summary.get("training") or {}).get("max_minutes") or 0 for run in runs})
     for budget in filter(None, budgets):

@@ -130,7 +130,7 @@ def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
                     f"{both} were measured with {key} {first.summary.get(key)} and {other.summary.get(key)}: "
                     "evaluate both with the same."
                 )
-        for place in first.scores.keys() & other.scores.keys():
+        for place in sorted(first.scores.keys() & other.scores.keys()):
             gap = abs(first.scores[place]["dice"] - other.scores[place]["dice"])
             if place[1] in CONTROLS and gap > TIE:
                 raise InputError(
