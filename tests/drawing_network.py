@@ -1,4 +1,4 @@
-"""A stand-in for the network that draws its prompts, and writes down what it was asked."""
+"""A stand-in for the network that draws its prompts, and records the prompts that it was given."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DrawingNetwork(nn.Module):
         super().__init__()
         self.radius = radius
         self.encoded = 0
-        self.asked: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
 
     def encode(self, image: Tensor) -> ImageEmbedding:
         assert image.shape[1:] == (3, self.image_size, self.image_size)
@@ -34,7 +34,7 @@ class DrawingNetwork(nn.Module):
         return ImageEmbedding(image, [])
 
     def decode(self, embedding: ImageEmbedding, **prompts: Any) -> Any:
-        self.asked.append(prompts)
+        self.calls.append(prompts)
         images = embedding.features
         if prompts.get("boxes") is not None:
             logits, iou = self._ellipses(prompts["boxes"]), 0.25

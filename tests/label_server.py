@@ -1,4 +1,4 @@
-"""A MONAI Label server with this bundle for tests and benchmarks: started as users do, asked over HTTP."""
+"""A MONAI Label server with this bundle for tests and benchmarks: started as users do, called over HTTP."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Server:
 
 
 def read_answer(response: requests.Response) -> Answer:
-    """Read the two parts that the server answers with."""
+    """Read the two parts of the response."""
     from requests_toolbelt import MultipartDecoder
 
     params, image = MultipartDecoder.from_response(response).parts

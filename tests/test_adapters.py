@@ -130,7 +130,7 @@ class TestPositionAdapter:
         position = torch.randn(1, 4, 4, 8)
         assert torch.equal(PositionAdapter(8, 8, 4)(position), position)
 
-    def test_is_kept_in_evaluation(self) -> None:
+    def test_is_cached_in_evaluation(self) -> None:
         adapter = randomised(PositionAdapter(4, 8, 4)).eval()
         position = torch.randn(1, 4, 4, 4)
         with torch.no_grad():

@@ -199,7 +199,7 @@ class TestDescriptions:
         with pytest.raises(InputError, match="is not JSON"):
             read_description(tmp_path / "model.pt")
 
-    def test_a_norm_that_only_the_description_tells_is_not_taken_silently(
+    def test_a_norm_that_only_the_description_has_is_not_assumed_silently(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         save_weights(LMSFESAM("tiny_t", SIZE, position_norm="instance"), tmp_path / "model.pt")

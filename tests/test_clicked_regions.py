@@ -26,7 +26,7 @@ def two_regions() -> Tensor:
     return logits
 
 
-def asked(
+def clicked(
     clicks: list[tuple[float, float]],
     labels: list[int],
     box: list[float] | None = None,
@@ -61,30 +61,30 @@ def kept(logits: Tensor) -> tuple[bool, bool]:
 def test_regions_without_a_click_inside_go(
     clicks: list[tuple[float, float]], labels: list[int], expected: tuple[bool, bool]
 ) -> None:
-    assert kept(asked(clicks, labels)) == expected
+    assert kept(clicked(clicks, labels)) == expected
 
 
 def test_dropped_logits_are_as_far_from_the_threshold_as_before() -> None:
-    assert torch.equal(asked([(2.5, 2.5)], [1]).abs(), two_regions()[0, 0, 0].abs())
+    assert torch.equal(clicked([(2.5, 2.5)], [1]).abs(), two_regions()[0, 0, 0].abs())
 
 
 def test_a_box_keeps_everything_and_none_does_not() -> None:
-    assert kept(asked([(2.5, 2.5)], [1], box=[0.0, 0.0, 16.0, 16.0])) == (True, True)
-    assert kept(asked([(2.5, 2.5)], [1], box=[NAN] * 4)) == (True, False)
+    assert kept(clicked([(2.5, 2.5)], [1], box=[0.0, 0.0, 16.0, 16.0])) == (True, True)
+    assert kept(clicked([(2.5, 2.5)], [1], box=[NAN] * 4)) == (True, False)
 
 
-def test_what_the_mask_before_touches_stays() -> None:
+def test_regions_of_the_mask_prompt_stay() -> None:
     earlier = torch.full((1, 1, 4, 4), -1.0)
     earlier[0, 0, 2, 3] = 1.0  # inside the right region
-    assert kept(asked([(2.5, 2.5)], [1], earlier=earlier)) == (True, True)
-    assert kept(asked([(2.5, 2.5)], [1], earlier=torch.full((1, 1, 4, 4), NAN))) == (True, False)
+    assert kept(clicked([(2.5, 2.5)], [1], earlier=earlier)) == (True, True)
+    assert kept(clicked([(2.5, 2.5)], [1], earlier=torch.full((1, 1, 4, 4), NAN))) == (True, False)
 
 
-def test_what_a_smaller_mask_is_padded_with_counts_for_nothing() -> None:
+def test_the_padding_of_a_smaller_mask_prompt_does_not_count() -> None:
     earlier = torch.full((1, 1, 8, 8), NAN)
     earlier[0, 0, :4, :4] = -1.0
     earlier[0, 0, 2, 3] = 1.0  # inside the right region, as the padding is not a part of the square
-    assert kept(asked([(2.5, 2.5)], [1], earlier=earlier)) == (True, True)
+    assert kept(clicked([(2.5, 2.5)], [1], earlier=earlier)) == (True, True)
 
 
 def test_without_clicks_the_logits_pass() -> None:

@@ -1,4 +1,4 @@
-"""Several data sets put together: each divided as it is alone, apart by name, shown as often as asked."""
+"""Several data sets put together: each divided as it is alone, apart by name, repeated as often as given."""
 
 from __future__ import annotations
 

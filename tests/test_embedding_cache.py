@@ -56,7 +56,7 @@ class TestEmbeddingCache:
                 assert len(cache) <= 2
         assert network.encoded == 4  # 1, 2, 3, and 2 again
 
-    def test_other_weights_are_never_answered_for(self) -> None:
+    def test_other_weights_never_hit(self) -> None:
         network, cache = BoxNetwork().eval(), EmbeddingCache()
         with torch.no_grad():
             cache.encode(network, picture(1))
@@ -70,7 +70,7 @@ class TestEmbeddingCache:
             cache.encode(other, picture(1))
         assert other.encoded == 4
 
-    def test_nothing_is_kept_while_training_or_with_gradients(self) -> None:
+    def test_nothing_is_cached_while_training_or_with_gradients(self) -> None:
         network, cache = BoxNetwork().eval(), EmbeddingCache()
         cache.encode(network, picture(1))
         with torch.no_grad():
@@ -92,7 +92,7 @@ class TestEmbeddingCache:
         assert (len(copied), copied.size) == (0, 3)
 
 
-def test_the_inferer_answers_new_prompts_from_the_kept_embedding() -> None:
+def test_the_inferer_decodes_new_prompts_from_the_cached_embedding() -> None:
     network, inferer = BoxNetwork().eval(), FullImageInferer(cached_embeddings=8)
     for box in ((4, 6, 40, 30), (20, 10, 60, 50)):
         image = MetaTensor(picture(1), meta={PROMPTS: Prompts.of([ObjectPrompt(box)]).given()})

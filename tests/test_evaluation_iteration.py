@@ -1,4 +1,4 @@
-"""One batch through the evaluation: what the network is asked, and that answers land where they belong."""
+"""One batch through the evaluation: which prompts the network gets, and where its predictions go."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_each_batch_is_encoded_once_for_everything() -> None:
         item("c.png", disc(200, 128, 25)),
     )
     assert network.encoded == 1
-    assert len(network.asked) == 1 + CLICK_LIMIT + 1  # boxes at once, clicks one by one, nothing
+    assert len(network.calls) == 1 + CLICK_LIMIT + 1  # boxes at once, clicks one by one, nothing
     assert [result.image for result in results] == ["a.png", "b.png", "c.png"]
     for result in results:
         assert tuple(result.scores) == MODES
@@ -79,7 +79,7 @@ def test_the_network_that_draws_ellipses_scores_as_the_control_does() -> None:
     assert results[0].curves.jitter_dice[0] == pytest.approx(results[0].scores["box"]["dice"], abs=1e-6)
 
 
-def test_scores_are_those_of_the_kept_masks() -> None:
+def test_scores_are_those_of_the_stored_masks() -> None:
     truth = disc(70, 150, 45)
     result = run(PromptedEvaluation(MODES, seed=5), DrawingNetwork(), item("x.png", truth))[0]
     for mode in MODES:
@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_kept_masks() -> None:
 def test_boxes_shown_are_the_protocols() -> None:
     truth, network = disc(70, 150, 45), DrawingNetwork()
     result = run(PromptedEvaluation(MODES, seed=7), network, item("y.png", truth))[0]
-    shown = network.asked[0]["boxes"][0]
+    shown = network.calls[0]["boxes"][0]
     for place, mode in ((0, "box"), (JITTER_PERCENTS.index(10), "box_jitter_10")):
         expected = mode_box(mode, truth, 7, "y.png")
         np.testing.assert_allclose(shown[place], expected, rtol=1e-6)
@@ -108,8 +108,8 @@ def test_prompts_are_scaled_to_the_network_and_masks_back() -> None:
     result = run(PromptedEvaluation(MODES), network, item("z.png", truth))[0]
     ratio = np.array([256 / 300, 256 / 400])
     tight = np.array([60, 140, 181, 261])
-    np.testing.assert_allclose(network.asked[0]["boxes"][0, 0], tight * np.tile(ratio, 2), rtol=1e-5)
-    np.testing.assert_allclose(network.asked[1]["points"][0, 0, 0], np.array([120, 200]) * ratio, rtol=1e-5)
+    np.testing.assert_allclose(network.calls[0]["boxes"][0, 0], tight * np.tile(ratio, 2), rtol=1e-5)
+    np.testing.assert_allclose(network.calls[1]["points"][0, 0, 0], np.array([120, 200]) * ratio, rtol=1e-5)
     assert result.masks["box"].shape == shape
     assert result.prompts["box"].box == tuple(tight)
     assert result.scores["box"]["dice"] > 0.985
@@ -128,36 +128,36 @@ def test_images_of_native_sizes_share_a_batch() -> None:
 def test_clicks_go_where_the_error_is_and_feed_the_logits_back() -> None:
     truth = disc(128, 128, 60)
     network = DrawingNetwork(radius=30)
-    answers, clicks = predict_clicks(network, network.encode(torch.zeros(1, 3, 256, 256)), [truth], 5)
+    predictions, clicks = predict_clicks(network, network.encode(torch.zeros(1, 3, 256, 256)), [truth], 5)
     assert clicks[0][0] == (*first_click(truth), 1)
-    assert network.asked[0].get("masks") is None
+    assert network.calls[0].get("masks") is None
     for step in range(1, 5):
-        asked = network.asked[step]
-        assert asked["points"].shape == (1, 1, step + 1, 2)
-        assert asked["masks"].shape == (1, 1, 64, 64)
+        call = network.calls[step]
+        assert call["points"].shape == (1, 1, step + 1, 2)
+        assert call["masks"].shape == (1, 1, 64, 64)
         x, y, label = clicks[0][step]
-        before = answers[0][step - 1].mask
+        before = predictions[0][step - 1].mask
         assert before[y, x] != truth[y, x] and label == truth[y, x]
-    dice = [2 * (a.mask & truth).sum() / (a.mask.sum() + truth.sum()) for a in answers[0]]
+    dice = [2 * (a.mask & truth).sum() / (a.mask.sum() + truth.sum()) for a in predictions[0]]
     assert dice == sorted(dice) and dice[-1] > dice[0]
 
 
-def test_a_perfect_answer_gets_no_more_clicks_while_others_go_on() -> None:
+def test_a_perfect_mask_gets_no_more_clicks_while_others_go_on() -> None:
     network = DrawingNetwork(radius=20)
     x, y = 100, 90
     perfect = network._discs(torch.tensor([[[[x, y]]]]).float(), torch.tensor([[[1]]]))[0, 0].numpy() > 0
     hard = disc(150, 150, 70)
     embedding = network.encode(torch.zeros(2, 3, 256, 256))
-    answers, clicks = predict_clicks(network, embedding, [perfect, hard], 4)
+    predictions, clicks = predict_clicks(network, embedding, [perfect, hard], 4)
     assert clicks[0] == [(x, y, 1)]
-    assert len(clicks[1]) == len(answers[0]) == len(answers[1]) == 4
-    for answer in answers[0]:
-        np.testing.assert_array_equal(answer.mask, perfect)
-    assert network.asked[-1]["point_labels"].tolist()[0] == [[1, -1, -1, -1]]
+    assert len(clicks[1]) == len(predictions[0]) == len(predictions[1]) == 4
+    for prediction in predictions[0]:
+        np.testing.assert_array_equal(prediction.mask, perfect)
+    assert network.calls[-1]["point_labels"].tolist()[0] == [[1, -1, -1, -1]]
     alone, _ = predict_clicks(
         DrawingNetwork(radius=20), network.encode(torch.zeros(1, 3, 256, 256)), [hard], 4
     )
-    np.testing.assert_array_equal(answers[1][-1].mask, alone[0][-1].mask)
+    np.testing.assert_array_equal(predictions[1][-1].mask, alone[0][-1].mask)
 
 
 def test_point_is_the_first_of_the_five_clicks() -> None:
@@ -169,15 +169,15 @@ def test_point_is_the_first_of_the_five_clicks() -> None:
     assert result.curves.click_iou[4] == pytest.approx(result.scores["clicks_5"]["iou"], abs=1e-6)
 
 
-def test_only_what_is_wanted_is_asked() -> None:
+def test_only_the_wanted_prompts_are_predicted() -> None:
     network = DrawingNetwork()
     results = run(
         PromptedEvaluation(("box", "point", "control_box"), curves=False),
         network,
         item("a.png", disc(120, 90, 50)),
     )
-    assert len(network.asked) == 2
-    assert network.asked[0]["boxes"].shape == (1, 1, 4)
+    assert len(network.calls) == 2
+    assert network.calls[0]["boxes"].shape == (1, 1, 4)
     assert tuple(results[0].scores) == ("box", "point", "control_box")
     assert results[0].curves.click_dice == ()
 

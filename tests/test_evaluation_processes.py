@@ -222,7 +222,7 @@ def test_modes_of_a_network_without_prompts() -> None:
         usable_modes(network, ["point", "none", "box"])
 
 
-def test_no_comparison_unless_asked_for() -> None:
+def test_no_comparison_by_default() -> None:
     assert read_other_run(None, ["a.png"], MODES) is None
 
 

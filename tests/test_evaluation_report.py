@@ -87,7 +87,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(page: Page) -> None:
     assert "@import" not in style and "url(" not in style
 
 
-def test_every_picture_is_embedded_once_and_found(page: Page) -> None:
+def test_every_picture_is_embedded_once(page: Page) -> None:
     stored = [own["id"] for tag, own in page.tags if tag == "image"]
     used = [(own["href"] or "").removeprefix("#") for tag, own in page.tags if tag == "use"]
     assert len(stored) == len(set(stored))
@@ -167,7 +167,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_predictions_and_prompts_are_kept(tmp_path: Path) -> None:
+def test_predictions_and_prompts_are_stored(tmp_path: Path) -> None:
     results = make_results(2)
     writing.write_predictions(results, tmp_path / "predictions.csv")
     rows = rows_of(tmp_path / "predictions.csv")
@@ -177,14 +177,14 @@ def test_predictions_and_prompts_are_kept(tmp_path: Path) -> None:
     assert float(rows[0]["predicted_iou"]) == pytest.approx(0.95 / 1.05, abs=1e-6)
 
 
-def test_curves_are_kept_image_by_image(tmp_path: Path) -> None:
+def test_curves_are_stored_image_by_image(tmp_path: Path) -> None:
     writing.write_curves(make_results(2), tmp_path / "curves.csv")
     rows = rows_of(tmp_path / "curves.csv")
     assert len(rows) == 2 * (7 + 7 + 10)
     assert [row["x"] for row in rows if row["curve"] == "clicks"][:10] == [str(k) for k in range(1, 11)]
 
 
-def test_subgroups_are_kept(tmp_path: Path) -> None:
+def test_subgroups_are_stored(tmp_path: Path) -> None:
     writing.write_subgroups(summary_of(make_results()).subgroups, tmp_path / "subgroups.csv")
     rows = rows_of(tmp_path / "subgroups.csv")
     assert len(rows) == 5 * len(MODES)

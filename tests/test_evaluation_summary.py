@@ -84,7 +84,7 @@ def test_reliability_of_an_honest_prediction() -> None:
     assert sum(part["n_images"] for part in own["bins"]) == 12
 
 
-def test_the_overall_reliability_ranks_the_answers_of_all_modes() -> None:
+def test_the_overall_reliability_ranks_the_predictions_of_all_modes() -> None:
     results = [
         dataclasses.replace(
             result, predicted_iou={mode: 0.9 - 0.1 * (i + 3 * k) % 0.7 for k, mode in enumerate(MODES[:6])}
@@ -161,7 +161,7 @@ def test_a_run_compared_with_itself_differs_nowhere(tmp_path: Path) -> None:
         assert columns["dice"] == {"mean": 0, "ci95": [0, 0], "wins": 0, "losses": 0, "ties": 12}
 
 
-def test_better_and_worse_are_told_apart(tmp_path: Path) -> None:
+def test_better_and_worse_are_distinguished(tmp_path: Path) -> None:
     before = [make_result(i, 0.7) for i in range(10)]
     now = [make_result(i, 0.8 if i < 8 else 0.6) for i in range(10)]
     comparison = summary_of(now, other=read_metrics(written(before, tmp_path))).comparison

@@ -195,7 +195,7 @@ class TestModes:
         assert all(0 < float(row["predicted_iou"]) <= 1 for row in rows)
         assert Image.open(out / "overlays" / "a.png").size == (WIDTH, HEIGHT)
 
-    def test_by_default_a_small_object_is_seen_up_close_and_others_are_not(
+    def test_by_default_a_small_object_is_segmented_in_a_window_and_others_are_not(
         self, folder: Path, tmp_path: Path, segment: Run
     ) -> None:
         Image.fromarray(NOISE).save(folder / "a.png")
@@ -212,7 +212,7 @@ class TestModes:
         assert_in_place(labels, 2)
         np.testing.assert_array_equal(labels == 1, expected)
 
-    def test_nothing_is_resized_before_the_parts_are_cut(self, folder: Path, workflow: Run) -> None:
+    def test_nothing_is_resized_before_windows_are_cropped(self, folder: Path, workflow: Run) -> None:
         Image.fromarray(NOISE).save(folder / "a.png")
         stand_in = {"network": "$__import__('boxnet').BoxNetwork()", "image_size": BoxNetwork.image_size}
         (item,) = workflow(input=str(folder), mode="window", **stand_in).dataset
@@ -265,7 +265,7 @@ class TestAgainstThePredictor:
         for row, value in zip(table(tmp_path / "out"), iou, strict=True):
             assert float(row["predicted_iou"]) == pytest.approx(value, abs=1e-5)
 
-    def test_the_config_looks_as_the_predictor_does(self, workflow: Run) -> None:
+    def test_the_config_zooms_as_the_predictor_does(self, workflow: Run) -> None:
         assert workflow().inferer.zoom == AUTO
 
     def test_large_images_as_the_predictor_segments_them(

@@ -270,7 +270,7 @@ class TestSkippingDataset:
                 raise RuntimeError("as MONAI wraps it") from error
         return record
 
-    def test_bad_records_are_left_out_and_told(self) -> None:
+    def test_bad_records_are_skipped_and_reported(self) -> None:
         dataset = SkippingDataset([{"k": k} for k in (1, -2, 3, -4)], self.transform)
         assert [item["k"] for item in dataset] == [1, 3]
         with pytest.raises(InputError) as caught:

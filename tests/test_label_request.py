@@ -235,14 +235,14 @@ class TestLimit:
     def test_what_is_small_passes(self) -> None:
         assert ask(100, [40, 60], 100) == (200, 100)
 
-    def test_what_says_that_it_is_large_is_not_looked_at(self) -> None:
+    def test_a_body_that_states_a_large_size_is_not_read(self) -> None:
         assert ask(100, [40, 60, 40], 140) == (413, 0)
 
     def test_what_turns_out_large_is_stopped(self) -> None:
         assert ask(100, [40, 60, 40, 40]) == (413, 100)
 
 
-def test_masks_that_agree_are_sure() -> None:
+def test_masks_that_agree_are_certain() -> None:
     class Always:
         def __init__(self, mask: np.ndarray) -> None:
             self.mask = mask

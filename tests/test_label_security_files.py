@@ -196,7 +196,7 @@ def test_the_viewer_loads_nothing_from_elsewhere(server: Server) -> None:
     assert "http" not in server.call("GET", "/").text
 
 
-def test_paths_of_the_disk_are_no_images(server: Server) -> None:
+def test_paths_on_the_disk_are_not_images(server: Server) -> None:
     """And nobody learns whether they exist."""
     outside = server.studies.parent / "outside" / SECRET
     for path in (
@@ -350,13 +350,13 @@ def test_lengths_of_runs() -> None:
         ("../../x", b"text"),
     ],
 )
-def test_a_file_that_is_none(server: Server, before: set[Path], name: str, data: bytes) -> None:
+def test_a_file_that_is_not_an_image(server: Server, before: set[Path], name: str, data: bytes) -> None:
     for response in sent_everywhere(server, name, data):
         assert response.status_code in (400, 422), response.text
         sentence(response)
 
 
-def test_what_is_downloaded_is_no_page(server: Server) -> None:
+def test_a_download_is_not_a_page(server: Server) -> None:
     response = server.call("GET", "/datastore/image?image=us_0")
     assert response.headers["content-disposition"].startswith("attachment")
     assert response.headers["content-type"] == "image/png"

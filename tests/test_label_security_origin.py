@@ -156,7 +156,7 @@ def test_what_is_the_servers_own_passes(server: Server, headers: dict[str, str])
     assert "access-control-allow-credentials" not in response.headers
 
 
-def test_a_named_origin_asks_first(server: Server) -> None:
+def test_a_named_origin_sends_a_preflight_request(server: Server) -> None:
     asked = {"Origin": NAMED, "Access-Control-Request-Method": "PUT"}
     response = server.call("OPTIONS", "/datastore/label", headers=asked)
     assert response.status_code == 200

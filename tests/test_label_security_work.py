@@ -203,7 +203,7 @@ def test_an_image_in_the_place_of_another(server: Server) -> None:
     assert server.call("DELETE", "/datastore/image?id=raced").ok
 
 
-def test_changes_at_once_are_all_kept(server: Server) -> None:
+def test_simultaneous_changes_are_all_stored(server: Server) -> None:
     def note(number: int) -> requests.Response:
         data = {"info": json.dumps({f"note_{number}": number})}
         return server.call("PUT", "/datastore/image/info?image=us_1", data=data)
@@ -316,7 +316,7 @@ def test_what_clients_store_breaks_nothing(server: Server) -> None:
         assert server.call("GET", f"/datastore/image?image={image}").status_code == 200
 
 
-def test_the_extras_that_were_asked_for(server: Server) -> None:
+def test_the_enabled_extras(server: Server) -> None:
     files = {"label": ("x.png", as_png(np.ones(SMALL, np.uint8)))}
     assert server.call("PUT", "/datastore/label?image=us_0&tag=final", files=files).ok
     response = server.call("GET", "/datastore/dataset?limit_cases=5")

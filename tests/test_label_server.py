@@ -106,7 +106,7 @@ def test_an_upload_as_cvat_sends_it(server: Server, predictor: Predictor, tmp_pa
     assert answer["object"] == 1
 
 
-def test_an_answer_as_ohif_asks_for_it(server: Server, predictor: Predictor) -> None:
+def test_a_response_in_ohifs_form(server: Server, predictor: Predictor) -> None:
     case = next(case for case in GOOD if case.image == VOLUME)
     form = {"result_extension": ".nrrd", "result_dtype": "uint16", "result_compress": False}
     response = server.post_infer(VOLUME, {**case.params, **form, "restore_label_idx": False})
@@ -135,7 +135,7 @@ def test_a_session_of_3d_slicer(server: Server, predictor: Predictor, tmp_path: 
     assert server.call("DELETE", f"/session/{session}").ok
 
 
-def test_a_changed_image_is_never_answered_from_the_one_before(server: Server, predictor: Predictor) -> None:
+def test_a_changed_image_is_encoded_again(server: Server, predictor: Predictor) -> None:
     path = server.studies / f"{PICTURE}.png"
     kept = path.read_bytes()
     params = {"roi": cases.BOX}
@@ -244,7 +244,9 @@ def test_an_image_is_added(server: Server, predictor: Predictor, tmp_path: Path)
 @pytest.mark.parametrize(
     ("method", "measure"), [("predicted_iou", iou_uncertainty), ("disagreement", disagreement)]
 )
-def test_the_least_sure_image_comes_first(server: Server, predictor: Predictor, method: str, measure) -> None:
+def test_the_least_certain_image_comes_first(
+    server: Server, predictor: Predictor, method: str, measure
+) -> None:
     result = server.call("POST", f"/scoring/{method}?run_sync=true", json={})
     assert result.status_code == 200, result.text
     assert result.json()["executed"] == result.json()["total"] == TOTAL

@@ -225,7 +225,7 @@ class TestLabelMaps:
         np.testing.assert_allclose(same_iou, iou)
         assert network.encoded == 1  # set_image's
 
-    def test_small_objects_are_looked_at_up_close(self, predictor: Predictor, network: BoxNetwork) -> None:
+    def test_small_objects_are_segmented_in_a_window(self, predictor: Predictor, network: BoxNetwork) -> None:
         labels, iou = predictor.segment([ObjectPrompt(box=(100, 50, 110, 58))], Zoom(0.2, min_side=1))
         assert network.encoded == 2
         assert iou.shape == (1,) and labels.dtype == np.uint8
@@ -281,16 +281,16 @@ class TestTheNetwork:
         (tmp_path / "models").mkdir()
         save_weights(vit_t, tmp_path / "models" / "model.pt")
         image = np.random.default_rng(4).integers(0, 256, (90, 70), np.uint8)
-        answers = []
+        logits = []
         for predictor in (
             Predictor(vit_t),
             Predictor.from_bundle(tmp_path),
             Predictor.from_bundle(str(tmp_path)),
         ):
             predictor.set_image(image)
-            answers.append(predictor.predict(points=[[30, 40]], labels=[1])[2])
-        np.testing.assert_array_equal(answers[0], answers[1])
-        np.testing.assert_array_equal(answers[0], answers[2])
+            logits.append(predictor.predict(points=[[30, 40]], labels=[1])[2])
+        np.testing.assert_array_equal(logits[0], logits[1])
+        np.testing.assert_array_equal(logits[0], logits[2])
 
     def test_no_gradient_is_kept(self, vit_t: LMSFESAM) -> None:
         predictor = Predictor(vit_t)

@@ -169,18 +169,18 @@ class TestPrompts:
         assert labels[70, 100] == 0
 
     def test_every_window_gets_what_the_prompts_are_there(self) -> None:
-        asked = []
+        encoded_boxes = []
 
         class Writing(BoxNetwork):
             def decode(self, embedding: object, boxes: torch.Tensor, **others: object) -> object:
-                asked.extend(boxes[:, 0].tolist())
+                encoded_boxes.extend(boxes[:, 0].tolist())
                 return super().decode(embedding, boxes, **others)
 
         sides = (40, 50, 100, 90)
         PromptedWindowInferer()(with_prompts(boxed(sides)), Writing().eval())
         prompts_of_all = Prompts.of(boxed(sides))
         views = select_windows(window_grid((HEIGHT, WIDTH), 64, 0.5), prompts_of_all)
-        assert asked == [prompts_of_all.clip(view.window).boxes[0].tolist() for view in views]
+        assert encoded_boxes == [prompts_of_all.clip(view.window).boxes[0].tolist() for view in views]
         assert len(views) == 4 * 4
 
     def test_more_than_one_image_is_refused(self) -> None:

@@ -112,7 +112,7 @@ def several() -> dict[str, Any]:
     return {**batch, "unprompted": torch.tensor([True, False])}
 
 
-def test_validation_prompts_the_largest_object_and_asks_for_all_without_a_prompt() -> None:
+def test_validation_prompts_the_largest_object_and_predicts_all_without_a_prompt() -> None:
     batch = several()
     output = ValidationIteration()(engine(TinyNetwork().eval()), batch)
     largest, union = (batch["label"] == 1).float(), (batch["label"] > 0).float()

@@ -94,7 +94,7 @@ class TestMaliciousPickles:
                 torch.load(path, weights_only=False)
             assert trace.exists()
 
-    def test_message_names_what_was_asked_for(self, tmp_path: Path) -> None:
+    def test_the_message_names_the_function(self, tmp_path: Path) -> None:
         torch.save({"model": {}, "optimizer": MaliciousEval(tmp_path / "trace")}, tmp_path / "model.pth")
         with pytest.raises(InputError, match=r"would run '__builtin__\.eval'"):
             read_state(tmp_path / "model.pth")
@@ -160,7 +160,7 @@ class TestDamagedAndWrongFiles:
     @pytest.mark.parametrize(
         "content", [b"<html>404: Not Found</html>\n", b"\x89PNG\r\n\x1a\n" + bytes(99), b"\0" * 999]
     )
-    def test_no_checkpoint(self, tmp_path: Path, content: bytes) -> None:
+    def test_not_a_checkpoint(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "sam_vit_b.pth"
         path.write_bytes(content)
         with pytest.raises(InputError, match="cannot be read") as caught:
@@ -172,7 +172,7 @@ class TestDamagedAndWrongFiles:
         [{}, [], torch.zeros(3), {"epoch": 3}, {"model": {}}, {1: torch.zeros(1)}, {"model": {"a": "b"}}],
         ids=str,
     )
-    def test_no_state_dict(self, tmp_path: Path, content: object) -> None:
+    def test_not_a_state_dict(self, tmp_path: Path, content: object) -> None:
         torch.save(content, tmp_path / "model.pth")
         with pytest.raises(InputError, match=r"is not a state dict: save the network's state_dict\(\)"):
             self.model().load_pretrained(tmp_path / "model.pth")

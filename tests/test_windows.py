@@ -58,7 +58,7 @@ class TestConcern:
     def test_a_click_by_its_pixel(self, x: float, y: float, expected: bool) -> None:
         assert concerned(click(x, y)) is expected
 
-    def test_a_click_outside_the_object_asks_for_no_window_unless_there_is_nothing_else(self) -> None:
+    def test_a_negative_click_needs_no_window_unless_it_is_alone(self) -> None:
         outside_here = ((10, 10), (210, 110))
         assert not concerned(ObjectPrompt(points=outside_here, labels=(1, 0)))
         assert concerned(ObjectPrompt(points=outside_here, labels=(0, 0)))

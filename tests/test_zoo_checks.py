@@ -116,13 +116,13 @@ def test_wrong_metadata(
         check(bundle, "")
 
 
-def test_a_schema_that_was_not_named_is_said_to_be_missing(whole: Path) -> None:
+def test_a_schema_that_was_not_named_is_reported_missing(whole: Path) -> None:
     pytest.importorskip("jsonschema")
     with pytest.raises(Skipped, match="--schema"):
         checks.metadata_schema(whole, "")
 
 
-def test_another_copy_of_the_package_is_noticed(whole: Path) -> None:
+def test_another_copy_of_the_package_is_detected(whole: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(lmsfe_sam.__file__).parents[1])}
     program = "import sys, json; from lmsfe_sam.zoo import runtime_checks as r; r._check_origin("
     program += "__import__('pathlib').Path(sys.argv[1]), sys.modules['lmsfe_sam'])"

@@ -39,7 +39,7 @@ def test_the_window_holds_the_whole_lesion_and_is_the_same_for_both(y, x, height
     assert torch.equal(inside, data["image"][:2, data["label"][0] > 0])
 
 
-def test_the_lesion_takes_the_share_of_the_window_that_is_asked_for():
+def test_the_lesion_takes_up_the_given_share_of_the_window():
     data = picture(25, 40, 35, 55)
     for seed in range(20):
         zoom = RandLesionZoomd(["image", "label"], prob=1.0, share=(0.5, 0.5)).set_random_state(seed)

@@ -1,4 +1,4 @@
-"""Asking about objects in windows, and zooming: each window encoded once, answers in the right place."""
+"""Predicting objects in windows, and zooming: each window encoded once, masks in the right place."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class TestWindows:
         assert len(list(predict_windows(stand_in, encode, views, batch_prompts, batch_size=2))) == 200  # type: ignore[arg-type]
         assert batches == [2, 2, 1]
 
-    def test_masks_and_three_answers_pass_through(self, network: LMSFESAM) -> None:
+    def test_masks_and_three_predictions_pass_through(self, network: LMSFESAM) -> None:
         batch_prompts = Prompts.of([ObjectPrompt(box=(10, 20, 90, 80))] * 2)
         views = [View(WHOLE, [0, 1])]
         encode = WindowEncoder(network, IMAGE)
@@ -118,9 +118,7 @@ class TestZoom:
         ],
     )
     @pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
-    def test_what_is_found_is_pasted_where_it_was_looked_for(
-        self, sides: tuple[int, ...], share: float
-    ) -> None:
+    def test_a_prediction_is_pasted_into_its_window(self, sides: tuple[int, ...], share: float) -> None:
         labels = zoomed(Zoom(share, min_side=1), [ObjectPrompt(box=sides)], BoxNetwork().eval())
         x0, y0, x1, y1 = sides
         expected = np.zeros((HEIGHT, WIDTH), bool)
@@ -137,7 +135,7 @@ class TestZoom:
         picture = IMAGE.permute(1, 2, 0).numpy()[84:148, 84:148]
         torch.testing.assert_close(stand_in.seen[0], prepare(picture, 64), rtol=0, atol=1e-5)
 
-    def test_no_window_is_enlarged_unless_asked_for(self) -> None:
+    def test_no_window_is_enlarged_by_default(self) -> None:
         prompts = [ObjectPrompt(box=(100, 100, 110, 110)), ObjectPrompt(box=(0, 0, 100, 10))]
         assert windows_of(Zoom(0.5), prompts) == [Window(73, 73, 64, 64), Window(0, 0, 64, 200)]
 
@@ -145,7 +143,7 @@ class TestZoom:
         prompt = ObjectPrompt(box=(100, 100, 120, 120), points=[(200, 110), (5, 5)], labels=[1, 0])
         assert windows_of(Zoom(0.5, min_side=1), [prompt]) == [Window(90, 50, 40, 200)]
 
-    def test_a_click_alone_is_looked_for_and_then_looked_at(self) -> None:
+    def test_a_lone_click_is_predicted_in_the_image_and_then_in_a_window(self) -> None:
         stand_in = BoxNetwork().eval()
         labels = zoomed(Zoom(0.5, min_side=1, large=100), [ObjectPrompt(points=[(200, 150)])], stand_in)
         # The stand-in draws a disc of 6 of the network's 64 pixels, in the whole image and in the window.
@@ -154,13 +152,13 @@ class TestZoom:
         assert abs(xs.mean() - 200) < 3 and abs(ys.mean() - 150) < 3
         assert np.ptp(xs) < 2 * 6 / 64 * WIDTH / 2
 
-    def test_a_click_that_finds_nothing_and_no_prompt_are_answered_from_the_whole_image(self) -> None:
+    def test_an_empty_first_mask_and_no_prompt_are_predicted_in_the_whole_image(self) -> None:
         stand_in = BoxNetwork().eval()
         prompts = [ObjectPrompt(points=[(200, 150)], labels=[0]), ObjectPrompt()]
         stand_in.radius = 400.0  # a click outside the object, and the whole image is outside
         assert windows_of(Zoom(large=100), prompts, stand_in) == [WHOLE] * 2
 
-    def test_in_a_large_image_a_click_is_looked_for_in_its_surroundings(self) -> None:
+    def test_in_a_large_image_a_click_is_predicted_in_its_surroundings(self) -> None:
         stand_in = BoxNetwork().eval()
         stand_in.radius = 400.0
         click = ObjectPrompt(points=[(350, 20)], labels=[0])  # nothing is found, so that is all
@@ -168,7 +166,7 @@ class TestZoom:
         far = ObjectPrompt(points=[(20, 20), (380, 280)], labels=[0, 0])
         assert windows_of(Zoom(large=4), [far], stand_in) == [WHOLE]
 
-    def test_large_objects_are_answered_from_the_whole_image(self) -> None:
+    def test_large_objects_are_predicted_in_the_whole_image(self) -> None:
         tenth = WIDTH // 10 * HEIGHT // 10 / (WIDTH * HEIGHT)
         large, small = ObjectPrompt(box=(100, 100, 140, 130)), ObjectPrompt(box=(100, 100, 139, 130))
         zoom = Zoom(0.5, below=tenth, large=100)
@@ -180,7 +178,7 @@ class TestZoom:
         stand_in.radius = 2.0
         assert windows_of(zoom, [ObjectPrompt(points=[(200, 150)])], stand_in) != [WHOLE]
 
-    def test_the_answers_are_in_the_order_of_the_objects(self) -> None:
+    def test_predictions_are_in_the_order_of_the_objects(self) -> None:
         boxes = [(300, 200, 340, 240), (10, 10, 50, 50), (300, 200, 340, 240), (200, 100, 240, 140)]
         labels = zoomed(Zoom(batch_size=3), [ObjectPrompt(box=sides) for sides in boxes], BoxNetwork().eval())
         assert labels[220, 320] == 1  # of two that are alike the first
@@ -193,7 +191,7 @@ def test_objects_in_one_window_share_it() -> None:
     assert group_by_window({0: one, 1: two, 2: one}) == [View(one, [0, 2]), View(two, [1])]
 
 
-def test_extent_of_what_was_found() -> None:
+def test_extent_of_a_mask() -> None:
     logits = torch.full((64, 64), -1.0)
     assert mask_box(logits, full_window((300, 400))) is None
     logits[16:32, 48:64] = 1

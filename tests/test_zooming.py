@@ -59,7 +59,7 @@ def test_the_label_map_goes_on_through_the_postprocessing() -> None:
     assert result[IOU].shape == (1,)
 
 
-def test_a_second_look_at_the_same_window_costs_no_encoding() -> None:
+def test_the_same_window_is_encoded_once() -> None:
     stand_in, inferer = BoxNetwork().eval(), ZoomInferer(cached_embeddings=8)
     box = (20, 20, 100, 100)
     with torch.no_grad():
