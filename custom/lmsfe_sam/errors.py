@@ -1,4 +1,4 @@
-"""Errors that users can mend: one sentence, no traceback on the command line."""
+"""Errors that users can fix: one sentence, no traceback on the command line."""
 
 from __future__ import annotations
 

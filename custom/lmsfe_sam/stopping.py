@@ -1,4 +1,4 @@
-"""Signals that ask a command to end, SIGINT (Ctrl-C) and SIGTERM: a sentence, and nothing half written."""
+"""Stop a command on SIGINT (Ctrl-C) or SIGTERM, with a sentence and nothing half written."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Inference on files and folders, with geometry kept."""
+"""Inference on files and folders, with their geometry preserved."""

@@ -1,4 +1,4 @@
-"""Users' prompts on their way to the inferer: checked, and carried in the image's metadata."""
+"""Check users' prompts, and carry them to the inferer in the image's metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of an inference run: what is finished in it, its table, and which of it another run may keep."""
+"""The output folder of an inference run: its table, and which results another run may reuse."""
 
 from __future__ import annotations
 

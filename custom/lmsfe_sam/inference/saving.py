@@ -1,4 +1,4 @@
-"""What is written of each image: its label map, its overlay, and then its rows in the table of objects."""
+"""Write each image's label map and overlay, and then its rows in the table of objects."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """What the server writes down beside the images: the record of a folder, and sessions.
 
 MONAI Label writes ``datastore_v2.json`` in place: on a full disk half of it is left, and no start succeeds.
-Here it is replaced in one step, the last one stays beside it, and one that is torn is mended. A session is an
+Here it is replaced in one step, the last one stays beside it, and a damaged one is repaired. A session is an
 image that a client sends once and segments several times; MONAI Label's are kept under the name that they
-came with, under a number that others can guess, and stop the server's start where one of them is torn.
+came with, under a number that others can guess, and stop the server's start where one of them is damaged.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class RecordFile:
         """Whether the file is another one than that which was read or written last."""
         return self._stamp() != self._seen
 
-    def read(self, mend: bool = False) -> LocalDatastoreModel | None:
+    def read(self, repair: bool = False) -> LocalDatastoreModel | None:
         """Return what the file holds, or None where there is none.
 
         Args:
-            mend: put a damaged file aside, and return what can be read of it and of the one before it.
+            repair: put a damaged file aside, and return what can be read of it and of the one before it.
 
         Raises:
-            ValueError: it is damaged, and not to be mended.
+            ValueError: it is damaged, and is not to be repaired.
         """
         stamp = self._stamp()
         if stamp is None:
@@ -71,11 +71,11 @@ class RecordFile:
         try:
             model = parse(text)
         except ValueError:
-            if not mend:
+            if not repair:
                 raise
             aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
             self.path.replace(aside)
-            logger.warning("The record of images was damaged: it is in '%s', and mended.", aside.name)
+            logger.warning("The record of images was damaged: it is in '%s', and repaired.", aside.name)
             return self._mended(text)
         self._seen = stamp
         return model
@@ -140,7 +140,7 @@ def parse(text: str) -> LocalDatastoreModel:
 
 
 def whole_entries(text: str) -> dict[str, ImageLabelModel]:
-    """Return the entries of a torn record that are whole."""
+    """Return the entries of a damaged record that are whole."""
     start = re.search(r'"objects"\s*:\s*\{', text)
     entries: dict[str, ImageLabelModel] = {}
     place = start.end() if start else len(text)
@@ -154,7 +154,7 @@ def whole_entries(text: str) -> dict[str, ImageLabelModel]:
             entry, place = decoder.raw_decode(text, colon.end())
             entries[name] = ImageLabelModel.model_validate(entry)
     except (ValueError, RecursionError, ValidationError):
-        pass  # here it was torn
+        pass  # here it is damaged
     return _harmless(entries)
 
 

@@ -250,12 +250,12 @@ class SafeStore(LocalDatastore):
         change.after.append(lambda: Path(name).replace(target))
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        """Read the record if another process has changed it; at the start, mend it if it is torn."""
+        """Read the record if another process has changed it; at the start, repair it if it is damaged."""
         with self._one_writer, self._one_process:
             if not self._record.has_changed():
                 return
             try:
-                model = self._record.read(mend=throw_exception)
+                model = self._record.read(repair=throw_exception)
             except (OSError, ValueError):
                 logger.warning("The record of images cannot be read: the last state is used.")
                 return

@@ -1,4 +1,4 @@
-"""Prompts of a batch of images, brought to the groups in which the network decodes them."""
+"""Group the prompts of a batch of images by their number of tokens, for the decoder."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Prompts: made from masks, read from users, handed to the network."""
+"""Prompts: made from masks, given by users, passed to the network."""

@@ -1,1 +1,1 @@
-"""The bundle as others take it: one folder with the package inside, checked and published."""
+"""Package the bundle together with this package as one folder, check it and publish it."""

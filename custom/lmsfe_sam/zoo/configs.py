@@ -1,4 +1,4 @@
-"""Changes in the configs of a packaged bundle, so that it runs from every folder.
+"""Change the configs of a packaged bundle so that it runs from any folder.
 
 MONAI puts the bundle's folder on the module path when ``run`` starts. That is after ``initialize``, where the
 package could therefore be found from the bundle's own folder alone.
