@@ -26,7 +26,7 @@ from lmsfe_sam.options import (
     describe,
     options_page,
 )
-from lmsfe_sam.settings import check_command_line, check_device, given_keys
+from lmsfe_sam.settings import check_command_line, check_device, check_device_and_precision, given_keys
 
 
 def test_keys_are_read_in_every_way_that_fire_reads_them() -> None:
@@ -240,3 +240,14 @@ def test_devices() -> None:
     for device in ("gpu", "cuda:99", "", None, 3):
         with pytest.raises(InputError, match="cpu"):
             check_device(device)
+
+
+@pytest.mark.parametrize("capable", [False, True])
+@pytest.mark.parametrize("amp", [None, False, True])
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_said_to_be_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capable: bool, amp: bool | None
+) -> None:
+    capabilities = {"architecture": "x86_64", "avx2": True, "avx512_bf16": capable}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    check_device_and_precision("cpu", amp)
+    assert ("leave --amp out" in caplog.text) == (amp is True and not capable)

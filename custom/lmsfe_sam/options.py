@@ -147,7 +147,7 @@ class TrainingOptions(DataOptions):
         description="at most so many more clicks before them, decoded without gradient; the number is random"
     )
     correction_prob: Share = Field(description="probability that a batch gets corrective clicks")
-    amp: bool | None = Field(description="bfloat16; null: on a GPU alone")
+    amp: bool | None = Field(description="bfloat16; null: on GPUs. Slow on CPUs without instructions for it")
     mlflow: bool = Field(description="log to MLflow, too")
 
 
@@ -181,7 +181,7 @@ class EvaluationOptions(DataOptions):
     save_masks: bool = Field(description="write the predicted masks")
     gallery: NotNegative = Field(description="best, median and worst cases a mode in the report")
     bootstrap: Positive = Field(description="samples of the bootstrap")
-    amp: bool = Field(description="bfloat16")
+    amp: bool = Field(description="bfloat16; slow on CPUs without instructions for it")
 
 
 class InferenceOptions(Options):
@@ -225,7 +225,7 @@ class InferenceOptions(Options):
         description="seed of the UIDs of DICOM outputs; null: never the same again"
     )
     device: Text = Field(description="cpu, cuda, cuda:1, ...")
-    amp: bool = Field(description="bfloat16")
+    amp: bool = Field(description="bfloat16; slow on CPUs without instructions for it")
 
 
 class LabelTrainingOptions(Options):

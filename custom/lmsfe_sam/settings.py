@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import logging
 import pydoc
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.options import SECTIONS
+
+logger = logging.getLogger(__name__)
 
 RUN_ARGUMENTS = (
     "run_id",
@@ -97,6 +100,30 @@ def check_device(device: Any) -> None:
             + (" or cuda" if torch.cuda.is_available() else "")
             + " with --device."
         ) from error
+
+
+def check_device_and_precision(device: Any, amp: Any) -> None:
+    """Refuse a device as `check_device` does; warn of bfloat16 on a CPU without instructions for it.
+
+    Such a CPU computes the same, but a hundred times slower.
+
+    Raises:
+        InputError: see `check_device`.
+    """
+    import torch
+
+    check_device(device)
+    if amp is True and torch.device(device).type == "cpu" and _lacks_bfloat16(torch.cpu.get_capabilities()):
+        logger.warning(
+            "amp is True, but this CPU has no instructions for bfloat16, which makes it many times slower: "
+            "leave --amp out."
+        )
+
+
+def _lacks_bfloat16(capabilities: Mapping[str, Any]) -> bool:
+    """Whether an x86 CPU has no instructions for bfloat16; other CPUs are not judged."""
+    known = ("avx512_bf16", "amx_bf16", "avx10_1")
+    return capabilities.get("architecture") == "x86_64" and not any(capabilities.get(key) for key in known)
 
 
 def folders_of(dataset_dir: str | Sequence[str] | None) -> list[str]:

@@ -22,7 +22,7 @@ from lmsfe_sam.model.network import PROMPT_KINDS
 from lmsfe_sam.model.weight_checks import sha256
 from lmsfe_sam.options import EvaluationOptions, check_options
 from lmsfe_sam.prompts.simulate import MODES
-from lmsfe_sam.settings import check_device, folders_of, framed
+from lmsfe_sam.settings import check_device_and_precision, folders_of, framed
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def check_settings(options: Mapping[str, Any]) -> None:
     """
     check_options(EvaluationOptions, options)
     parse_modes(options["prompt_modes"])
-    check_device(options["device"])
+    check_device_and_precision(options["device"], options["amp"])
     output_dir = Path(options["output_dir"])
     for folder in folders_of(options["dataset_dir"]):
         _refuse_output_among_data(output_dir, Path(folder).expanduser())

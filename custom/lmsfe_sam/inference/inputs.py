@@ -14,7 +14,7 @@ from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, i
 from lmsfe_sam.inference.writing import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompts_file import PromptsByName, check_names, nfc, read_prompts
-from lmsfe_sam.settings import check_device
+from lmsfe_sam.settings import check_device_and_precision
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def check_settings(device: Any, **values: Any) -> None:
             "mode is 'window', whose masks have no probabilities: give auto, zoom or resize with --mode, or "
             "dicom_seg in place of dicom_seg_fractional with --outputs."
         )
-    check_device(device)
+    check_device_and_precision(device, values.get("amp"))
 
 
 def find_inputs(

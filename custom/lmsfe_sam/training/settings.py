@@ -18,7 +18,7 @@ from lmsfe_sam.model.backbone import load_classifier
 from lmsfe_sam.model.pretrained import read_state
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
 from lmsfe_sam.options import TrainingOptions, check_options
-from lmsfe_sam.settings import check_device, folders_of, framed
+from lmsfe_sam.settings import check_device_and_precision, folders_of, framed
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def check_settings(options: Mapping[str, Any]) -> None:
     """
     check_options(TrainingOptions, options)
     if "device" in options:
-        check_device(options["device"])
+        check_device_and_precision(options["device"], options.get("amp"))
     for folder in folders_of(options.get("dataset_dir")):
         if not Path(folder).expanduser().exists():
             raise _missing("dataset_dir", folder, "folder or datalist.json")
