@@ -31,6 +31,12 @@ RUN_ARGUMENTS = (
 )
 """What `monai.bundle run` itself takes; every other key overrides a config."""
 
+PATHS = (
+    *("input", "prompts", "dataset_dir", "predictions", "output_dir", "checkpoint", "pretrained", "resume"),
+    *("backbone_weights", "compare", "bundle_root"),
+)
+"""Options that are paths: what is typed is a name, and no expression, reference or number."""
+
 SIMILAR = 0.75
 """A hint needs `difflib`'s ratio of the two names to be this or more."""
 
@@ -45,14 +51,49 @@ def given_keys(arguments: Sequence[str] | None = None) -> dict[str, str]:
     words = _bundle_arguments() if arguments is None else list(arguments)
     pairs: dict[str, str] = {}
     for index, word in enumerate(words):
-        if not word.startswith("--"):
+        if not _is_flag(word):
             continue
-        key, equals, value = word[2:].partition("=")
+        key, equals, value = word.lstrip("-").partition("=")
         if not equals:
             following = words[index + 1] if index + 1 < len(words) else "True"
-            value = "True" if following.startswith("--") else following
+            value = "True" if _is_flag(following) else following
         pairs[key.replace("-", "_")] = value
     return pairs
+
+
+def _is_flag(word: str) -> bool:
+    """Whether Python Fire takes a word for a key: two dashes, or one before a letter."""
+    return word.startswith("--") or (word[:1] == "-" and word[1:2].isalpha())
+
+
+def check_paths(pairs: Mapping[str, str]) -> None:
+    """Refuse paths that would not be taken as they are typed.
+
+    MONAI runs what begins with ``$`` as Python, and Python Fire makes 20230105 of the folder ``2023_01_05``.
+
+    Args:
+        pairs: keys and values as `given_keys` returns them.
+
+    Raises:
+        InputError: such a path; the remedy is to begin it with ``./``.
+    """
+    from fire.parser import DefaultParseValue
+
+    for key in PATHS:
+        if key not in pairs:
+            continue
+        typed = pairs[key]
+        parsed = DefaultParseValue(typed)
+        several = isinstance(parsed, list | tuple) and typed[:1] in ("[", "(")
+        for part in parsed if several else [typed]:
+            if isinstance(part, str) and part[:1] in ("$", "@", "%"):
+                raise InputError(
+                    f"--{key} '{part}' begins with {part[0]}, which would not be taken for a name: "
+                    f"write './{part}'."
+                )
+        whole = several or parsed is None or isinstance(parsed, bool)
+        if not whole and parsed != typed.strip("\"'"):
+            raise InputError(f"--{key} {typed} would be read as {parsed!r}: write ./{typed}.")
 
 
 def check_command_line(arguments: Sequence[str] | None = None) -> None:
@@ -66,6 +107,7 @@ def check_command_line(arguments: Sequence[str] | None = None) -> None:
     """
     words = _bundle_arguments() if arguments is None else list(arguments)
     pairs = given_keys(words)
+    check_paths(pairs)
     if "config_file" not in pairs:
         return
     name = pairs["config_file"]
