@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 import data_folders as make
-from lmsfe_sam.data.layouts import LAYOUTS, Found
+from lmsfe_sam.data.folders import FolderContents
+from lmsfe_sam.data.layouts import LAYOUTS
 from lmsfe_sam.data.masks import record_mask
 from lmsfe_sam.errors import InputError
 
 SQUARE = [[10, 20, 30, 20, 30, 45, 10, 45]]
 
 
-def _find(root: Path) -> Found:
+def _find(root: Path) -> FolderContents:
     assert LAYOUTS["coco"].recognise(root)
     return LAYOUTS["coco"].find(root)
 
@@ -96,6 +97,75 @@ def test_bad_annotations_are_named(tmp_path: Path, change: dict[str, object], se
     _edit(root, change)
     with pytest.raises(InputError, match=sentence):
         _find(root)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 2, 3]],
+        [[1, 2, "a", 4, 5, 6]],
+        [[None] * 6],
+        ["nonsense"],
+        "nonsense",
+        7,
+        [{"x": 1}],
+        [[1, 2, [3], 4, 5, 6]],
+        [[float("nan")] * 6],
+        [[1e308, 0, 2e308, 1, 0, 5]],
+        {"counts": "x"},
+        {"size": [3, 4], "counts": [12]},
+        {"size": "ab", "counts": [1]},
+        {"size": [60, 72], "counts": "\u20ac"},
+        [[10, 10, 10, 10, 10, 10]],
+        [[10, 10, 20, 10, 30, 10]],
+        [[900, 900, 910, 900, 910, 910]],
+    ],
+    ids=range(17),
+)
+def test_a_malformed_annotation_is_left_out_by_name(
+    tmp_path: Path, segmentation: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make.make_coco(tmp_path, 3)
+    _edit(root, {"segmentation": segmentation})
+    found = _find(root)
+    assert [record["name"] for record in found.records] == ["images/us_1.png", "images/us_2.png"]
+    assert found.skipped["annotations that are malformed or hold no pixel"] == 1
+    assert "annotations.json" in caplog.text and "annotation 0 of 'us_0.png'" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"image_id": [1]}, {"image_id": None}])
+def test_an_annotation_of_no_image_is_left_out(tmp_path: Path, change: dict[str, object]) -> None:
+    root = make.make_coco(tmp_path, 3)
+    _edit(root, change)
+    assert len(_find(root).records) == 2
+
+
+@pytest.mark.parametrize(
+    "entry", [7, {}, {"id": 9}, {"id": [], "file_name": "a.png"}, {"id": 9, "file_name": 3}]
+)
+def test_a_malformed_image_entry_is_left_out(tmp_path: Path, entry: object) -> None:
+    root = make.make_coco(tmp_path, 3)
+    content = json.loads((root / "annotations.json").read_text())
+    content["images"].append(entry)
+    (root / "annotations.json").write_text(json.dumps(content))
+    assert len(_find(root).records) == 3
+
+
+@pytest.mark.parametrize("annotations", [None, {}, "x", 7])
+def test_a_file_without_a_list_of_annotations_is_no_coco(tmp_path: Path, annotations: object) -> None:
+    root = make.make_coco(tmp_path, 3)
+    content = json.loads((root / "annotations.json").read_text())
+    (root / "annotations.json").write_text(json.dumps({**content, "annotations": annotations}))
+    assert not LAYOUTS["coco"].recognise(root)
+
+
+def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
+    root = make.make_coco(tmp_path, 2)
+    content = json.loads((root / "annotations.json").read_text())
+    content["images"][0]["file_name"] = "images\\us_0.png"
+    content["images"][1]["file_name"] = "C:\\data\\images\\us_1.png"
+    (root / "annotations.json").write_text(json.dumps(content))
+    assert [record["name"] for record in _find(root).records] == ["images/us_0.png", "images/us_1.png"]
 
 
 def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import data_folders as make
+from lmsfe_sam.data.checking import check_records
+from lmsfe_sam.data.combined import find_records
 from lmsfe_sam.data.datalist import (
     DataList,
     build_datalist,
-    check_records,
     effective_split,
 )
+from lmsfe_sam.data.masks import record_mask
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
 
@@ -329,14 +331,10 @@ def _truncate(root: Path) -> None:
     ("spoil", "sentence"),
     [
         (_truncate, r"case_2\.png' cannot be read as a picture"),
-        (
-            lambda root: _save_mask(root, np.zeros(make.SIZE, bool)),
-            r"case_2\.png' is all black",
-        ),
         (lambda root: _save_mask(root, make.speckle(9)), r"case_2\.png' is no mask"),
         (lambda root: _save_mask(root, make.disc((30, 30))), r"case_2\.png' 30 x 30"),
     ],
-    ids=["truncated", "all black", "no mask", "sizes"],
+    ids=["truncated", "no mask", "sizes"],
 )
 def test_a_bad_file_is_named(tmp_path: Path, spoil: object, sentence: str) -> None:
     root = make.make_plain(tmp_path)
@@ -346,10 +344,42 @@ def test_a_bad_file_is_named(tmp_path: Path, spoil: object, sentence: str) -> No
         check_records(records)
 
 
+def test_images_with_black_masks_are_normal_and_left_out(tmp_path: Path) -> None:
+    root = make.make_plain(tmp_path)
+    for k in (2, 5):
+        make.save(root / "masks" / f"case_{k}.png", np.zeros(make.SIZE, bool))
+    datalist = build_datalist(root)
+    assert len(datalist.select("all")) == 6
+    assert datalist.skipped == {"normal images, without a lesion": 2}
+    for k in range(8):
+        make.save(root / "masks" / f"case_{k}.png", np.zeros(make.SIZE, np.uint8))
+    with pytest.raises(InputError, match=r"every mask in '.*' is all black"):
+        build_datalist(root)
+
+
+def test_outlines_and_inverted_masks_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    root = make.make_plain(tmp_path)
+    ring = make.disc() & ~make.disc(radius=10.5)
+    make.save(root / "masks" / "case_3.png", ring)
+    with pytest.raises(InputError, match=r"case_3\.png' is an outline alone.*--masks filled"):
+        check_records(build_datalist(root).select("all"))
+    records = find_records(str(root), "auto", "group", 0, 0, masks="filled").select("all")
+    check_records(records)
+    for record in records:  # outlines are filled, and what is filled stays
+        assert (record_mask(record, make.SIZE) == make.disc()).all()
+    for k in range(8):
+        make.save(root / "masks" / f"case_{k}.png", ~make.disc())
+    with pytest.raises(InputError, match=r"8 of 8 masks.*--masks inverted"):
+        check_records(build_datalist(root).select("all"))
+    records = find_records(str(root), "auto", "group", 0, 0, masks="inverted").select("all")
+    check_records(records)
+    assert (record_mask(records[0], make.SIZE) == make.disc()).all()
+
+
 def test_the_first_bad_record_is_the_one_named(tmp_path: Path) -> None:
     root = make.make_plain(tmp_path)
     for k in (5, 1, 6):
-        make.save(root / "masks" / f"case_{k}.png", np.zeros(make.SIZE, bool))
+        make.save(root / "masks" / f"case_{k}.png", make.speckle(k + 20))
     with pytest.raises(InputError, match=r"case_1\.png"):
         check_records(build_datalist(root).select("all"))
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import data_folders as make
-from lmsfe_sam.data.layouts import LAYOUTS, NEAR_DUPLICATES, PATIENT, VIDEO, Found
+from lmsfe_sam.data.folders import NEAR_DUPLICATES, PATIENT, VIDEO, FolderContents
+from lmsfe_sam.data.layouts import LAYOUTS
 from lmsfe_sam.data.masks import record_mask
 from lmsfe_sam.errors import InputError
+from medical_files import save_dicom
 
 MAKERS: dict[str, tuple[Callable[[Path], Path], str, int]] = {
     "busi": (make.make_busi, "busi", 7),
@@ -42,7 +45,7 @@ def _recognised(root: Path) -> set[str]:
     return names - {LAYOUTS[name].refines for name in names}
 
 
-def _find(root: Path, layout: str) -> Found:
+def _find(root: Path, layout: str) -> FolderContents:
     return LAYOUTS[layout].find(root)
 
 
@@ -184,11 +187,95 @@ def test_ddti_numbered_has_no_patients(tmp_path: Path) -> None:
     assert _find(tmp_path, "ddti").grouping == NEAR_DUPLICATES
 
 
-def test_broken_xml_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", ["<case><mark>", "", "nonsense", '<?xml version="1.0" encoding="x"?><a/>']
+)
+def test_a_patient_of_broken_xml_is_left_out_by_name(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
     root = make.make_ddti_xml(tmp_path)
-    (root / "2.xml").write_text("<case><mark>")
-    with pytest.raises(InputError, match=r"2\.xml' is not XML"):
-        _find(root, "ddti")
+    (root / "2.xml").write_text(content)
+    found = _find(root, "ddti")
+    assert {Path(record["name"]).name for record in found.records} == {"1_1.jpg", "1_2.jpg", "3_1.jpg"}
+    assert found.skipped["patients left out, whose XML is damaged"] == 1
+    assert "2.xml" in caplog.text and "2_1.jpg" in caplog.text
+
+
+@pytest.mark.parametrize("points", ['[{"x": 1}]', "[1, 2, 3]", '[{"x": "a", "y": 1}]', "[{'x': 1}]", "[NaN]"])
+def test_drawings_of_ddti_that_are_none_leave_the_picture_out(tmp_path: Path, points: str) -> None:
+    root = make.make_ddti_xml(tmp_path)
+    mark = f'<mark><image>1</image><svg>[{{"points": {points}}}]</svg></mark>'
+    (root / "2.xml").write_text(f"<case>{mark}</case>")
+    found = _find(root, "ddti")
+    assert "2_1.jpg" not in {record["name"] for record in found.records}
+    assert found.skipped == {"images without a drawn outline": 2}
+
+
+def _with_masks(images: Path, masks: Path, image: str, mask: str) -> None:
+    for k in range(3):
+        make.save(images / image.format(k), make.speckle(k))
+        make.save(masks / mask.format(k), make.disc())
+
+
+@pytest.mark.parametrize(
+    ("images", "image", "masks", "mask", "layout"),
+    [
+        ("original", "{:03}.png", "GT", "{:03}.png", "plain"),
+        ("img", "{}.bmp", "label", "{}.png", "plain"),
+        ("image", "{}.jpg", "mask", "{}_segmentation.png", "plain"),
+        ("images", "{}.png", "masks", "{}_Mask.png", "plain"),
+        ("JPEGImages", "{}.jpg", "SegmentationClass", "{}.png", "plain"),
+        ("imagesTr", "{:03}_0000.png", "labelsTr", "{:03}.png", "nnunet"),
+        (".", "case{}.png", ".", "case{}_tumor.png", "suffix"),
+        (".", "{}_HC.png", ".", "{}_HC_Annotation.png", "suffix"),
+        (".", "Test_Image_{}.png", ".", "mask_{}.png", "stu"),
+        ("train/images", "{}.png", "train/masks", "{}.png", "split"),
+        ("images/train", "{}.png", "masks/train", "{}.png", "split"),
+    ],
+)
+def test_layouts_of_many_sets(
+    tmp_path: Path, images: str, image: str, masks: str, mask: str, layout: str
+) -> None:
+    _with_masks(tmp_path / images, tmp_path / masks, image, mask)
+    assert _recognised(tmp_path) == {layout}
+    records = _find(tmp_path, layout).records
+    assert len(records) == 3
+    for k, record in enumerate(records):
+        assert Path(record["image"]) == tmp_path / images / image.format(k)
+        assert [Path(path) for path in record["label"]] == [tmp_path / masks / mask.format(k)]
+        assert record.get("masks") == ("filled" if "Annotation" in mask else None)
+
+
+@pytest.mark.parametrize("parts", [("train", "val", "test"), ("training", "validation", "testing")])
+def test_folders_of_parts_are_the_sets_own_split(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for number, part in enumerate(parts, start=1):
+        make.make_pairs(
+            tmp_path / part / "images", tmp_path / part / "masks", [f"{k}.png" for k in range(number)]
+        )
+    own = _find(tmp_path, "split").parts
+    assert own is not None
+    assert {part: len(records) for part, records in own.items()} == {"train": 1, "val": 2, "test": 3}
+    assert own["test"][0]["name"] == f"{parts[2]}/images/0.png"
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    make.save(tmp_path / "images" / "e\u0301cho.png", make.speckle(1))
+    make.save(tmp_path / "masks" / "\u00e9cho.png", make.disc())
+    assert len(_find(tmp_path, "plain").records) == 1
+
+
+def test_pairs_of_nifti_nrrd_and_dicom(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name, suffix in (("a", ".nii.gz"), ("b", ".nrrd"), ("c", ".dcm")):
+        for folder, pixels in (("images", make.speckle(1)), ("masks", np.uint8(make.disc()))):
+            path = tmp_path / folder / f"{name}{suffix}"
+            if suffix == ".dcm":
+                save_dicom(path, pixels)
+            else:
+                sitk.WriteImage(sitk.GetImageFromArray(pixels), str(path))
+    for record in _find(tmp_path, "plain").records:
+        np.testing.assert_array_equal(record_mask(record, make.SIZE), make.disc())
 
 
 @pytest.mark.parametrize(("images", "masks"), [("Images", "MASKS"), ("images", "Masks")])

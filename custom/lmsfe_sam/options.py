@@ -59,6 +59,10 @@ class DataOptions(Options):
         description="an image's objects: the union of its masks, each label of a label map (or file), or "
         "each connected part of these; for several data sets one rule each, if given as a list"
     )
+    masks: Literal["as_drawn", "filled", "inverted"] | None = Field(
+        description="how mask files are read: filled fills outlines, inverted takes black for the lesion; "
+        "null: as drawn, and outlines and inverted masks are refused"
+    )
     split_rule: Text = Field(
         description="group: the data set's own split, else by patient, video or near-duplicates; "
         "paper: the counts of the paper"

@@ -24,9 +24,10 @@ from PIL import Image, ImageDraw
 
 from lmsfe_sam.data.datalist import SPLIT_RULES, DataList, build_datalist
 from lmsfe_sam.data.duplicates import Pair, find_pairs
-from lmsfe_sam.data.layouts import LAYOUTS, NEAR_DUPLICATES, Record
+from lmsfe_sam.data.folders import NEAR_DUPLICATES, Record
+from lmsfe_sam.data.layouts import LAYOUTS
 from lmsfe_sam.data.markings import Marking, find_markings
-from lmsfe_sam.data.mask_files import EmptyMaskError
+from lmsfe_sam.data.mask_files import EmptyMaskError, is_inverted, is_outline
 from lmsfe_sam.data.masks import SizeMismatchError, record_mask
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError, plain_errors
@@ -34,6 +35,13 @@ from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.pages import environment
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
+
+PROBLEMS = ("empty masks", "size mismatches", "unreadable files or bad masks")
+"""Kinds of what stops a training."""
+
+OUTLINES, INVERTED = "masks that are outlines alone", "masks that cover most of the picture and its borders"
+SHAPES = (OUTLINES, INVERTED)
+"""Kinds of masks that are probably drawn otherwise than they are read."""
 
 THUMBNAIL = 150
 """Height of the pictures in pixels."""
@@ -95,8 +103,9 @@ class Audit:
             for part, number in sorted(Counter(self.parts).items())
             if "+" in part
         ]
-        for kind in ("empty masks", "size mismatches", "unreadable files or bad masks"):
-            counts.append((kind, kinds[kind], kinds[kind] > 0))
+        for kind in (*PROBLEMS, *SHAPES):
+            if kind in PROBLEMS or kinds[kind]:
+                counts.append((kind, kinds[kind], kinds[kind] > 0))
         crossing, disagreeing = len(self.crossing()), len(self.disagreeing())
         return [
             *counts,
@@ -141,6 +150,12 @@ def _examine(record: Record) -> Problem | list[Marking]:
         return Problem("size mismatches", str(error))
     except InputError as error:
         return Problem("unreadable files or bad masks", str(error))
+    if not record.get("masks") and record["label"]:
+        name = f"'{record['label'][0]}'"
+        if is_outline(mask):
+            return Problem(OUTLINES, f"{name} is an outline: train with --masks filled.")
+        if is_inverted(mask):
+            return Problem(INVERTED, f"{name} is perhaps inverted: train with --masks inverted if so.")
     return find_markings(image, mask)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.data.datalist import DataList, build_datalist
-from lmsfe_sam.data.layouts import Record
+from lmsfe_sam.data.folders import Record
 from lmsfe_sam.data.phantoms import phantom_records
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
@@ -26,6 +26,7 @@ def find_records(
     test_fraction: float = 0.2,
     objects: str | Sequence[str] = "union",
     prompted_only: Sequence[str] = (),
+    masks: str | None = None,
 ) -> DataList:
     """Return the records of a dataset or of several, split, or those of ``phantoms`` made-up images.
 
@@ -38,6 +39,8 @@ def find_records(
         repeats: see `combine`.
         objects: what the objects of each dataset's images are (`lmsfe_sam.data.objects`), one rule for all of
             them or one each.
+        masks: how the masks are read, one of `lmsfe_sam.data.masks.MASK_KINDS`; None reads them as drawn, and
+            refuses outlines and inverted masks.
         prompted_only: names of the datasets in which "no prompt" means nothing.
 
     Raises:
@@ -50,6 +53,8 @@ def find_records(
             for folder in folders_of(dataset_dir)
         ]
         _mark_objects(found, objects, prompted_only)
+        for record in (record for one in found for part in PARTS for record in one.records[part]):
+            record.update({"masks": masks} if masks else {})
         return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
     held_out = max(1, round(0.15 * phantoms))
     records = phantom_records(phantoms, seed)

@@ -1,7 +1,7 @@
 """Data lists: the images of a data set, divided into training, validation and test.
 
 `build_datalist` is the way from a folder, or from a MONAI ``datalist.json``, to records that the
-loading transforms take. `check_records` finds what is wrong with the files before any training.
+loading transforms take.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lmsfe_sam.data.checking import leave_out_normal
 from lmsfe_sam.data.datalist_entries import read_entry
 from lmsfe_sam.data.duplicates import find_pairs, groups_of
-from lmsfe_sam.data.layouts import LAYOUTS, NEAR_DUPLICATES, Found, Layout, Record
-from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.folders import NEAR_DUPLICATES, FolderContents, Record
+from lmsfe_sam.data.layouts import LAYOUTS, Layout
 from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.images.reading import read_image
 
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 """Our names of the parts, and MONAI's in a ``datalist.json``."""
@@ -194,12 +193,15 @@ def _divided(
         raise InputError(
             f"dataset_dir '{root}' holds no images: the layout {chosen.name} is {chosen.description}."
         )
-    own_name = chosen.name in ("plain", "coco")
+    leave_out_normal(found, root)
+    own_name = chosen.name in ("plain", "coco", "nnunet", "split", "suffix")
     name = root.name if own_name else chosen.name
     result = DataList(name, root, chosen.name, {}, split_rule, seed)
     result.grouping, result.skipped = found.grouping, found.skipped
     if split_rule == "group" and found.parts is not None:
         _keep_split(result, found.parts)
+        if "val" not in found.parts:
+            _watch_part_of_training(result, validation_fraction)
         return result
     if found.grouping == NEAR_DUPLICATES:
         _group_near_duplicates(found.records)
@@ -223,27 +225,6 @@ def effective_split(datalist: DataList, split: str | None = None) -> str:
     return str(split)
 
 
-def check_records(records: Sequence[Mapping[str, Any]]) -> None:
-    """Read every image and mask once, so that a bad one is named before training starts.
-
-    Phantoms are passed over. The first bad record in the list's order is the one named.
-
-    Raises:
-        InputError: a file is missing, truncated or no picture; a mask is all black or no mask; an
-            image and its mask differ in size.
-    """
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(_check_record, records):
-            pass
-
-
-def _check_record(record: Mapping[str, Any]) -> None:
-    if "phantom" in record:
-        return
-    height, width = read_image(record["image"]).pixels.shape[:2]
-    record_mask(record, (height, width))
-
-
 # --- recognising the layout -----------------------------------------------------------------------
 
 
@@ -263,8 +244,12 @@ def _recognise(folder: Path, layout: str) -> tuple[Path, Layout]:
             )
     if not any(folder.iterdir()):
         raise InputError(f"dataset_dir '{folder}' is empty: give the folder that holds the images.")
-    known = "; ".join(f"{one.name}: {one.description}" for one in wanted)
-    raise InputError(f"dataset_dir '{folder}' is in no known layout: arrange it as one of these ({known}).")
+    common = [one for one in wanted if layout != "auto" or one.name in ("busi", "plain", "suffix")]
+    known = "; ".join(f"{one.name}: {one.description}" for one in common)
+    others = "" if layout != "auto" else "; see docs/data.md for the others"
+    raise InputError(
+        f"dataset_dir '{folder}' is in no known layout: arrange it as one of these ({known}{others})."
+    )
 
 
 def _matches(folder: Path, layouts: Sequence[Layout]) -> list[tuple[Path, Layout]]:
@@ -280,7 +265,18 @@ def _keep_split(result: DataList, parts: Mapping[str, list[Record]]) -> None:
     result.records = {part: list(parts.get(part, [])) for part in PARTS}
     for record in (record for part in PARTS for record in result.records[part]):
         record["group"] = record["group"] or record["name"]
-    result.split_rule, result.own_split = "own", True
+    result.split_rule, result.own_split = "own", bool(parts.get("test"))
+
+
+def _watch_part_of_training(result: DataList, validation_fraction: float) -> None:
+    """Keep a part of the training images for validation, where the folder names training and test alone."""
+    train = result.records["train"]
+    _group_near_duplicates(train)
+    wanted = {"val": counts_by_fraction(len(train), validation_fraction, 0)["val"]}
+    places = divide([record["group"] for record in train], [""] * len(train), wanted, result.seed)
+    result.records["val"] = [train[place] for place in places["val"]]
+    result.records["train"] = [train[place] for place in places["train"]]
+    result.notes.append("The folder names no validation part: it is taken from the training images.")
 
 
 def _group_near_duplicates(records: Sequence[Record]) -> None:
@@ -290,14 +286,14 @@ def _group_near_duplicates(records: Sequence[Record]) -> None:
         record["group"] = group
 
 
-def _divide(result: DataList, found: Found, wanted: Mapping[str, int]) -> None:
+def _divide(result: DataList, found: FolderContents, wanted: Mapping[str, int]) -> None:
     records = sorted(found.records, key=lambda record: record["name"])
     groups = [record["group"] for record in records]
     places = divide(groups, [record["subgroup"].get("class", "") for record in records], wanted, result.seed)
     result.records = {part: [records[place] for place in places[part]] for part in PARTS}
 
 
-def _divide_as_the_paper(result: DataList, found: Found, validation_fraction: float) -> None:
+def _divide_as_the_paper(result: DataList, found: FolderContents, validation_fraction: float) -> None:
     """Make the paper's counts of training and test images.
 
     The paper draws single images; here groups stay whole all the same, which changes no count. It

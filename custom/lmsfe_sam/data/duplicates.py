@@ -59,7 +59,7 @@ def thumbnails(paths: Sequence[str | Path]) -> np.ndarray:
     """Read pictures as grey thumbnails, (N, 32, 32) float32 in 0..255, on a few threads.
 
     An unreadable file gives a black one, which is like no other: naming bad files is the task of
-    `lmsfe_sam.data.datalist.check_records`.
+    `lmsfe_sam.data.checking.check_records`.
     """
     with ThreadPoolExecutor() as pool:
         return np.array(list(pool.map(_thumbnail, paths)), dtype=np.float32).reshape(-1, SIDE, SIDE)

@@ -21,7 +21,7 @@ from lmsfe_sam.predict.preprocessing import resize_image, to_rgb_uint8
 
 __all__ = ["LoadUltrasoundd", "ResizeUltrasoundd", "load_image_and_mask"]
 
-_CONSUMED = frozenset({"outlines", "phantom", "subgroup", "objects", "object"})
+_CONSUMED = frozenset({"outlines", "phantom", "subgroup", "objects", "object", "masks"})
 """What a record holds for this step or for tables only; left in, it would not collate."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.dicom import read_segmentation
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix
-from lmsfe_sam.images.pictures import read_indices
+from lmsfe_sam.images.pictures import brightest_value, read_indices
 from lmsfe_sam.images.reading import read_image
 
 THRESHOLD = 127
@@ -87,6 +87,19 @@ def read_label_map(path: str | Path, frame: int | None = None) -> MaskFile:
     if indices is not None and (labels := _from_palette(indices, pixels)) is not None:
         return MaskFile(labels)
     return label_pixels(pixels, str(path), suffix in _LOSSY)
+
+
+def is_black(path: str | Path) -> bool:
+    """Whether a mask file is all black, that is of a normal image; a file that cannot be read is not."""
+    file = Path(path)
+    try:
+        if known_suffix(file) in PICTURE_SUFFIXES:
+            highest = brightest_value(file)
+            if highest is not None:
+                return highest < (GREY_LOW if known_suffix(file) in _LOSSY else 1)
+        return not read_label_map(file).labels.any()
+    except InputError:
+        return False
 
 
 def binarise(pixels: np.ndarray, name: str) -> np.ndarray:

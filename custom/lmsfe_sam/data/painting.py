@@ -18,7 +18,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from lmsfe_sam.data.layouts import Record
+from lmsfe_sam.data.folders import Record
 from lmsfe_sam.data.loading import load_image_and_mask
 from lmsfe_sam.data.markings import Marking, drawn_pixels, find_markings
 

@@ -104,6 +104,19 @@ def read_indices(path: str | Path) -> np.ndarray | None:
         return turn(np.array(picture), turned)
 
 
+def brightest_value(path: str | Path) -> float | None:
+    """Return the highest value of a grey picture; None of others, and of TIFF, whose 0 may be white.
+
+    Raises:
+        InputError: there is no such file, or it is truncated or no picture.
+    """
+    with _opened(path) as picture:
+        if picture.format == "TIFF" or picture.mode not in ("1", "L", "I", "I;16", "F"):
+            return None
+        extrema: Any = picture.getextrema()
+        return float(extrema[1])
+
+
 def orientation(picture: Image.Image) -> int:
     """Return EXIF's orientation of an open picture, 1 to 8; 1 is as it is stored."""
     if picture.format == "PNG" and "exif" not in picture.info:

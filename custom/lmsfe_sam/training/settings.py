@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from lmsfe_sam.data.datalist import DataList
-from lmsfe_sam.data.layouts import Record
+from lmsfe_sam.data.folders import Record
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.backbone import load_classifier
 from lmsfe_sam.model.pretrained import read_state

@@ -1,0 +1,149 @@
+"""What every layout of data folders needs: folders by name, images paired with their masks, records."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.formats import list_images, stem
+
+Record = dict[str, Any]
+"""One image, ready for MONAI: "image" (path), "label" (list of paths, empty where "outlines" holds
+drawn ones as JSON), "name" (path relative to the data folder), "group", "subgroup" (str to str)."""
+
+PATIENT, VIDEO, NEAR_DUPLICATES = "patient", "video", "near-duplicate group"
+"""What a group of images is: what must stay on one side of a split."""
+
+NORMAL = "normal images, without a lesion"
+"""What images without a lesion are counted as."""
+
+MASK_SUFFIX = re.compile(
+    r"(?P<image>.+?)[_\- ](mask|segmentation|seg|labels?|gt|ground_?truth|tumou?r|lesion|annotation)"
+    r"(_?\d+)?",
+    re.IGNORECASE,
+)
+"""Stems of masks that are an image's stem with a word behind it."""
+
+
+@dataclass
+class FolderContents:
+    """The images of a data set, as its layout finds them."""
+
+    records: list[Record]
+    grouping: str
+    """PATIENT, VIDEO, or NEAR_DUPLICATES; with the last the records' groups are still empty."""
+    parts: dict[str, list[Record]] | None = None
+    """"train", "val" and "test" as the folder itself states them."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """What was left out on purpose, and how many."""
+
+
+def subfolder(root: Path, *names: str) -> Path | None:
+    """Find a folder directly in ``root`` by one of its names, in any case."""
+    if not root.is_dir():
+        return None
+    found = sorted(path for path in root.iterdir() if path.name.lower() in names and path.is_dir())
+    return found[0] if found else None
+
+
+def needed_folder(root: Path, *names: str) -> Path:
+    """Find a folder as `subfolder` does.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = subfolder(root, *names)
+    if folder is None:
+        raise InputError(f"'{root}' has no folder {names[0]}: add it, or name another layout with --layout.")
+    return folder
+
+
+def pair_folders(root: Path, images: str, masks: str) -> list[Record]:
+    """Pair the images of two folders of ``root`` by their names.
+
+    Raises:
+        InputError: an image without its mask, or a mask without its image.
+    """
+    return pair_paths(root, needed_folder(root, images), needed_folder(root, masks))
+
+
+def pair_paths(root: Path, images: Path, masks: Path) -> list[Record]:
+    """Pair the images of two folders by their stems; a mask's may have a word of `MASK_SUFFIX` behind it.
+
+    Raises:
+        InputError: an image without its mask, or a mask without its image.
+    """
+    files = by_stem(list_images(images))
+    found: dict[str, list[Path]] = defaultdict(list)
+    for name, path in by_stem(list_images(masks)).items():
+        match = None if name in files else MASK_SUFFIX.fullmatch(name)
+        found[match["image"] if match and match["image"] in files else name].append(path)
+    records = pair(root, files, found)
+    for record in records:
+        if all(re.search(r"annotation$", stem(Path(path)), re.IGNORECASE) for path in record["label"]):
+            record["masks"] = "filled"  # as HC18's, which are outlines
+    return records
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their stems, in Unicode's form NFC.
+
+    Raises:
+        InputError: two files of one stem.
+    """
+    files: dict[str, Path] = {}
+    for path in paths:
+        name = unicodedata.normalize("NFC", stem(path))
+        if name in files:
+            raise InputError(
+                f"'{files[name]}' and '{path.name}' differ in their ending only: keep one of them."
+            )
+        files[name] = path
+    return files
+
+
+def pair(root: Path, images: Mapping[str, Path], masks: Mapping[str, list[Path]]) -> list[Record]:
+    """Make the records of images and masks of the same stems.
+
+    Raises:
+        InputError: an image without its mask, or a mask without its image.
+    """
+    for name, path in images.items():
+        if name not in masks:
+            raise InputError(f"The image '{path}' has no mask: add its mask, or take the image out.")
+    for name, paths in masks.items():
+        if name not in images:
+            raise InputError(f"The mask '{paths[0]}' has no image: add its image, or take the mask out.")
+    return [make_record(root, path, masks[name]) for name, path in images.items()]
+
+
+def make_record(root: Path, image: Path, masks: list[Path], group: str = "") -> Record:
+    """Make the record of an image."""
+    return {
+        "image": str(image),
+        "label": [str(path) for path in sorted(masks)],
+        "name": image.relative_to(root).as_posix(),
+        "group": group,
+        "subgroup": {},
+    }
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a data set.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"'{path}' cannot be read as JSON ({error}): copy it again from its source."
+        ) from error
