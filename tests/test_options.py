@@ -52,7 +52,28 @@ def configs(tmp_path: Path) -> list[str]:
     ],
 )
 def test_keys_of_the_configs_and_of_monai_are_known(configs: list[str], key: str) -> None:
-    check_command_line(["run", "--config_file", str(configs), f"--{key}", *([] if "=" in key else ["1"])])
+    check_command_line(["run", "--config_file", str(configs), f"--{key}", *([] if "=" in key else ["one"])])
+
+
+@pytest.mark.parametrize("dashes", ["-", "--"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("$__import__('os').getcwd()", "@seed", "%a.png", "2023_01_05", "0x10", "1e5", "12", "a,b"),
+        *("['a', '$b']", "{a: b}"),
+    ],
+)
+@pytest.mark.parametrize("key", ["input", "dataset_dir", "output_dir", "checkpoint", "prompts", "resume"])
+def test_a_path_that_would_not_be_a_name_is_refused_with_the_remedy(
+    key: str, typed: str, dashes: str
+) -> None:
+    with pytest.raises(InputError, match=r"\./"):
+        check_command_line(["run", f"{dashes}{key}", typed])
+
+
+@pytest.mark.parametrize("typed", ["./2023_01_05", "./$x", "a b.png", "2023-01-05", "None", "['a', 'b']"])
+def test_a_path_that_is_a_name_passes(typed: str) -> None:
+    check_command_line(["run", "--dataset_dir", typed])
 
 
 @pytest.mark.parametrize("spelling", [str, ",".join])

@@ -167,7 +167,7 @@ def empty_mask(name: str) -> EmptyMaskError:
 
 def _from_grey(grey: np.ndarray, name: str, lossy: bool) -> MaskFile:
     grey = np.maximum(grey.astype(np.uint8 if grey.dtype == np.bool_ else grey.dtype), 0)
-    values = np.unique(grey)
+    values = np.flatnonzero(np.bincount(grey.ravel())) if grey.dtype == np.uint8 else np.unique(grey)
     top = float(values[-1])
     whole = grey.dtype.kind in "iu" or bool((values == np.rint(values)).all())
     if top == 0 or (lossy and 1 < top < GREY_LOW):
@@ -262,19 +262,19 @@ def _from_palette(indices: np.ndarray, shown: np.ndarray) -> np.ndarray | None:
 
 # --- shapes that are no lesion's -------------------------------------------------------------------
 
-_THIN = 4.0
+_THIN = 4
 """An outline's strokes are at most so many pixels from their middle to their edge."""
 
 
 def is_outline(mask: np.ndarray) -> bool:
     """Whether a mask (H, W) is a thin line around something much larger, and not the thing itself."""
-    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+    from scipy.ndimage import binary_fill_holes, minimum_filter
 
     area = int(mask.sum())
     if not area or area > 0.25 * mask.size:
         return False
     box = _bounds(mask)
-    if distance_transform_edt(np.pad(mask[box], 1)).max() > _THIN:
+    if minimum_filter(np.pad(mask[box], 1).view(np.uint8), 2 * _THIN + 1).any():
         return False
     return int(binary_fill_holes(mask[box]).sum()) >= 3 * area or _is_open_outline(mask[box], area)
 
