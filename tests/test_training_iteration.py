@@ -145,6 +145,31 @@ def test_each_prompt_is_trained_on_its_own_object() -> None:
     assert chosen.any(dim=2).all() and chosen.any(dim=1).all()
 
 
+def gradients(accumulate: int, images: int = 6) -> tuple[float, list[torch.Tensor]]:
+    """The loss and the gradients of one step on a batch, in so many parts."""
+    torch.manual_seed(0)
+    network = TinyNetwork()
+    network.norm = torch.nn.Identity()  # batch norm would see the parts
+    trainer = engine(PromptedSteps(network, correction_steps=0), PromptedLoss())
+    label = torch.zeros(images, 1, 16, 16, dtype=torch.uint8)
+    for i in range(images):
+        label[i, :, 2 : 6 + i, 3 : 9 + i] = 1
+    batch = {"image": torch.randn(images, 3, 16, 16), "label": label, "name": [str(i) for i in range(images)]}
+    iteration = PromptedIteration(MixedPrompts(per_image=3), clip_norm=None, accumulate=accumulate)
+    output = iteration(trainer, batch)
+    assert network.encoded == min(accumulate, images)
+    return output["loss"], [p.grad for p in network.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_gradients_of_parts_add_up_to_those_of_the_batch(parts: int) -> None:
+    loss, whole = gradients(1)
+    parts_loss, added = gradients(parts)
+    assert parts_loss == pytest.approx(loss, rel=1e-5)
+    for first, second in zip(whole, added, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
 def test_a_network_without_prompts_is_trained_on_all_objects() -> None:
     targets = []
 

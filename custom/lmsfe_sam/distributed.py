@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from lmsfe_sam.errors import InputError
 
@@ -88,9 +89,26 @@ def join_processes(device: torch.device | str, required_by: str | None = None) -
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(local_device())
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    # torchrun's own store outlives a restart, and holds the addresses of the processes that are gone.
+    store, rank, processes = next(rendezvous("env://"))
+    store = distributed.PrefixStore(f"restart_{restart_count()}", store)
+    distributed.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=processes)
     if distributed.get_rank() > 0:
         logging.getLogger("lmsfe_sam").setLevel(logging.ERROR)
+
+
+def launch_id() -> str | None:
+    """Return what all processes of one torchrun have in common, through its restarts: its ``--rdzv_id``.
+
+    None without torchrun, and where it was given no id and makes none (it does with ``--standalone``).
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return None if name == "none" else name
+
+
+def restart_count() -> int:
+    """Return how often torchrun has started these processes again because some had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def leave_processes() -> None:

@@ -93,6 +93,10 @@ class TrainingOptions(DataOptions):
     prompted_only: list[Text] = Field(
         description="names of data sets whose images are never shown without a prompt"
     )
+    accumulate: Positive = Field(
+        description="batches whose gradients are added up before a step: a batch of batch_size times as many "
+        "images in the memory of one"
+    )
     preset: PresetName = Field(description="sizes of the network")
     image_size: Side = Field(description="side of the network's square input in pixels, a multiple of 16")
     local_encoder: bool = Field(description="the local encoder of the paper")

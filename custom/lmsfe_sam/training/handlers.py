@@ -227,8 +227,11 @@ class RunRecorder:
     def restore(self, engine: Any) -> None:
         """Go on from the folder's checkpoint, if it is there to be gone on with.
 
+        With another number of processes an epoch has another number of steps, and the learning rate goes on
+        from the same place of its schedule.
+
         Raises:
-            InputError: all of its epochs are done, or they had another number of steps.
+            InputError: all of its epochs are done, or the checkpoint does not fit.
         """
         path = self.folder.last_checkpoint
         if path is None:
@@ -237,15 +240,15 @@ class RunRecorder:
         if self.folder.main_process and path.parent.resolve() == self.folder.path.resolve():
             write_history(self.folder, saved["history"])  # a kill may have come between the two files
         epochs, length = engine.state.max_epochs, engine.state.epoch_length
-        if saved["epoch"] >= epochs:
+        if saved["epoch"] >= epochs and not self.folder.restarted:
             raise InputError(
                 f"resume '{path.parent}' has finished its {saved['epoch']} epochs: give a larger --epochs, "
                 "or start a new run."
             )
         if saved["epoch_length"] != length:
-            raise InputError(
-                f"resume '{path.parent}' had {saved['epoch_length']} steps an epoch, not {length}: "
-                "give it the data and the number of processes that it was started with."
+            logger.warning(
+                "'%s' had %d steps an epoch, and goes on with %d: another number of processes.",
+                *(path.parent, saved["epoch_length"], length),
             )
         try:
             self._load(engine, saved)
@@ -264,7 +267,11 @@ class RunRecorder:
         self.network.load_state_dict(saved["network"])
         self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **saved["schedule"]})
+        position = dict(saved["schedule"])
+        if saved["epoch_length"] != engine.state.epoch_length:
+            position |= {"last_epoch": saved["epoch"] * engine.state.epoch_length}
+            position |= {"_step_count": position["last_epoch"] + 1}
+        self.scheduler.load_state_dict({**self.scheduler.state_dict(), **position})
         if engine.scaler and saved["scaler"]:
             engine.scaler.load_state_dict(saved["scaler"])
         self.validator.state.best_metric = saved["best_metric"]

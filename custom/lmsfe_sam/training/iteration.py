@@ -7,6 +7,7 @@ ragged prompts. The image is encoded once, whatever the number of prompts and of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.mask_decoder import DecodedTokens, choose_masks
@@ -122,6 +124,8 @@ class PromptedIteration:
         clip_norm: largest norm of all gradients together; longer ones are scaled down to it. None to
             leave them as they are.
         channels_last: memory format of the images.
+        accumulate: number of parts that a batch goes through the network in, one after the other. Their
+            gradients add up to those of the batch, with the memory of a part. Batch norm sees the parts.
     """
 
     def __init__(
@@ -130,7 +134,9 @@ class PromptedIteration:
         seed: int = 0,
         clip_norm: float | None = 1.0,
         channels_last: bool = False,
+        accumulate: int = 1,
     ) -> None:
+        self.accumulate = accumulate
         self.sampler = sampler
         self.seed = seed
         self.clip_norm = clip_norm
@@ -149,23 +155,47 @@ class PromptedIteration:
 
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        parts = torch.arange(len(image), device=image.device).chunk(self.accumulate)
+        for part in parts:
+            with nullcontext() if part is parts[-1] else gradients_kept_here(engine.network):
+                loss = self._loss(
+                    engine,
+                    image[part],
+                    labels[part],
+                    prompts.map(lambda tensor, part=part: tensor[part]),
+                    target[part],
+                    (rng, shared_rng),
+                )
+                loss = loss * (len(part) / len(image))
+                self._stop_if_not_finite(loss, state, batch)
+                (engine.scaler.scale(loss) if engine.scaler else loss).backward()
+            total += loss.item()
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._step(engine)
+        state.output = {Keys.IMAGE: image, Keys.LABEL: labels, Keys.LOSS: total}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return state.output
+
+    @staticmethod
+    def _loss(
+        engine: Any,
+        image: Tensor,
+        labels: Tensor,
+        prompts: Prompts,
+        target: Tensor,
+        generators: tuple[np.random.Generator, np.random.Generator],
+    ) -> Tensor:
         with torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs):
-            steps = engine.inferer(image, engine.network, prompts, target, rng, shared_rng)
+            steps = engine.inferer(image, engine.network, prompts, target, *generators)
         if steps[0].masks.shape[1] < target.shape[1]:  # a network without prompts: one mask of all objects
             target = (labels > 0).float()
         # Outside of autocast: Dice sums 65,536 pixels, which half precision does not carry.
         losses = [engine.loss_function(in_single_precision(tokens), target) for tokens in steps]
-        loss = torch.stack(losses).mean()
-        engine.fire_event(IterationEvents.LOSS_COMPLETED)
-        self._stop_if_not_finite(loss, state, batch)
-        self._step(engine, loss)
-        state.output = {Keys.IMAGE: image, Keys.LABEL: labels, Keys.LOSS: loss.item()}
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return state.output
+        return torch.stack(losses).mean()
 
-    def _step(self, engine: Any, loss: Tensor) -> None:
+    def _step(self, engine: Any) -> None:
         scaler, optimizer = engine.scaler, engine.optimizer
-        (scaler.scale(loss) if scaler else loss).backward()
         if scaler:
             scaler.unscale_(optimizer)
         if self.clip_norm is not None:
@@ -236,6 +266,13 @@ class ValidationIteration:
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
+
+
+def gradients_kept_here(network: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which gradients are added up in this process and not shared with the others yet."""
+    if isinstance(network, DistributedDataParallel):
+        return network.no_sync()
+    return nullcontext()
 
 
 def step_generators(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.data.datalist import SECTIONS, DataList
+from lmsfe_sam.distributed import launch_id, restart_count
 from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.files import atomic_write, ensure_folder, remove_leftovers
 from lmsfe_sam.model.checkpoints import seal_weights
@@ -64,6 +65,10 @@ class RunFolder:
         settings: the run's options; a resumed run must have the same, but for `MAY_CHANGE`.
         main_process: False in the helpers of a distributed run, which write nothing.
 
+    Attributes:
+        restarted: whether torchrun started these processes again after some had ended. They go on from the
+            folder's last checkpoint, if there is one, as if ``resume`` had named the folder.
+
     Raises:
         InputError: the folder cannot be written to or holds another run's results; there is nothing to
             resume, or it was started with other settings.
@@ -81,6 +86,10 @@ class RunFolder:
         self.main_process = main_process
         chosen = "output_dir" in given_keys() or self.source is None
         self.path = ensure_folder(output_dir if chosen else str(self.source), "output_dir")
+        self.restarted = self._belongs_to_this_launch()
+        if self.restarted:
+            self.source = self.path
+            logger.info("These processes were started again: the run in '%s' goes on.", self.path)
         if self.source is not None:
             self._check_settings(self.source)
         elif main_process:
@@ -97,6 +106,19 @@ class RunFolder:
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to resume from, or None in a new run."""
         return self.source / LAST if self.source else None
+
+    def _belongs_to_this_launch(self) -> bool:
+        """Whether the folder's checkpoint was written by earlier processes of the same torchrun."""
+        if not (self.path / LAST).is_file():
+            return False
+        if restart_count() > 0:
+            return True
+        # Processes that come or go make torchrun start all of them again, too, and that does not count.
+        launch = launch_id()
+        try:
+            return launch is not None and _read_object(self.path, SETTINGS).get("launch") == launch
+        except InputError:
+            return False
 
     def _check_settings(self, source: Path) -> None:
         if not (source / LAST).is_file():
@@ -136,7 +158,7 @@ class RunFolder:
 
     def _write_settings(self) -> None:
         with atomic_write(self.path / SETTINGS) as temporary:
-            content = {"version": __version__, "settings": self.settings}
+            content = {"version": __version__, "launch": launch_id(), "settings": self.settings}
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def close(self) -> None:
