@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -159,14 +160,8 @@ class PromptedIteration:
         parts = torch.arange(len(image), device=image.device).chunk(self.accumulate)
         for part in parts:
             with nullcontext() if part is parts[-1] else gradients_kept_here(engine.network):
-                loss = self._loss(
-                    engine,
-                    image[part],
-                    labels[part],
-                    prompts.map(lambda tensor, part=part: tensor[part]),
-                    target[part],
-                    (rng, shared_rng),
-                )
+                some = prompts.map(partial(torch.index_select, dim=0, index=part))
+                loss = self._loss(engine, image[part], labels[part], some, target[part], (rng, shared_rng))
                 loss = loss * (len(part) / len(image))
                 self._stop_if_not_finite(loss, state, batch)
                 (engine.scaler.scale(loss) if engine.scaler else loss).backward()
