@@ -198,6 +198,9 @@ class InferenceOptions(Options):
     input: Text | None = Field(description="image or folder of images")
     prompts: Text | None = Field(description="prompts file; null: no prompts")
     slice: NotNegative | None = Field(description="slice of a volume; null: an error for more than one")
+    max_pixels: Positive = Field(
+        description="most pixels of an image, or of all slices of a file that is read as a whole"
+    )
     mode: Literal["auto", "resize", "zoom", "window"] = Field(
         description="how images are shown to the network, see docs/windows.md"
     )

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.dicom_decoding import decode_frame, guess_syntax
+from lmsfe_sam.images.dicom_decoding import check_deflated, check_frame, decode_frame, guess_syntax
 from lmsfe_sam.images.dicom_display import as_shown
 from lmsfe_sam.images.formats import is_dicom_content
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, NoImageError
+from lmsfe_sam.images.limits import MOST_PIXELS, hold
 from lmsfe_sam.images.scale import Scale, dicom_scale, is_known, number, numbers, text
 
 logger = logging.getLogger(__name__)
@@ -38,12 +39,13 @@ _NO_IMAGES = {
 _COLOURS = ("RGB", "YBR", "ARGB", "CMYK", "HSV")
 
 
-def open_dicom(file: Path, segmentations: bool = False) -> ImageFile:
+def open_dicom(file: Path, segmentations: bool = False, max_pixels: int = MOST_PIXELS) -> ImageFile:
     """Read the header of a DICOM file, with or without the preamble.
 
     Args:
         file: the file.
         segmentations: take DICOM SEG for an image, too.
+        max_pixels: that a frame's compressed pixels may state or unfold to.
 
     Raises:
         NoImageError: it is whole and holds no image.
@@ -67,6 +69,7 @@ def open_dicom(file: Path, segmentations: bool = False) -> ImageFile:
 
     def read(frame: int) -> FileImage:
         attributes, scale = frame_scale(frame)
+        check_frame(dataset, frame, file, max_pixels)
         pixels, photometric = decode_frame(dataset, frame, file)
         shown = as_shown(pixels, photometric, attributes, file)
         size = (header.columns, header.rows, header.frames)
@@ -92,6 +95,7 @@ def read_segmentation(file: Path) -> np.ndarray | None:
     if not text(dataset, "SOPClassUID").startswith("1.2.840.10008.5.1.4.1.1.66."):
         return None
     image = open_dicom(file, segmentations=True)
+    hold(file, image.header.pixels_at_once(), MOST_PIXELS)
     labels = np.zeros((image.header.rows, image.header.columns), np.int32)
     seen: set[int] = set()
     for frame in range(image.header.frames):
@@ -136,6 +140,7 @@ def _read(file: Path) -> Any:
     with file.open("rb") as stream:
         if not is_dicom_content(stream.read(132)):
             raise ValueError("it has no header of DICOM")
+    check_deflated(file)
     dataset = dcmread(file, force=True, defer_size=DEFERRED)
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.limits import MOST_PIXELS, check_runs, check_unfolding, coded_pixels, hold
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,9 @@ _ITEM = b"\xfe\xff\x00\xe0"
 """The tag of an item of compressed pixels."""
 
 _UNDEFINED = 0xFFFFFFFF
+
+_DATASET_START = 144
+"""Bytes before the elements that the length of the file's meta information counts."""
 
 _ALIKE, _MOST, _FEW = 6, 0.5, 0.1
 """Two samples are grey where they differ by at most the first. A picture is grey in a colour space where more
@@ -42,6 +46,50 @@ def decode_frame(dataset: Any, frame: int, file: Path) -> tuple[np.ndarray, str]
     if not syntax.is_encapsulated:
         pixels = _stored_bits(pixels, dataset)
     return pixels, colour_space(pixels, photometric, file)
+
+
+def check_deflated(file: Path) -> None:
+    """Refuse a deflated file that unfolds to more than four bytes a pixel of the limit.
+
+    pydicom inflates the whole file at once.
+
+    Raises:
+        InputError: it does.
+    """
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    try:
+        meta = read_file_meta_info(file)
+    except Exception:  # a file without a preamble, which cannot be deflated
+        return
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    with file.open("rb") as stream:
+        stream.seek(_DATASET_START + int(meta.get("FileMetaInformationGroupLength", 0)))
+        check_unfolding(stream, 4 * MOST_PIXELS, file)
+
+
+def check_frame(dataset: Any, frame: int, file: Path, most: int) -> None:
+    """Refuse a compressed frame that states, or unfolds to, more pixels than it may have.
+
+    Raises:
+        InputError: it does.
+    """
+    from pydicom.encaps import get_frame
+    from pydicom.uid import RLELossless
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated or "PixelData" not in dataset:
+        return
+    try:
+        data = get_frame(dataset.PixelData, frame, number_of_frames=dataset.NumberOfFrames)
+    except Exception:  # decoding says what is wrong with it
+        return
+    if syntax == RLELossless:
+        check_runs(data, dataset.Rows * dataset.Columns, file)
+    else:
+        hold(file, coded_pixels(data), most)
 
 
 def guess_syntax(dataset: Any, stated: str) -> Any:

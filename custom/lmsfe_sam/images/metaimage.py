@@ -100,6 +100,8 @@ def read_volume(file: Path, header: MetaHeader) -> np.ndarray:
     path, start = header.data
     values = int(np.prod(header.sizes)) * header.channels
     length = values * header.dtype.itemsize
+    if not header.compressed and path.stat().st_size < length:  # reading would take the memory first
+        raise ValueError(f"it holds {path.stat().st_size} of {length} bytes")
     with path.open("rb") as stream:
         stream.seek(start if start is not None else -length, 0 if start is not None else 2)
         raw = zlib.decompressobj(15 + 32).decompress(stream.read(), length) if header.compressed else b""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +17,17 @@ from PIL import Image, ImageSequence
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import tiff
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
+from lmsfe_sam.images.limits import MOST_PIXELS, hold
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 """Formats of Pillow that are opened; it would run Ghostscript on a PostScript file named ``.png``."""
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit is `open_image`'s
+
 ANIMATED = ("PNG", "GIF", "WEBP", "TIFF")
 """Formats whose frames count; the other pictures of an MPO are previews or a second eye's."""
+
+MOST_PAGES = 10_000
 
 _KEPT_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"})
 _BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}
@@ -35,10 +42,15 @@ _READ_ERRORS = (
 )
 
 
-def open_picture(path: str | Path) -> ImageFile:
+def open_picture(path: str | Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
     """Read the header of a picture file.
 
+    Args:
+        path: the file.
+        max_pixels: of a page, or of a tile of a TIFF, which is decoded as a whole.
+
     Raises:
+        TooManyPixelsError: it has more.
         InputError: there is no such file, or it is no picture.
     """
     file = Path(path)
@@ -52,6 +64,8 @@ def open_picture(path: str | Path) -> ImageFile:
         for page in pages if picture.format == "TIFF" else ():
             picture.seek(page)
             columns, rows = max(columns, picture.width), max(rows, picture.height)
+            tags: Any = getattr(picture, "tag_v2", {})
+            hold(file, math.prod(max(1, int(tags.get(tag, 1))) for tag in tiff.TILE), max_pixels)
         header = Header(len(pages), rows, columns, len(picture.getbands()), _BITS.get(picture.mode, 8))
 
     def read(frame: int) -> FileImage:
@@ -167,6 +181,9 @@ def _has_late_exif(file: Path) -> bool:
 def _pages(picture: Image.Image) -> list[int]:
     """Return the places of a picture's frames: reduced copies and masks in a TIFF are none."""
     count = getattr(picture, "n_frames", 1) if picture.format in ANIMATED else 1
+    if count > MOST_PAGES:
+        name = getattr(picture, "filename", "")
+        raise InputError(f"'{name}' has more than {MOST_PAGES} pages: save fewer of them.")
     if count == 1 or picture.format != "TIFF":
         return list(range(count))
     frames = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from lmsfe_sam.images.formats import (
     known_suffix,
 )
 from lmsfe_sam.images.image import FileImage, Header, ImageFile, choose_frame
+from lmsfe_sam.images.limits import MOST_PIXELS, hold
 from lmsfe_sam.images.pictures import open_picture
 from lmsfe_sam.images.volumes import open_metaimage, open_nifti, open_nrrd
 
@@ -39,20 +41,23 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     return open_image(path).header
 
 
-def open_image(path: str | os.PathLike[str]) -> ImageFile:
+def open_image(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> ImageFile:
     """Read a file's header, and return it with a function that reads a frame.
 
     Args:
         path: a picture, NIfTI, NRRD, MetaImage or DICOM file.
+        max_pixels: that reading a frame may take memory for.
 
     Raises:
         NoImageError: a DICOM file that is whole and holds no image.
+        TooManyPixelsError: it has more pixels, or its compressed pixels state more.
         InputError: a file of no known format, damaged or of more than three dimensions.
     """
     file = Path(path)
-    open_file, form = _opener(file)
+    open_file, form = _opener(file, max_pixels)
     try:
         opened = open_file(file)
+        hold(file, opened.header.pixels_at_once(), max_pixels)
     except Exception as error:  # the libraries raise whatever they like on a damaged file
         raise _named(error, file, form) from error
 
@@ -66,21 +71,24 @@ def open_image(path: str | os.PathLike[str]) -> ImageFile:
     return ImageFile(opened.header, read)
 
 
-def read_image(path: str | os.PathLike[str], slice_index: int | None = None) -> FileImage:
+def read_image(
+    path: str | os.PathLike[str], slice_index: int | None = None, max_pixels: int = MOST_PIXELS
+) -> FileImage:
     """Read the image of a file.
 
     Args:
         path: a picture, NIfTI, NRRD, MetaImage or DICOM file.
         slice_index: which slice, page or frame of a file that has several, from 0.
+        max_pixels: see `open_image`.
 
     Raises:
         InputError: see `open_image`; or there are several frames and none was asked, or it has no such frame.
     """
-    image = open_image(path)
+    image = open_image(path, max_pixels)
     return image.read(choose_frame(image.header.frames, slice_index, Path(path)))
 
 
-def _opener(file: Path) -> tuple[Callable[[Path], ImageFile], str]:
+def _opener(file: Path, max_pixels: int) -> tuple[Callable[[Path], ImageFile], str]:
     suffix = known_suffix(file)
     if suffix in NIFTI_SUFFIXES:
         return open_nifti, "NIfTI"
@@ -89,9 +97,9 @@ def _opener(file: Path) -> tuple[Callable[[Path], ImageFile], str]:
     if suffix in META_SUFFIXES:
         return open_metaimage, "MetaImage"
     if suffix in PICTURE_SUFFIXES:
-        return open_picture, "a picture"
+        return partial(open_picture, max_pixels=max_pixels), "a picture"
     if is_dicom(file):
-        return open_dicom, "DICOM"
+        return partial(open_dicom, max_pixels=max_pixels), "DICOM"
     if file.suffix.lower() in VIDEO_SUFFIXES:
         raise InputError(f"'{file}' is a video: give its frames as pictures, or as DICOM.")
     if not file.exists():

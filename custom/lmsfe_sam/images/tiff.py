@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ from PIL import Image
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
+from lmsfe_sam.images.limits import unfold
 
 SUFFIXES = (".tif", ".tiff")
 
 SUBFILE_TYPE, BITS, PHOTOMETRIC, DESCRIPTION, ORIENTATION = 254, 258, 262, 270, 274
 """Tags of TIFF."""
+
+TILE = (322, 323)
+"""Tags of the width and length of a tile."""
 
 REDUCED, MASK = 1, 4
 """Bits of the subfile type."""
@@ -68,6 +73,7 @@ def open_tiff(file: Path) -> ImageFile:
     def read(frame: int) -> FileImage:
         try:
             with TiffFile(file) as opened:
+                _check_segments(opened.series[0], file)
                 volume = opened.series[0].asarray()
         except ValueError as error:
             raise InputError(
@@ -82,6 +88,22 @@ def open_tiff(file: Path) -> ImageFile:
         return FileImage(negative(chosen) if min_is_white else chosen, LPS_TO_RAS, shown, frame)
 
     return ImageFile(Header(frames, rows, columns, samples, bits, read_together=True), read)
+
+
+def _check_segments(series: Any, file: Path) -> None:
+    """Refuse deflated strips and tiles that unfold to more than one of them holds; tifffile does not look.
+
+    Raises:
+        InputError: one does.
+    """
+    for page in series.pages:
+        if page is None or page.compression.name not in ("ADOBE_DEFLATE", "DEFLATE"):
+            continue
+        most = max(int(np.prod(page.chunks)), 1) * series.dtype.itemsize * max(1, page.samplesperpixel)
+        with file.open("rb") as stream:
+            for place, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+                stream.seek(place)
+                unfold(io.BytesIO(stream.read(length)), most, file)
 
 
 def negative(pixels: np.ndarray) -> np.ndarray:

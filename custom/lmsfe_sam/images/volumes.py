@@ -15,6 +15,7 @@ import numpy as np
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import metaimage
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
+from lmsfe_sam.images.limits import CHUNK, LONGEST_HEADER, unfold
 from lmsfe_sam.images.scale import UNKNOWN_SCALE, Scale, header_scale, is_known
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ def open_nifti(file: Path) -> ImageFile:
     import nibabel
 
     raw = _raw_nifti(file)
+    if not 0 <= float(raw["vox_offset"]) <= LONGEST_HEADER:  # all before the voxels is read at once
+        raise InputError(f"'{file}' has a header of more than {LONGEST_HEADER} bytes: save it again.")
     with _quiet_nibabel():
         image: Any = nibabel.load(file)
     shape = tuple(int(size) for size in image.shape)
@@ -112,8 +115,7 @@ def open_nrrd(file: Path) -> ImageFile:
     affine, scale = _nrrd_geometry(header, directions, order, file)
 
     def read(frame: int) -> FileImage:
-        with file.open("rb") as stream:
-            volume = nrrd.read_data(nrrd.read_header(stream), stream, str(file))
+        volume = _nrrd_volume(file)
         volume = volume.transpose([*order, *flat, *([] if colour is None else [colour])])
         volume = volume.reshape(*spatial[:2], count, *([] if colour is None else [samples]))
         return FileImage(_rows_first(volume[:, :, frame]), affine, spatial, frame, scale)
@@ -260,6 +262,52 @@ def _to_ras(space: str) -> np.ndarray:
     }
     signs = first.get(space.removesuffix("-time").removesuffix("t"), (-1, -1, 1))
     return np.diag([*(float(sign) for sign in signs), 1.0])
+
+
+def _nrrd_volume(file: Path) -> np.ndarray:
+    """Read the values of a NRRD file, and no more than its header states.
+
+    pynrrd would decompress, and read of the file of the pixels, all that there is.
+
+    Raises:
+        InputError: the pixels are elsewhere than in a file, or unfold to more than is stated.
+    """
+    import nrrd
+
+    with file.open("rb") as own:
+        header: Any = nrrd.read_header(own)
+        own.seek(own.tell())
+        place = next((header.pop(key) for key in ("data file", "datafile") if key in header), None)
+        with own if place is None else _detached(file, place).open("rb") as stream:
+            for _ in range(int(next((header.pop(k) for k in ("line skip", "lineskip") if k in header), 0))):
+                if not stream.readline(LONGEST_HEADER):
+                    break
+            skip = int(next((header.pop(k) for k in ("byte skip", "byteskip") if k in header), 0))
+            values = math.prod(int(size) for size in header["sizes"])
+            length = values * np.dtype(_nrrd_type(header, file)).itemsize
+            encoding = str(header["encoding"]).lower()
+            if encoding in ("gzip", "gz", "bzip2", "bz2"):
+                method = "bz2" if encoding.startswith("b") else "zlib"
+                content = unfold(stream, length + max(skip, 0) + CHUNK, file, method)
+                content = content[-length:] if skip == -1 else content[max(skip, 0) :]
+                header["encoding"] = "raw"
+            elif encoding == "raw":
+                stream.seek(*((-length, 2) if skip == -1 else (max(skip, 0), 1)))
+                content = stream.read(length)
+            else:
+                stream.seek(max(skip, 0), 1)
+                content = stream.read(64 * values)
+    return nrrd.read_data(header, io.BytesIO(content), str(file))
+
+
+def _detached(file: Path, place: Any) -> Path:
+    """Return the file of the pixels that a header names."""
+    path = file.parent / str(place).replace("\\", "/")
+    if not isinstance(place, str) or place.upper().startswith("LIST") or "%" in place:
+        raise InputError(f"'{file}' has its pixels in several files: save it as one .nrrd.")
+    if not path.is_file():
+        raise InputError(f"'{file}' has its pixels in '{place}', which is no file: put it beside the header.")
+    return path
 
 
 def _nrrd_type(header: Any, file: Path) -> str:

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 from monai.utils import MetaKeys, SpaceKeys
 
 from lmsfe_sam.images.image import FileImage, choose_frame
+from lmsfe_sam.images.limits import MOST_PIXELS
 from lmsfe_sam.images.reading import open_image
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
@@ -40,6 +41,7 @@ class LoadFileImaged(MapTransform):
         slice_index: which slice or frame of a file that has several, from 0; a record's own ``slice``
             comes first, and must be there in any file.
         allow_missing_keys: as for every MONAI `MapTransform`.
+        max_pixels: see `lmsfe_sam.images.reading.open_image`.
 
     Raises:
         InputError: when called, on a file that cannot be read, has several slices and ``slice_index`` is
@@ -47,16 +49,21 @@ class LoadFileImaged(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, slice_index: int | None = None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        slice_index: int | None = None,
+        allow_missing_keys: bool = False,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.slice_index = slice_index
+        self.max_pixels = max_pixels
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
         for key in self.key_iterator(result):
             path = result[key]
-            file = open_image(path)
+            file = open_image(path, self.max_pixels)
             asked = result.get(SLICE, self.slice_index if file.header.frames > 1 else None)
             image = file.read(choose_frame(file.header.frames, asked, Path(path)))
             rows_first = np.eye(4)[[1, 0, 2, 3]]

@@ -32,7 +32,16 @@ COLUMNS = (
 """The columns of ``objects.csv``."""
 
 WITHOUT_EFFECT = frozenset(
-    {"prompts", "preset", "output_dir", "device", "window_batch", "cached_embeddings", "dataset_dir"}
+    {
+        "prompts",
+        "preset",
+        "max_pixels",
+        "output_dir",
+        "device",
+        "window_batch",
+        "cached_embeddings",
+        "dataset_dir",
+    }
 )
 """Options that change no mask; each image's own prompts are in its key."""
 

@@ -28,6 +28,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import ITK_SUFFIXES, NIFTI_SUFFIXES, PICTURE_SUFFIXES, is_dicom, known_suffix
+from lmsfe_sam.images.limits import check_runs
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.label.checks import TooLargeError, base_name
 
@@ -43,9 +44,6 @@ TILE = (322, 323)
 MOST_PAGES = 10_000
 LONGEST_HEADER = 2**20
 """Bytes of a text header, or before the voxels of a NIfTI file."""
-
-UNSCANNED = 2**22
-"""Bytes of a run-length encoded frame that may unfold as they like: to at most 64 times as many."""
 
 RAW = ".bin"
 """Of labels without a header, as OHIF sends them."""
@@ -245,28 +243,8 @@ def check_dicom(file: Path, most: int) -> None:
 
 
 def _check_runs(file: Path, frames: int, pixels: int) -> None:
-    """pydicom unfolds a segment of runs before it looks at how long that has become."""
-    data = dcmread(file).PixelData
-    for frame in generate_frames(data, number_of_frames=frames):
-        if len(frame) <= UNSCANNED:
-            continue
-        count = int.from_bytes(frame[:4], "little")
-        places = [int.from_bytes(frame[4 * k : 4 * k + 4], "little") for k in range(1, min(count, 15) + 1)]
-        for start, end in zip(places, [*places[1:], len(frame)]):
-            if not unfolds_to_at_most(frame[start:end], pixels + 2):
-                raise InputError(f"'{file}' holds more pixels than it states: copy it again from its source.")
-
-
-def unfolds_to_at_most(segment: bytes, most: int) -> bool:
-    """Whether a segment of DICOM's run lengths decodes to at most ``most`` bytes; nothing is decoded."""
-    place, length = 0, 0
-    while place < len(segment) and length <= most:
-        code = segment[place]
-        if code < 128:
-            place, length = place + code + 2, length + code + 1
-        else:
-            place, length = place + 2, length + (257 - code if code > 128 else 0)
-    return length <= most
+    for frame in generate_frames(dcmread(file).PixelData, number_of_frames=frames):
+        check_runs(frame, pixels, file)
 
 
 @contextmanager
@@ -302,4 +280,4 @@ def check_image(path: str | Path, most: int = MOST_PIXELS) -> None:
         InputError: it is too large, has its data elsewhere, or cannot be read.
     """
     check_file(path, most)
-    read_image(path, 0)
+    read_image(path, 0, most)

@@ -17,6 +17,9 @@ from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.prompts.coordinates import Size
 
+VALUES_AT_ONCE = 2**21
+"""Values that are in memory in double precision at a time."""
+
 
 def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
     """Return an image array as RGB with 8 bits a channel.
@@ -57,15 +60,19 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind not in "iuf":
         raise InputError(f"The image holds {values.dtype} values: give whole or real numbers.")
-    real = values.astype(np.float64)
-    low, high = real.min(), real.max()
+    low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError("The image holds NaN or infinite values: replace them with numbers.")
     if low == high:
         return np.zeros(values.shape, np.uint8)
-    if not np.isfinite(high / 2 - low / 2) or high / 2 - low / 2 > np.finfo(np.float64).max / 2:
-        real, low, high = real / 2, low / 2, high / 2
-    return np.rint((real - low) / (high - low) * 255.0).astype(np.uint8)
+    half = 0.5 if high / 2 - low / 2 > np.finfo(np.float64).max / 2 else 1.0  # else their range is infinite
+    stretched = np.empty(values.shape, np.uint8)
+    rows = max(1, VALUES_AT_ONCE // max(1, values[:1].size))
+    for start in range(0, len(values), rows):
+        real = values[start : start + rows].astype(np.float64) * half
+        shares = (real - low * half) / (high * half - low * half)
+        stretched[start : start + rows] = np.rint(shares * 255.0).astype(np.uint8)
+    return stretched
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:

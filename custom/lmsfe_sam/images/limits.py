@@ -1,0 +1,150 @@
+"""How large an image may be, and compressed bytes that unfold to no more than they should.
+
+A few kilobytes can state, or unfold to, gigabytes. Sizes in headers are held against a limit before anything
+is decoded, and what is decompressed ends where the header says that the pixels end.
+"""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+from lmsfe_sam.errors import InputError
+
+MOST_PIXELS = 2**27
+"""Of a frame, or of all frames of a file that is read as a whole: 11585 x 11585."""
+
+LONGEST_HEADER = 2**20
+"""Bytes of a text header, or before the voxels of a NIfTI file."""
+
+CHUNK = 2**20
+
+UNSCANNED = 2**22
+"""Bytes of a run-length encoded frame that may unfold as they like: to at most 64 times as many."""
+
+
+class TooManyPixelsError(InputError):
+    """A file that is larger than the limit."""
+
+
+def hold(file: Path, count: int, most: int) -> None:
+    """Hold a number of pixels against the limit.
+
+    Raises:
+        TooManyPixelsError: it is above.
+    """
+    if count > most:
+        raise TooManyPixelsError(
+            f"'{file}' has {count} pixels, more than {most}: "
+            "make it smaller, or allow more with --max_pixels."
+        )
+
+
+def unfolds_too_far(file: Path) -> InputError:
+    """The sentence for compressed bytes that are more than the header says."""
+    return InputError(
+        f"'{file}' unfolds to more than it states: copy it again from its source, or save it uncompressed."
+    )
+
+
+def unfold(stream: IO[bytes], most: int, file: Path, method: str = "zlib") -> bytes:
+    """Decompress the rest of a stream, which must not be longer than ``most`` bytes.
+
+    Args:
+        stream: of compressed bytes.
+        most: bytes that may come out.
+        file: for the message.
+        method: "zlib", which is gzip, too, or "bz2".
+
+    Raises:
+        InputError: more comes out.
+        zlib.error, OSError, EOFError: the bytes are damaged or cut short.
+    """
+    tool: Any = bz2.BZ2Decompressor() if method == "bz2" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    content = bytearray()
+    while not tool.eof:
+        packed = b"" if method == "bz2" and not tool.needs_input else stream.read(CHUNK)
+        if not packed and (method != "bz2" or tool.needs_input):
+            break
+        while True:
+            content += tool.decompress(packed, CHUNK)
+            if len(content) > most:
+                raise unfolds_too_far(file)
+            packed = b"" if method == "bz2" else tool.unconsumed_tail
+            if not packed:
+                break
+    if method == "zlib" and not tool.eof and len(content) <= most:
+        content += tool.flush()
+    return bytes(content)
+
+
+def check_unfolding(stream: IO[bytes], most: int, file: Path) -> None:
+    """Refuse deflated bytes, without a header of zlib, that unfold to more than ``most``; none are kept.
+
+    Raises:
+        InputError: they do.
+    """
+    tool, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        while not tool.eof and (packed := stream.read(CHUNK)):
+            while packed:
+                total += len(tool.decompress(packed, CHUNK))
+                if total > most:
+                    raise unfolds_too_far(file)
+                packed = tool.unconsumed_tail
+    except zlib.error:
+        return  # reading says what is wrong with them
+
+
+def runs_unfold_to_at_most(segment: bytes, most: int) -> bool:
+    """Whether a segment of run lengths (PackBits) decodes to at most ``most`` bytes; nothing is decoded."""
+    place, length = 0, 0
+    while place < len(segment) and length <= most:
+        code = segment[place]
+        if code < 128:
+            place, length = place + code + 2, length + code + 1
+        else:
+            place, length = place + 2, length + (257 - code if code > 128 else 0)
+    return length <= most
+
+
+def check_runs(frame: bytes, pixels: int, file: Path) -> None:
+    """Refuse a frame of DICOM's run lengths that decodes to more than its pixels.
+
+    pydicom unfolds a segment before it looks at how long that has become.
+
+    Raises:
+        InputError: it does.
+    """
+    if len(frame) <= UNSCANNED:
+        return
+    count = int.from_bytes(frame[:4], "little")
+    places = [int.from_bytes(frame[4 * k : 4 * k + 4], "little") for k in range(1, min(count, 15) + 1)]
+    for start, end in zip(places, [*places[1:], len(frame)]):
+        if not runs_unfold_to_at_most(frame[start:end], pixels + 2):
+            raise unfolds_too_far(file)
+
+
+def coded_pixels(frame: bytes) -> int:
+    """Return how many pixels the header of a JPEG, JPEG-LS or JPEG 2000 code stream states, or 0.
+
+    Decoders take memory for these, whatever the DICOM file around them says.
+    """
+    start = frame[:4096].find(b"\xff\x4f\xff\x51")  # SOC and SIZ, perhaps within a JP2 container
+    if start >= 0:
+        numbers = frame[start + 8 : start + 24]
+        right, bottom, left, top = (int.from_bytes(numbers[k : k + 4], "big") for k in range(0, 16, 4))
+        return max(0, right - left) * max(0, bottom - top)
+    place = 2
+    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
+        marker = frame[place + 1]
+        if marker == 0xFF:
+            place += 1
+        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns = (int.from_bytes(frame[place + k : place + k + 2], "big") for k in (5, 7))
+            return rows * columns
+        else:
+            place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+    return 0
