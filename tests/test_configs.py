@@ -26,6 +26,7 @@ CONFIGS = (
     "multi_gpu_train.json",
     "multi_gpu_evaluate.json",
     "paper.json",
+    "paper_prompts.json",
     *("weights.json", "weights_boxes.json", "weights_clicks.json"),
     "evaluate.json",
     "inference.json",
@@ -140,16 +141,55 @@ def test_nothing_in_a_config_is_named_by_its_place_in_a_list(configs: Path, name
     assert not [key for key in keys if re.search(r"#\d", key)]
 
 
+PAPER = {
+    "preset": "vit_b",
+    "split_rule": "paper",
+    "position_norm": "layer",
+    "position_mode": "add",
+    "amp": False,
+    "batch_size": 2,
+    "learning_rate": 1e-4,
+    "weight_decay": 0.0,
+    "full_epochs": 15,
+    "demonstration_epochs": 15,
+    "patience": 15,
+    "ema_decay": 0.0,
+    "clip_norm": None,
+    "prompts_per_image": 1,
+    "prompt_kinds": {"box_jitter": 0.5, "point": 0.5},
+    "validation_modes": ["box", "point"],
+    "correction_steps": 8,
+    "no_grad_corrections": 0,
+    "correction_prob": 1.0,
+    "train#preprocessing": "@validate#preprocessing",
+    "train#loss": {"_target_": "lmsfe_sam.training.losses.PromptedLoss"},
+    "optimizer": {"_target_": "torch.optim.Adam", "params": "@parameter_groups", "lr": "@learning_rate"},
+    "lr_scheduler": {
+        "_target_": "torch.optim.lr_scheduler.ConstantLR",
+        "optimizer": "@optimizer",
+        "factor": 1.0,
+    },
+}
+
+
 def test_the_papers_protocol(configs: Path) -> None:
+    assert json.loads((configs / "paper.json").read_text()) == PAPER
     parser = read(configs, "train.json", "paper.json")
-    assert (parser["preset"], parser["batch_size"], parser["learning_rate"]) == ("vit_b", 2, 1e-4)
-    assert (parser["full_epochs"], parser["correction_steps"]) == (15, 8)
-    assert parser["optimizer"]["_target_"] == "torch.optim.Adam"
     assert PRESETS["vit_b"].frozen
-    own = set(json.loads((configs / "paper.json").read_text())) & set(TrainingOptions.model_fields)
+    own = set(PAPER) & set(TrainingOptions.model_fields)
     check_options(TrainingOptions, {key: parser[key] for key in own})
     steps = parser.get_parsed_content("train#preprocessing").transforms
     assert not any(isinstance(step, Randomizable) for step in steps)
+    parser["device"] = "cuda:0"
+    assert parser.get_parsed_content("use_amp") is False, "single precision on a GPU, too"
+
+
+def test_sam_med2ds_own_loop(configs: Path) -> None:
+    parser = read(configs, "train.json", "paper.json", "paper_prompts.json")
+    parser["device"] = "cpu"
+    iteration = parser.get_parsed_content("train#iteration")
+    assert (iteration.rounds, iteration.click_counts, iteration.clip_norm) == (8, [1, 3, 5, 9], None)
+    assert (iteration.sampler.per_image, iteration.sampler.shift) == (5, 5)
 
 
 @pytest.mark.parametrize("name", ["weights.json", "weights_boxes.json", "weights_clicks.json"])

@@ -23,7 +23,7 @@ from lmsfe_sam.evaluation.settings import (
     describe_run,
     evaluated_network,
     has_curves,
-    read_other_run,
+    read_other_runs,
     usable_modes,
 )
 from lmsfe_sam.model.checkpoints import save_weights
@@ -223,7 +223,7 @@ def test_modes_of_a_network_without_prompts() -> None:
 
 
 def test_no_comparison_by_default() -> None:
-    assert read_other_run(None, ["a.png"], MODES) is None
+    assert read_other_runs(None, ["a.png"], MODES) == []
 
 
 def test_no_network_runs_nothing() -> None:

@@ -62,9 +62,9 @@ def grey(name: str) -> np.ndarray:
     return np.full((64, 64, 3), 90, dtype=np.uint8)
 
 
-def summary_of(results: list[ImageResult], other: OtherRun | None = None) -> Summary:
+def summary_of(results: list[ImageResult], *others: OtherRun) -> Summary:
     labels = [{"class": "benign" if i % 2 else "malignant"} for i in range(len(results))]
-    return summarise(results, [result.image for result in results], labels, INFO, other)
+    return summarise(results, [result.image for result in results], labels, INFO, others)
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_metrics_file_is_read_back_as_written(tmp_path: Path) -> None:
 
 def test_a_run_compared_with_itself_differs_nowhere(tmp_path: Path) -> None:
     results = make_results()
-    content = summary_of(results, other=read_metrics(written(results, tmp_path))).as_json()["compare"]
+    content = summary_of(results, others=[read_metrics(written(results, tmp_path))]).as_json()["compare"]
     assert content["n_images"] == 12 and content["same_protocol"] is True
     for columns in content["prompts"].values():
         assert columns["dice"] == {"mean": 0, "ci95": [0, 0], "wins": 0, "losses": 0, "ties": 12}
@@ -164,7 +164,7 @@ def test_a_run_compared_with_itself_differs_nowhere(tmp_path: Path) -> None:
 def test_better_and_worse_are_distinguished(tmp_path: Path) -> None:
     before = [make_result(i, 0.7) for i in range(10)]
     now = [make_result(i, 0.8 if i < 8 else 0.6) for i in range(10)]
-    comparison = summary_of(now, other=read_metrics(written(before, tmp_path))).comparison
+    comparison = summary_of(now, others=[read_metrics(written(before, tmp_path))]).comparisons[0]
     assert comparison is not None and comparison.same_protocol
     dice, hd = comparison.differences["box"]["dice"], comparison.differences["box"]["hd"]
     assert dice.mean.mean == pytest.approx(0.06) and hd.mean.mean == pytest.approx(-3)
@@ -178,7 +178,7 @@ def test_only_shared_images_and_modes_are_compared(tmp_path: Path) -> None:
         for result in make_results(8)
     ]
     now = make_results(12)[4:]
-    comparison = summary_of(now, other=read_metrics(written(before, tmp_path))).comparison
+    comparison = summary_of(now, others=[read_metrics(written(before, tmp_path))]).comparisons[0]
     assert comparison is not None
     assert (comparison.n_images, comparison.only_here, comparison.only_there) == (4, 4, 4)
     assert set(comparison.differences) == {"box", "none"}
@@ -188,7 +188,7 @@ def test_only_shared_images_and_modes_are_compared(tmp_path: Path) -> None:
 def test_controls_that_differ_betray_another_protocol(tmp_path: Path) -> None:
     before = [make_result(i, 0.7, control_dice=0.81) for i in range(5)]
     now = [make_result(i, 0.7) for i in range(5)]
-    comparison = summary_of(now, other=read_metrics(written(before, tmp_path))).comparison
+    comparison = summary_of(now, others=[read_metrics(written(before, tmp_path))]).comparisons[0]
     assert comparison is not None and comparison.same_protocol is False
 
 

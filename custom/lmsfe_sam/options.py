@@ -185,7 +185,12 @@ class EvaluationOptions(DataOptions):
         description="note images with markings near the lesion as a subgroup, or paint the markings out"
     )
     curves: bool = Field(description="Dice against box jitter and against the number of clicks")
-    compare: Text | None = Field(description="metrics.csv of another run, for a paired comparison")
+    compare: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
+        description="metrics.csv of another run, or a list of them, for a paired comparison"
+    )
+    predictions: Text | None = Field(
+        description="folder of masks that another program made, scored beside the controls and the network"
+    )
     save_masks: bool = Field(description="write the predicted masks")
     gallery: NotNegative = Field(description="best, median and worst cases a mode in the report")
     bootstrap: Positive = Field(description="samples of the bootstrap")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.evaluation.foreign import MODE
 from lmsfe_sam.evaluation.formatting import title
 from lmsfe_sam.evaluation.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
 from lmsfe_sam.evaluation.runs import EvaluatedRun, check_same_split, estimate, read_run
@@ -26,7 +27,7 @@ COLUMNS = (*METRICS, "hd95", "assd")
 """The paper's six metrics, and two of ours."""
 
 HEADS = ("Dice", "IoU", "Se", "Sp", "Acc", "HD (px)", "HD95 (px)", "ASSD (px)")
-PROMPTS = ("box", "box_jitter_10", "point", "none")
+PROMPTS = ("predictions", "box", "box_jitter_10", "point", "none")
 """Prompt modes that are shown unless told otherwise."""
 
 PAPER = "the paper"
@@ -91,7 +92,8 @@ def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[st
             network = seeds[0].summary.get("network") or {}
             cells = [_interval(estimate(seeds, mode, column), column) for column in COLUMNS]
             size = str(network.get("image_size", ""))
-            table.add([_name(seeds[0]), title(mode), size, str(len(seeds)), *cells, OURS])
+            of_network = ["", ""] if mode == MODE else [size, str(len(seeds))]
+            table.add([name_of(seeds[0], mode), title(mode), *of_network, *cells, OURS])
         base = _base(seeds[0])
         figures = PUBLISHED.get(dataset, {}).get(base)
         if figures and base not in seen:
@@ -137,8 +139,8 @@ def _notes(runs: Sequence[EvaluatedRun], published: bool) -> list[str]:
             mode = seeds[0].modes[0]
             dice = [run.summary["prompts"][mode]["dice"]["mean"] for run in seeds]
             notes.append(
-                f"{_name(seeds[0])}, {title(mode)}: Dice of the seeds {', '.join(f'{d:.3f}' for d in dice)}, "
-                f"deviation {statistics.stdev(dice):.3f}."
+                f"{name_of(seeds[0])}, {title(mode)}: Dice of the seeds "
+                f"{', '.join(f'{d:.3f}' for d in dice)}, deviation {statistics.stdev(dice):.3f}."
             )
         elif any(run.summary.get("training") for run in runs) and len(runs) == len(_rows(runs)):
             notes.append("One seed a row: differences below the spread of seeds mean nothing.")
@@ -216,7 +218,10 @@ def _base(run: EvaluatedRun) -> str:
     return run.title.removesuffix(" small").removesuffix(" large")
 
 
-def _name(run: EvaluatedRun) -> str:
+def name_of(run: EvaluatedRun, mode: str | None = None) -> str:
+    """Return the method behind a mode of a run: its network, or the program that made the masks."""
+    if mode == MODE:
+        return Path(run.summary["predictions"]).name
     network = run.summary.get("network") or {}
     form = {"box": ", box as a channel", "none": ", image alone"}.get(network.get("prompt_form", ""), "")
     off = [name for name in TOGGLES if network.get("preset") and not network.get(name)]

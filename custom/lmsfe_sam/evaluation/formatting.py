@@ -17,6 +17,7 @@ TITLES = {
     "point": "one click",
     "clicks_5": "five clicks",
     "none": "no prompt",
+    "predictions": "masks of another program",
     "control_box": "control: filled box",
     "control_ellipse": "control: ellipse",
     "control_ellipse_jitter_10": "control: ellipse, jitter 10 %",

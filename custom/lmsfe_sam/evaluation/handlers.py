@@ -18,6 +18,7 @@ from lmsfe_sam.evaluation.comparison import OtherRun
 from lmsfe_sam.evaluation.report import write_report
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import RunInfo, Summary, summarise
+from lmsfe_sam.prompts.simulate import CONTROLS
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class EvaluationWriter:
         records: of all images of the run, in the order of the tables.
         info: what is evaluated.
         output_dir: the folder to write into.
-        other: a run to compare with, or None.
+        others: runs to compare with.
         save_masks: whether to write the network's masks.
         gallery: best, median and worst cases a mode in the report; 0 for none.
     """
@@ -41,14 +42,14 @@ class EvaluationWriter:
         records: Sequence[Mapping[str, Any]],
         info: RunInfo,
         output_dir: str,
-        other: OtherRun | None = None,
+        others: Sequence[OtherRun] = (),
         save_masks: bool = True,
         gallery: int = 3,
     ) -> None:
         self.records = {str(record["name"]): record for record in records}
         self.info = info
         self.folder = Path(output_dir)
-        self.other = other
+        self.others = list(others)
         self.save_masks = save_masks
         self.gallery = gallery
         self.results: list[ImageResult] = []
@@ -86,7 +87,7 @@ class EvaluationWriter:
             groups=groups,
             labels=[record.get("subgroup") or {} for record in records],
             info=self.info,
-            other=self.other,
+            others=self.others,
         )
         writing.write_metrics(results, self.folder / "metrics.csv")
         writing.write_images(results, groups, self.folder / "images.csv")
@@ -100,7 +101,8 @@ class EvaluationWriter:
         write_report(summary, results, self.folder / "report.html", self._read, self.gallery)
         # Last, so that a summary says that all the rest is there.
         writing.write_summary(summary, self.folder / "summary.json")
-        logger.info("%s\n%s", _table(summary), f"Report: {self.folder / 'report.html'}")
+        report = f"Report: {self.folder / 'report.html'}"
+        logger.info("%s\n%s%s", _table(summary), _paired_table(summary), report)
 
     def _read(self, name: str) -> NDArray[np.uint8]:
         return load_image_and_mask(self.records[name])[0]
@@ -116,3 +118,24 @@ def _table(summary: Summary) -> str:
             f"{mode:<28}{dice.mean:>7.3f}{interval:>18}{columns['iou'].mean:>8.3f}{columns['hd'].mean:>8.1f}"
         )
     return "\n".join(("", *lines))
+
+
+def _paired_table(summary: Summary) -> str:
+    """Return this run minus each other one, image by image, for the log; empty without any."""
+    if not summary.comparisons:
+        return ""
+    lines = [
+        f"this run minus {'prompt':<18}{'Dice':>8}{'95 % interval':>20}{'wins':>7}{'losses':>8}{'HD':>9}"
+    ]
+    for comparison in summary.comparisons:
+        lines.append(f"{comparison.path} ({comparison.n_images} images)")
+        for mode, columns in comparison.differences.items():
+            if mode in CONTROLS:
+                continue
+            dice, hd = columns["dice"], columns["hd"]
+            interval = f"{dice.mean.low:+.3f} to {dice.mean.high:+.3f}"
+            lines.append(
+                f"{'':<15}{mode:<18}{dice.mean.mean:>+8.3f}{interval:>20}{dice.wins:>7}{dice.losses:>8}"
+                f"{hd.mean.mean:>+9.1f}"
+            )
+    return "\n".join((*lines, ""))

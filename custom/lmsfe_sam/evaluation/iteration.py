@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation import metrics
+from lmsfe_sam.evaluation.foreign import MODE, ForeignMasks
 from lmsfe_sam.evaluation.prediction import (
     Prediction,
     predict_boxes,
@@ -81,13 +82,21 @@ class PromptedEvaluation:
         modes: prompt modes, as `protocol.parse_modes` returns them.
         seed: of the jittered boxes, not negative.
         curves: whether to measure Dice against box jitter and against the number of clicks.
+        foreign: masks of another program, scored as the mode ``predictions``; None for none.
     """
 
-    def __init__(self, modes: Sequence[str], seed: int = 0, curves: bool = True) -> None:
+    def __init__(
+        self,
+        modes: Sequence[str],
+        seed: int = 0,
+        curves: bool = True,
+        foreign: ForeignMasks | None = None,
+    ) -> None:
         self.modes = tuple(modes)
         self.network_modes = network_modes(modes)
         self.seed = seed
         self.curves = curves and bool(self.network_modes)
+        self.foreign = foreign
 
     def __call__(self, engine: Any, batch: Mapping[str, Any]) -> list[ImageResult]:
         """Evaluate a batch of `collate_cases`.
@@ -103,6 +112,10 @@ class PromptedEvaluation:
                 predictions = self.predict(engine.network, batch["image"].to(device), cases)
         else:
             predictions = [Predictions.empty() for _ in cases]
+        if self.foreign is not None:
+            for case, own in zip(cases, predictions, strict=True):
+                own.by_mode[MODE] = Prediction(self.foreign(case.name, case.size), math.nan)
+                own.prompts[MODE] = ObjectPrompt()
         return [self.score(case, own) for case, own in zip(cases, predictions, strict=True)]
 
     def predict(self, network: Any, images: torch.Tensor, cases: Sequence[Case]) -> list[Predictions]:
@@ -162,17 +175,18 @@ class PromptedEvaluation:
     def score(self, case: Case, predictions: Predictions) -> ImageResult:
         """Score the predictions for one image, and its controls."""
         own = predictions.by_mode
-        masks = {
-            mode: control_mask(mode, case.truth, self.seed, case.name) if mode in CONTROLS else own[mode].mask
-            for mode in self.modes
-        }
+        predicted = ([MODE] if self.foreign is not None else []) + list(self.network_modes)
+        masks = {mode: own[mode].mask for mode in predicted}
+        for mode in self.modes:
+            if mode in CONTROLS:
+                masks[mode] = control_mask(mode, case.truth, self.seed, case.name)
         rows = metrics.score(list(masks.values()), case.truth, case.spacing)
         return ImageResult(
             image=case.name,
             lesion_share=float(case.truth.mean()),
             scores=dict(zip(masks, rows, strict=True)),
             truth=PackedMask.pack(case.truth),
-            masks={mode: PackedMask.pack(masks[mode]) for mode in self.network_modes},
+            masks={mode: PackedMask.pack(masks[mode]) for mode in predicted},
             predicted_iou={
                 mode: round(own[mode].predicted_iou, 6)
                 for mode in self.network_modes

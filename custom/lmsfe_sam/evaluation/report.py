@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Template
 
 from lmsfe_sam.evaluation import formatting, plots
+from lmsfe_sam.evaluation.comparison import Difference
 from lmsfe_sam.evaluation.formatting import title
 from lmsfe_sam.evaluation.gallery import ImageReader, make_gallery
 from lmsfe_sam.evaluation.metrics import COLUMNS
@@ -32,6 +33,7 @@ STYLES = {
     "point": "series-4",
     "clicks_5": "series-5",
     "none": "series-6",
+    "predictions": "series-1",
 }
 """Colours of the network's modes. Every control is dashed and grey."""
 
@@ -63,8 +65,6 @@ def write_report(
         read: loads an image by its name, for the gallery.
         cases: how many best, median and worst cases of each mode the gallery shows; 0 for no gallery.
     """
-    comparison = summary.comparison
-    differences = comparison.differences if comparison else {}
     columns = [
         name for name in COLUMNS if any(not math.isnan(own[name].mean) for own in summary.prompts.values())
     ]
@@ -78,13 +78,18 @@ def write_report(
         targets=NOC_TARGETS,
         click_limit=CLICK_LIMIT,
         subgroups=subgroup_tables(summary.subgroups),
-        compared={mode: own for mode, own in differences.items() if mode not in CONTROLS} or differences,
+        compared=[(comparison, _of_networks(comparison.differences)) for comparison in summary.comparisons],
         gallery=make_gallery(results, list(results[0].masks), cases, read)
         if cases and results[0].masks
         else None,
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _of_networks(differences: dict[str, dict[str, Difference]]) -> dict[str, dict[str, Difference]]:
+    """Return the modes without the controls, if there are any."""
+    return {mode: own for mode, own in differences.items() if mode not in CONTROLS} or differences
 
 
 @cache

@@ -61,8 +61,6 @@ class EvaluatedRun:
     def title(self) -> str:
         """The model's name: the paper's where it is one of its rows, else what the run itself says."""
         network = self.summary.get("network") or {}
-        if self.summary.get("predictions"):
-            return Path(self.summary["predictions"]).name
         if network.get("baseline"):
             size = f" {network['size']}" if network.get("size") == "small" else ""
             return MODELS.get(network["baseline"], network["baseline"]) + size

@@ -62,8 +62,8 @@ def check_settings(options: Mapping[str, Any]) -> None:
     output_dir = Path(options["output_dir"])
     for folder in folders_of(options["dataset_dir"]):
         _refuse_output_among_data(output_dir, Path(folder).expanduser())
-    if options["compare"] is not None:
-        read_metrics(options["compare"])
+    for other in _listed(options["compare"]):
+        read_metrics(other)
     ensure_folder(output_dir, "output_dir")
 
 
@@ -165,17 +165,28 @@ def choose_split(datalist: DataList, split: str | None, dataset_dir: str | Seque
     return "test" if dataset_dir is None else effective_split(datalist)
 
 
-def read_other_run(compare: str | None, names: Sequence[str], modes: Sequence[str]) -> OtherRun | None:
-    """Return the run to compare with, or None where none is named.
+def read_other_runs(
+    compare: str | Sequence[str] | None, names: Sequence[str], modes: Sequence[str]
+) -> list[OtherRun]:
+    """Return the runs to compare with.
+
+    Args:
+        compare: none, one ``metrics.csv`` or a list of them; the folder that holds one will do.
+        names: of the images of this run.
+        modes: prompt modes of this run.
 
     Raises:
         InputError: it is no ``metrics.csv``, or shares nothing with this run.
     """
-    if compare is None:
-        return None
-    other = read_metrics(compare)
-    check_overlap(other, names, modes)
-    return other
+    others = [read_metrics(path) for path in _listed(compare)]
+    for other in others:
+        check_overlap(other, names, modes)
+    return others
+
+
+def _listed(compare: str | Sequence[str] | None) -> list[str]:
+    paths = [] if compare is None else [compare] if isinstance(compare, str) else list(compare)
+    return [str(Path(path) / "metrics.csv") if Path(path).is_dir() else path for path in paths]
 
 
 def describe_run(
@@ -186,6 +197,7 @@ def describe_run(
     metric_size: int | str,
     seed: int,
     bootstrap: int,
+    predictions: str | None = None,
 ) -> RunInfo:
     """Return what the summary and the report say about a run."""
     alone = isinstance(network, NoNetwork)
@@ -200,6 +212,7 @@ def describe_run(
         bootstrap=bootstrap,
         version=__version__,
         training=None if alone else _training_of(checkpoint),
+        predictions=predictions,
     )
 
 

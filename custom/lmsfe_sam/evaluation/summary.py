@@ -44,6 +44,7 @@ class RunInfo:
         bootstrap: how many samples the bootstrap drew.
         version: of this package.
         training: what training wrote of its machine time beside the checkpoint, or None.
+        predictions: folder of masks that another program made, or None.
     """
 
     dataset: str
@@ -56,6 +57,7 @@ class RunInfo:
     bootstrap: int
     version: str
     training: dict[str, Any] | None = None
+    predictions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Summary:
     overall_reliability: Reliability | None
     curves: CurveSummary | None
     subgroups: list[SubgroupRow]
-    comparison: Comparison | None
+    comparisons: list[Comparison]
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
@@ -166,8 +168,9 @@ class Summary:
             content["reliability_overall"] = self.overall_reliability.as_json()
         if self.curves is not None:
             content["curves"] = _curves_as_json(self.curves)
-        if self.comparison is not None:
-            content["compare"] = self.comparison.as_json()
+        if self.comparisons:
+            compared = [comparison.as_json() for comparison in self.comparisons]
+            content["compare"] = compared[0] if len(compared) == 1 else compared
         return content
 
 
@@ -179,7 +182,7 @@ def summarise(
     groups: Sequence[str],
     labels: Sequence[Mapping[str, str]],
     info: RunInfo,
-    other: OtherRun | None = None,
+    others: Sequence[OtherRun] = (),
 ) -> Summary:
     """Average the results of every image.
 
@@ -188,7 +191,7 @@ def summarise(
         groups: the bootstrap group (patient, near-duplicates) of each image.
         labels: the subgroups of each image.
         info: what was evaluated.
-        other: a run to compare with.
+        others: runs to compare with.
     """
     resampling = Resampling(groups, info.seed, info.bootstrap)
     modes = list(results[0].scores)
@@ -216,7 +219,7 @@ def summarise(
         overall_reliability=_overall_reliability(results),
         curves=_average_curves(results, resampling) if results[0].curves.click_dice else None,
         subgroups=subgroup_rows(results, groups, labels, info.seed, info.bootstrap),
-        comparison=compare(results, groups, other, info.seed, info.bootstrap) if other else None,
+        comparisons=[compare(results, groups, other, info.seed, info.bootstrap) for other in others],
     )
 
 
