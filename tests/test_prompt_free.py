@@ -176,6 +176,16 @@ def test_training_sees_tokens_with_a_gradient(image: Tensor) -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+def test_in_training_an_object_may_have_left_the_image(image: Tensor) -> None:
+    network = prompted("box").train()
+    partly = torch.cat([BOXES[:, :1], NO_BOXES[:, :1]], dim=1)
+    masks = network.decode_tokens(network.encode(image), boxes=partly).masks
+    assert torch.equal(masks[:, 1, 0], image[:, 0])
+    for prompts in ({"boxes": NO_BOXES[:, :1]}, {}):
+        masks = network.decode_tokens(network.encode(image), **prompts).masks
+        assert torch.equal(masks[:, 0], image[:, :1])
+
+
 def test_trainer_and_evaluator_take_both_forms(image: Tensor) -> None:
     target, rng = torch.ones(2, 1, SIZE, SIZE), np.random.default_rng(0)
     for form, boxes in (("none", NO_BOXES), ("box", BOXES)):

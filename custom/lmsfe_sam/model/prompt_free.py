@@ -138,7 +138,8 @@ class PromptFreeNetwork(nn.Module):
         Args:
             embedding: of `encode`.
             boxes: ``(B, N, 4)``: x0, y0, x1, y1 in pixels of the input, or a list of B tensors; in the form
-                ``none`` a NaN row for each object, or None for one object an image.
+                ``none`` a NaN row for each object, or None for one object an image. In training an object of
+                the form ``box`` may have none, too: its channel is empty.
             points, point_labels, masks: without a click or mask in them, or None.
             multimask_output: False or None; there is one mask.
             return_low_res: add the logits at a quarter of the size.
@@ -197,10 +198,13 @@ class PromptFreeNetwork(nn.Module):
             return
         subject = f"{self.title} with the box as a channel"
         boxes = given["boxes"]
-        if boxes is None or kinds[:1] != ["boxes"]:
+        others = [kind for kind in kinds if kind != "boxes"]
+        if self.training and not others:
+            return  # an object that augmentation moved out of the image has no box
+        if boxes is None or "boxes" not in kinds:
             raise InputError(f"{subject} needs a box for every object: give boxes.")
-        if len(kinds) > 1:
-            raise InputError(f"{subject} takes boxes alone: leave {' and '.join(kinds[1:])} out.")
+        if others:
+            raise InputError(f"{subject} takes boxes alone: leave {' and '.join(others)} out.")
         if any(bool(image.isnan().any()) for image in boxes):
             raise InputError(f"{subject} needs a box for every object: one has none.")
 
@@ -214,8 +218,11 @@ class PromptFreeNetwork(nn.Module):
         owner = owner.repeat_interleave(torch.tensor(counts, device=features.device))
         if self.form == "none":
             return list(features[owner, 0].split(counts))
-        assert given["boxes"] is not None  # `_refuse` saw to that
-        boxes = torch.cat(list(given["boxes"])).to(features.device)
+        given_boxes = given["boxes"]
+        if given_boxes is None:  # in training, where no object of the batch is left in its image
+            boxes = torch.full((len(owner), 4), torch.nan, device=features.device)
+        else:
+            boxes = torch.cat(list(given_boxes)).to(features.device)
         chunk = len(owner) if self.training else CHUNK
         parts = [
             self._logits(torch.cat([features[image], draw_boxes(box, self.image_size, features)], dim=1))
@@ -269,6 +276,8 @@ def load_exactly(network: nn.Module, path: str | os.PathLike[str], title: str) -
 
 def draw_boxes(boxes: Tensor, size: int, like: Tensor) -> Tensor:
     """Draw M boxes as maps ``(M, 1, size, size)``: 1 where a pixel's centre lies inside, 0 elsewhere.
+
+    A row of NaN gives zeros.
 
     Args:
         boxes: ``(M, 4)``: x0, y0, x1, y1 in pixels of the map, of which pixel 0 reaches from 0 to 1.
