@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmsfe_sam.data.loading import load_image_and_mask
-from lmsfe_sam.data.mask_files import EmptyMaskError, read_mask
+from lmsfe_sam.data.mask_files import read_label_map
 from lmsfe_sam.data.masks import resize_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import known_suffix, stem
@@ -83,11 +83,7 @@ class ForeignMasks:
 
     def __call__(self, name: str, size: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the mask of an image, bool, resized to ``size`` by nearest neighbour."""
-        file = self.files[name]
-        try:
-            return resize_mask(read_mask(file), size)
-        except EmptyMaskError:
-            return np.zeros(size, dtype=bool)
+        return resize_mask(read_label_map(self.files[name]).labels != 0, size)
 
 
 def foreign_masks(
