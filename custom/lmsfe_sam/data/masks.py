@@ -126,6 +126,13 @@ def _orientation(path: str | Path) -> int:
     return stored_orientation(file) if is_picture else 1
 
 
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a mask (H, W) to ``size`` by nearest neighbour, sampled at pixel centres as PIL does."""
+    rows = nearest_indices(mask.shape[0], size[0])
+    columns = nearest_indices(mask.shape[1], size[1])
+    return mask[np.ix_(rows, columns)]
+
+
 def nearest_indices(source: int, target: int) -> np.ndarray:
     """Return, for each of ``target`` pixels along an axis, the one of ``source`` under its centre.
 

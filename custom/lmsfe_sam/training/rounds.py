@@ -109,7 +109,8 @@ class RoundsIteration(PromptedIteration):
         nobody = torch.zeros_like(tokens.lone_click)
         loss = engine.loss_function(DecodedTokens(masks[:, :, None], iou[:, :, None], nobody), target)
         self._stop_if_not_finite(loss, engine.state, batch)
-        self._step(engine, loss)
+        (engine.scaler.scale(loss) if engine.scaler else loss).backward()
+        self._step(engine)
         low_res = functional.adaptive_avg_pool2d(masks.detach(), network.low_res_size)
         return loss.item(), (upsample(masks.detach(), target.shape[-1]), low_res.sigmoid())
 
