@@ -43,7 +43,6 @@ class EdgeSam(LMSFESAM):
     """
 
     name = "edgesam"
-    published_input = "sam"
 
     def __init__(self, image_size: int = 1024) -> None:
         if image_size < 32 or image_size % 32:

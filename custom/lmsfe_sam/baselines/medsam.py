@@ -22,7 +22,6 @@ class MedSam(Sam):
     """
 
     name = "medsam"
-    published_input = "medsam"
 
     def __init__(self, image_size: int = 1024, freeze_encoder: bool = False) -> None:
         super().__init__(image_size, freeze_encoder)

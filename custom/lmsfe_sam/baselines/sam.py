@@ -28,7 +28,6 @@ class Sam(LMSFESAM):
     """
 
     name = "sam"
-    published_input = "sam"
 
     def __init__(self, image_size: int = 1024, freeze_encoder: bool = False) -> None:
         super().__init__("vit_b", image_size, **TOGGLES_OFF)

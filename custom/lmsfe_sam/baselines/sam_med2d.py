@@ -29,7 +29,6 @@ class SamMed2D(Sam):
 
     name = "sam_med2d"
     mask_choice = "best"
-    published_input = "sam_med2d"
 
     def __init__(self, image_size: int = 256, freeze_encoder: bool = True) -> None:
         super().__init__(image_size, freeze_encoder)
