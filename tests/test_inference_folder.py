@@ -143,7 +143,7 @@ def test_an_input_that_is_gone_takes_its_results_with_it(images: Path, tmp_path:
     assert table(out) == outputs(out) == outputs(out, "overlays") == ["a.png", "c.png"]
 
 
-@pytest.mark.parametrize("change", [{"mode": "resize"}, {"checkpoint": "other.pt"}, {"slice": 1}])
+@pytest.mark.parametrize("change", [{"mode": "resize"}, {"checkpoint": "other.pt"}, {"output_ext": ".nii"}])
 def test_other_settings_replace_everything_even_if_they_are_killed(
     images: Path, tmp_path: Path, change: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

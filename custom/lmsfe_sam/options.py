@@ -31,6 +31,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=16)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Frames = Annotated[str, Field(pattern=r"^(all|\d+:\d+)$", examples=["all", "A:B"])]
 Output = Literal["mask", "overlay", "dicom_seg", "dicom_seg_fractional", "dicom_sr", "coco", "geojson", "svg"]
 ValidationMode = Literal["box", "point", "none"]
 ObjectsRule = Literal["union", "parts", "labels"]
@@ -206,6 +207,11 @@ class InferenceOptions(Options):
     max_pixels: Positive = Field(
         description="most pixels of an image, or of all slices of a file that is read as a whole"
     )
+    frames: Frames | NotNegative | None = Field(
+        description="frames of cines and volumes, from 0, B not among them; see docs/cine.md"
+    )
+    min_iou: Share = Field(description="predicted IoU below which an object carried to a frame is lost")
+    min_overlap: Share = Field(description="overlap (IoU) with the frame before below which it is lost")
     mode: Literal["auto", "resize", "zoom", "window"] = Field(
         description="how images are shown to the network, see docs/windows.md"
     )
@@ -300,6 +306,8 @@ def _words(kind: Mapping[str, Any]) -> str:
         return str(kind["const"])
     if "enum" in kind:
         return f"one of {', '.join(kind['enum'])}"
+    if "pattern" in kind:
+        return " or ".join(kind["examples"])
     if kind.get("type") == "array":
         items = kind["items"]
         if "enum" in items:

@@ -34,8 +34,12 @@ def known_suffix(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """Return the file name without its known suffix: ``case.nii.gz`` gives ``case``, ``1.2.840`` itself."""
-    suffix = known_suffix(path)
+    """Return the name of a file without the suffix of an image or a video.
+
+    ``case.nii.gz`` gives ``case``, ``1.2.840`` itself.
+    """
+    video = path.suffix if path.suffix.lower() in VIDEO_SUFFIXES else ""
+    suffix = known_suffix(path) or video
     return path.name[: len(path.name) - len(suffix)] or path.name
 
 

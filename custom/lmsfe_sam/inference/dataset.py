@@ -43,6 +43,8 @@ class SkippingDataset(IterableDataset[Any]):
         self.failures.clear()
         self.without_image.clear()
         for record in self.data:
+            if "frames" in record:  # a cine, which `lmsfe_sam.inference.cine` segments as a whole
+                continue
             if self.is_done is not None and self.is_done(record):
                 continue
             try:

@@ -165,17 +165,18 @@ def make_writers(
     return writers
 
 
-def write_coco(folder: Path, outputs: Sequence[str], stems: Sequence[str]) -> None:
+def write_coco(folder: Path, outputs: Sequence[str], finished: Sequence[str]) -> None:
     """Join the COCO files of images in ``coco.json``, if ``outputs`` asks for it.
 
     Args:
         folder: of the run.
         outputs: of the run.
-        stems: of the finished images' results, in their order.
+        finished: files of the finished images, in their order.
     """
     if "coco" not in outputs:
         return
-    files = [folder / DRAWINGS["coco"][0].format(stem) for stem in stems]
+    place = DRAWINGS["coco"][0].split("{")[0]
+    files = [folder / name for name in finished if name.startswith(place)]
     content = merge_coco([json.loads(file.read_text(encoding="utf-8")) for file in files])
     with atomic_write(folder / COCO) as temporary:
         temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")

@@ -11,8 +11,10 @@ from typing import Any
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, is_input, stem
+from lmsfe_sam.images.frames import choose_frames, is_video, numbered_pictures, open_frames
 from lmsfe_sam.inference.writing import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import InferenceOptions, check_options
+from lmsfe_sam.prompts.prompt import ObjectPrompt
 from lmsfe_sam.prompts.prompts_file import PromptsByName, check_names, nfc, read_prompts
 from lmsfe_sam.settings import check_device_and_precision
 
@@ -41,6 +43,7 @@ def find_inputs(
     source: str | os.PathLike[str] | None,
     prompts: str | os.PathLike[str] | None = None,
     slice_index: int | None = None,
+    frames: str | int | None = None,
 ) -> list[dict[str, Any]]:
     """List the images to segment, with their prompts.
 
@@ -50,11 +53,14 @@ def find_inputs(
         prompts: a prompts file, or None. Its keys are file names, or paths relative to the folder; both are
             compared in Unicode's form NFC.
         slice_index: which slice of ``source``, if that is a file.
+        frames: ``all`` or ``A:B`` for files of several frames, videos and a folder of numbered pictures,
+            which become cines; or a number, as ``slice_index``.
 
     Returns:
         A record an image: ``image`` (path), ``name`` (path relative to the folder), ``stem`` (of its results,
         unique), ``prompts`` (a list of `ObjectPrompt`, empty where the file has no entry); and ``slice``, if
-        one was given for a file.
+        one was given for a file. A cine has ``frames`` (their numbers) and ``frame_prompts`` (by their
+        numbers), and all of these in ``prompts``.
 
     Raises:
         InputError: there is no such file or no image in the folder, or the prompts file has an
@@ -64,29 +70,94 @@ def find_inputs(
     if source is None:
         return []
     root = Path(source)
+    if isinstance(frames, str) and (pictures := numbered_pictures(root) if root.is_dir() else []):
+        name = root.resolve().name
+        cine = {"image": str(root), "name": name, "stem": name}
+        return [_cine_record(cine, frames, len(pictures), given, prompts, pictures)]
+    if isinstance(frames, int):
+        slice_index = frames
     folder = root if root.is_dir() else root.parent
-    paths = _list_files(root, prompts)
+    paths = _list_files(root, prompts, isinstance(frames, str))
     names = [path.relative_to(folder) for path in paths]
     if prompts is not None:
         neighbours = names if root.is_dir() else [path.relative_to(folder) for path in folder.iterdir()]
         _check_names(given, neighbours, prompts)
     stems = unique_stems(names)
     chosen = {} if slice_index is None or root.is_dir() else {"slice": slice_index}
-    return [
-        {
-            "image": str(path),
-            "name": name.as_posix(),
-            "stem": stems[name],
-            "prompts": given.get(nfc(name.as_posix())) or given.get(nfc(name.name), []),
-            **chosen,
-        }
-        for path, name in zip(paths, names, strict=True)
-    ]
+    records: list[dict[str, Any]] = []
+    for path, name in zip(paths, names, strict=True):
+        record = {"image": str(path), "name": name.as_posix(), "stem": stems[name]}
+        count = None if frames is None and slice_index is None else _frame_count(path)
+        if isinstance(frames, str) and count is None and is_video(path):
+            # Reading it says why it cannot be, when the other files are done.
+            records.append({**record, "prompts": [], "frames": [0], "frame_prompts": {}})
+            continue
+        if isinstance(frames, str) and count is not None and count > 1:
+            records.append(_cine_record(record, frames, count, given, prompts))
+            continue
+        objects = given.get(nfc(name.as_posix())) or given.get(nfc(name.name), [])
+        if slice_index is not None and count is not None and count > 1:
+            record["stem"] += f"_f{slice_index}"
+            keys = (f"{nfc(key)}#{slice_index}" for key in (name.as_posix(), name.name))
+            objects = next((given[key] for key in keys if key in given), objects)
+        records.append({**record, "prompts": objects, **chosen})
+    return records
+
+
+def _frame_count(path: Path) -> int | None:
+    """Return how many frames a file has; None where it cannot be read."""
+    try:
+        return open_frames(path).header.frames
+    except InputError:
+        return None
+
+
+def _cine_record(
+    record: dict[str, Any],
+    frames: str,
+    count: int,
+    given: PromptsByName,
+    prompts: str | os.PathLike[str] | None,
+    pictures: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Return the record of a cine; a key of its prompts without a frame is of the first one.
+
+    Args:
+        record: ``image``, ``name`` and ``stem``.
+        frames: ``all`` or ``A:B``.
+        count: how many it has.
+        given: all prompts.
+        prompts: their file.
+        pictures: of a folder, whose names may be keys, too.
+    """
+    path = Path(record["image"])
+    chosen = list(choose_frames(frames, count, path))
+    own: dict[int, list[ObjectPrompt]] = {}
+    places = {nfc(picture.name): frame for frame, picture in enumerate(pictures)}
+    for key, objects in given.items():
+        name, mark, number = key.rpartition("#")
+        if key in places:
+            own[places[key]] = objects
+        elif key in (nfc(record["name"]), nfc(path.name)):
+            own.setdefault(chosen[0], objects)
+        elif mark and number.isdigit() and name in (nfc(record["name"]), nfc(path.name)):
+            own[int(number)] = objects
+        elif pictures:
+            raise InputError(f"prompts file '{prompts}' names '{key}', which is no frame of '{path}'.")
+    for frame in own:
+        if frame not in chosen:
+            raise InputError(
+                f"prompts file '{prompts}' has prompts for frame {frame} of '{path}', and the frames are "
+                f"{chosen[0]} to {chosen[-1]}: correct the one or the other."
+            )
+    everything = [prompt for frame in sorted(own) for prompt in own[frame]]
+    return {**record, "prompts": everything, "frames": chosen, "frame_prompts": own}
 
 
 def _check_names(given: PromptsByName, names: Sequence[Path], prompts: str | os.PathLike[str]) -> None:
     """Refuse keys of the prompts file that name no file, or several."""
-    check_names(given, {*(name.as_posix() for name in names), *(name.name for name in names)}, prompts)
+    known = {*(name.as_posix() for name in names), *(name.name for name in names)}
+    check_names({_without_frame(key, known): objects for key, objects in given.items()}, known, prompts)
     shared = Counter(nfc(name.name) for name in names)
     for key in given:
         if shared[key] > 1 and key not in {nfc(name.as_posix()) for name in names}:
@@ -95,6 +166,12 @@ def _check_names(given: PromptsByName, names: Sequence[Path], prompts: str | os.
                 f"prompts file '{prompts}' names '{key}', of which there are {shared[key]}: "
                 f"write each one's path in the folder, such as '{first}'."
             )
+
+
+def _without_frame(key: str, names: set[str]) -> str:
+    """Return the file's name of a key such as ``case.dcm#12``."""
+    name, mark, frame = key.rpartition("#")
+    return name if mark and frame.isdigit() and key not in {nfc(one) for one in names} else key
 
 
 def check_dicom(records: Sequence[Mapping[str, Any]], output_ext: str) -> None:
@@ -135,15 +212,18 @@ def unique_stems(paths: list[Path]) -> dict[Path, str]:
     return names
 
 
-def _list_files(source: Path, prompts: str | os.PathLike[str] | None) -> list[Path]:
+def _list_files(source: Path, prompts: str | os.PathLike[str] | None, videos: bool) -> list[Path]:
+    """List the images, and the videos where all frames are wanted."""
     if source.is_file():
-        if not is_input(source):
+        if is_video(source) and not videos:
+            raise InputError(f"input '{source}' is a video: say which frames, as with --frames all.")
+        if not is_input(source) and not is_video(source):
             raise InputError(f"input '{source}' is not an image: give one of {', '.join(INPUT_SUFFIXES)}.")
         return [source]
     if not source.is_dir():
         raise InputError(f"input '{source}' does not exist: give an image file or a folder of them.")
     files = list(_walk(source))
-    paths = sorted(path for path in files if is_input(path))
+    paths = sorted(path for path in files if is_input(path) or (videos and is_video(path)))
     if not paths:
         raise InputError(
             f"input '{source}' holds no image: give a folder with {', '.join(INPUT_SUFFIXES)} or DICOM files."
@@ -184,7 +264,7 @@ def _note_others(paths: Sequence[Path], source: Path) -> None:
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos:
         logger.warning(
-            "%d of them are videos, such as '%s': save their frames as pictures or as DICOM.",
+            "%d of them are videos, such as '%s': --frames all segments them, too.",
             len(videos),
             videos[0].relative_to(source),
         )

@@ -17,7 +17,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference.inferers import IOU, LABELS, PROBABILITIES
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.inference.reading import scale_of
+from lmsfe_sam.inference.reading import SLICE, scale_of
 from lmsfe_sam.model.mask_decoder import expected_iou
 from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects, probability_map
 from lmsfe_sam.predict.windows import full_window
@@ -90,7 +90,7 @@ def _from_logits(
 
 
 class MeasureObjectsd(MapTransform):
-    """Add ``objects``, a dictionary an object: label, area, bounding box and predicted IoU.
+    """Add ``objects``, a dictionary an object: label, area, bounding box, predicted IoU and, if any, frame.
 
     Args:
         keys: of the label maps.
@@ -101,7 +101,11 @@ class MeasureObjectsd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             labels = result[key][0].cpu().numpy()
-            result[OBJECTS] = measure_objects(labels, result[IOU].tolist(), scale_of(result[key].meta))
+            meta = result[key].meta
+            rows = measure_objects(labels, result[IOU].tolist(), scale_of(meta))
+            several = np.prod(np.asarray(meta[MetaKeys.SPATIAL_SHAPE])[2:], dtype=int) > 1
+            frame = {"frame": int(meta[SLICE])} if several else {}
+            result[OBJECTS] = [{**row, **frame} for row in rows]
         return result
 
 

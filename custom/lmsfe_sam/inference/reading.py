@@ -66,14 +66,19 @@ class LoadFileImaged(MapTransform):
             file = open_image(path, self.max_pixels)
             asked = result.get(SLICE, self.slice_index if file.header.frames > 1 else None)
             image = file.read(choose_frame(file.header.frames, asked, Path(path)))
-            rows_first = np.eye(4)[[1, 0, 2, 3]]
-            rows_first[2, 3] = image.index
-            result[key] = MetaTensor(
-                torch.from_numpy(to_rgb_uint8(image.pixels)).permute(2, 0, 1).contiguous(),
-                affine=torch.from_numpy(image.affine @ rows_first),
-                meta={**_metadata(image), "filename_or_obj": str(path)},
-            )
+            result[key] = to_tensor(image, path)
         return result
+
+
+def to_tensor(image: FileImage, path: str | Path) -> MetaTensor:
+    """Return an image of a file as (3, H, W) uint8, RGB, with the metadata of `LoadFileImaged`."""
+    rows_first = np.eye(4)[[1, 0, 2, 3]]
+    rows_first[2, 3] = image.index
+    return MetaTensor(
+        torch.from_numpy(to_rgb_uint8(image.pixels)).permute(2, 0, 1).contiguous(),
+        affine=torch.from_numpy(image.affine @ rows_first),
+        meta={**_metadata(image), "filename_or_obj": str(path)},
+    )
 
 
 def _metadata(image: FileImage) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ MASKS, OVERLAYS = "masks", "overlays"
 
 COLUMNS = (
     *("image", "object", "area_px", "area_mm2", "x0", "y0", "x1", "y1", "predicted_iou"),
-    "spacing_source",
+    *("spacing_source", "frame"),
 )
 """The columns of ``objects.csv``."""
 
@@ -41,9 +42,13 @@ WITHOUT_EFFECT = frozenset(
         "window_batch",
         "cached_embeddings",
         "dataset_dir",
+        *("slice", "frames"),
     }
 )
-"""Options that change no mask; each image's own prompts are in its key."""
+"""Options that change no mask; each image's own prompts and frames are in its key."""
+
+_FRAME = re.compile(r"(.*)_f\d+")
+"""The name of one frame's results."""
 
 
 class Results:
@@ -125,15 +130,13 @@ class Results:
         Raises:
             InputError: the file cannot be written.
         """
-        done = {} if self.journal is None else self.journal.events.done
-        rows = [row for stem in self.keys if stem in done for row in done[stem].rows]
+        rows = [row for stem in self._order() for row in self._done()[stem].rows]
         with atomic_write(self.folder / TABLE) as temporary:
             temporary.write_bytes((",".join(COLUMNS) + "\n" + format_rows(rows)).encode())
 
     def finished(self) -> list[str]:
-        """Return the stems of the finished images, in the order of the inputs."""
-        done = {} if self.journal is None else self.journal.events.done
-        return [stem for stem in self.keys if stem in done]
+        """Return the files of the finished images, in the order of the inputs."""
+        return [file for stem in self._order() for file in self._done()[stem].files]
 
     def summary(self) -> str:
         """Return how many of the images are finished, and what does the rest."""
@@ -186,10 +189,27 @@ class Results:
         for name in dropped:
             journal.drop(name)
 
+    def _done(self) -> dict[str, Entry]:
+        return {} if self.journal is None else self.journal.events.done
+
+    def _order(self) -> list[str]:
+        """The finished images: earlier runs' other frames of the inputs, then the inputs."""
+        done = self._done()
+        return [
+            *(stem for stem in done if stem not in self.keys),
+            *(stem for stem in self.keys if stem in done),
+        ]
+
     def _is_current(self, stem: str, entry: Entry) -> bool:
-        return self.keys.get(stem) == entry.key and all(
-            (self.folder / file).is_file() for file in entry.files
-        )
+        if not all((self.folder / file).is_file() for file in entry.files):
+            return False
+        return self.keys[stem] == entry.key if stem in self.keys else self._is_other_frame(stem)
+
+    def _is_other_frame(self, stem: str) -> bool:
+        """Whether results are of another frame of a file that is segmented now: these stay."""
+        frame = _FRAME.fullmatch(stem)
+        own = {found[1] for key in self.keys if (found := _FRAME.fullmatch(key))}
+        return frame is not None and frame[1] in own
 
     def _remove(self, files: Sequence[str]) -> None:
         for file in files:
@@ -254,5 +274,6 @@ def _key(record: Mapping[str, Any]) -> str:
     except OSError:  # reading it says why
         return ""
     prompts = [asdict(prompt) for prompt in record["prompts"]]
-    content = [record["name"], record["stem"], status.st_size, status.st_mtime_ns, prompts]
+    frames = str(record.get("frames")), sorted(record.get("frame_prompts", {}))
+    content = [record["name"], record["stem"], status.st_size, status.st_mtime_ns, prompts, *frames]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:32]

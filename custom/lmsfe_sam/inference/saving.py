@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,14 +127,16 @@ class SaveResults:
         logger.info("%s: %d object(s) in %s", item["name"], len(rows), place)
 
 
-def run(evaluator: Engine, results: Results) -> None:
-    """Run the evaluator, and leave the table in order, however it ends.
+def run(evaluator: Engine, results: Results, cines: Callable[[], None] | None = None) -> None:
+    """Run the evaluator and then what segments cines, and leave the table in order, however it ends.
 
     Raises:
         Stopped: a signal asked the run to end; the message says what is finished.
     """
     try:
         evaluator.run()
+        if cines is not None:
+            cines()
         results.write_table()
     except Stopped as stopped:
         results.write_table()

@@ -42,13 +42,25 @@ def write_label_map(path: str | os.PathLike[str], labels: np.ndarray, meta: Mapp
     Raises:
         InputError: the file cannot be written.
     """
-    with atomic_write(path) as temporary:
-        if temporary.suffix == ".png":
+    if str(path).endswith(".png"):
+        with atomic_write(path) as temporary:
             Image.fromarray(labels).save(temporary)
-            return
+        return
+    write_volume(path, {int(meta[SLICE]): labels}, meta)
+
+
+def write_volume(
+    path: str | os.PathLike[str], frames: Mapping[int, np.ndarray], meta: Mapping[str, Any]
+) -> None:
+    """Write the labels (H, W) of some frames as a volume with the file's affine; other frames are 0.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    volume = sum(to_file_axes(labels, {**meta, SLICE: frame}) for frame, labels in frames.items())
+    with atomic_write(path) as temporary:
         write = _write_nifti if temporary.name.endswith((".nii", ".nii.gz")) else _write_itk
-        affine = np.asarray(meta[MetaKeys.ORIGINAL_AFFINE], dtype=np.float64)
-        write(temporary, to_file_axes(labels, meta), affine)
+        write(temporary, np.asarray(volume), np.asarray(meta[MetaKeys.ORIGINAL_AFFINE], dtype=np.float64))
 
 
 def _write_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
