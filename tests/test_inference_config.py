@@ -341,7 +341,7 @@ class TestRefusals:
         with pytest.raises(Exception) as caught:
             segment(input=str(folder / "a.png"))
         assert_sentence(caught.value, r"^'.*a\.png' cannot be read as a picture")
-        header = "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou,spacing_source\n"
+        header = "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou,spacing_source,frame\n"
         assert (tmp_path / "out" / "objects.csv").read_text() == header
 
     @pytest.mark.parametrize(

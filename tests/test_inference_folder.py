@@ -97,10 +97,10 @@ def test_header_and_cells_to_the_letter() -> None:
         np.array([[0, 1, 1], [0, 0, 0]], np.uint8), [0.875, -0.25], Scale((0.5, 0.5), "header")
     )
     assert format_rows([{"image": 'a,"b.png', **row} for row in rows]).splitlines() == [
-        '"a,""b.png",1,2,0.5,1,0,3,1,0.875,header',
-        '"a,""b.png",2,0,0,,,,,-0.25,header',
+        '"a,""b.png",1,2,0.5,1,0,3,1,0.875,header,',
+        '"a,""b.png",2,0,0,,,,,-0.25,header,',
     ]
-    assert ",".join(COLUMNS) == "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou,spacing_source"
+    assert ",".join(COLUMNS) == "image,object,area_px,area_mm2,x0,y0,x1,y1,predicted_iou,spacing_source,frame"
 
 
 def test_each_image_has_its_rows_as_soon_as_it_is_finished(images: Path, tmp_path: Path) -> None:

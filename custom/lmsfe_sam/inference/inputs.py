@@ -71,8 +71,8 @@ def find_inputs(
         return []
     root = Path(source)
     if isinstance(frames, str) and (pictures := numbered_pictures(root) if root.is_dir() else []):
-        name = root.resolve().name
-        cine = {"image": str(root), "name": name, "stem": name}
+        title = root.resolve().name
+        cine = {"image": str(root), "name": title, "stem": title}
         return [_cine_record(cine, frames, len(pictures), given, prompts, pictures)]
     if isinstance(frames, int):
         slice_index = frames
