@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import data_folders as make
@@ -16,6 +15,7 @@ from lmsfe_sam.data.objects import connected_parts, object_map, record_objects, 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.settings import usable_modes
 from lmsfe_sam.training.settings import check_settings
+from training_parts import TinyNetwork
 
 SIZE = make.SIZE
 NERVE = make.disc(radius=4, centre=(12, 12)) > 0
@@ -121,7 +121,7 @@ def test_each_data_set_has_its_rule(tmp_path: Path) -> None:
 
 
 def test_without_a_prompt_means_all_objects() -> None:
-    network = torch.nn.Identity()
+    network = TinyNetwork()
     assert "none" in usable_modes(network, "all")
     assert "none" not in usable_modes(network, "all", "parts")
     with pytest.raises(InputError, match="none, which means all objects"):
