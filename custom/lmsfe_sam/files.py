@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import IO
 
 from lmsfe_sam.errors import InputError
 
@@ -69,6 +70,24 @@ def append_whole(file: FileIO, content: bytes, path: Path) -> None:
     except OSError as error:
         file.truncate(before)
         raise unwritable(path, error) from error
+
+
+def lock_file(file: IO[bytes]) -> bool:
+    """Lock an open file for this process until it is closed; False where another process has it.
+
+    Where the file system or the platform knows no locks, it counts as locked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def ensure_folder(path: str | os.PathLike[str], key: str) -> Path:

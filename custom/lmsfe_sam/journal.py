@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import append_whole, unwritable
+from lmsfe_sam.files import append_whole, lock_file, unwritable
 
 NAME = "journal.jsonl"
 
@@ -163,19 +163,11 @@ class Journal:
 
     def _lock(self) -> None:
         """Lock the file for this process; where the file system or the platform knows no locks, go on."""
-        try:
-            import fcntl
-        except ImportError:
-            return
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        if not lock_file(self._file):
             raise InputError(
                 f"output_dir '{self.path.parent}' is in use by another run: wait for its end or name another "
                 "folder with --output_dir."
-            ) from error
-        except OSError:
-            return
+            )
 
 
 def _inside(files: Iterable[str]) -> tuple[str, ...]:

@@ -222,7 +222,7 @@ def _list_files(source: Path, prompts: str | os.PathLike[str] | None, videos: bo
         return [source]
     if not source.is_dir():
         raise InputError(f"input '{source}' does not exist: give an image file or a folder of them.")
-    files = list(_walk(source))
+    files = list(walk(source))
     paths = sorted(path for path in files if is_input(path) or (videos and is_video(path)))
     if not paths:
         raise InputError(
@@ -233,8 +233,8 @@ def _list_files(source: Path, prompts: str | os.PathLike[str] | None, videos: bo
     return paths
 
 
-def _walk(source: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its subfolders; hidden ones and results of inference are left out."""
+def walk(source: Path) -> Iterator[Path]:
+    """Yield the files of a folder and then of its subfolders; what is hidden, and results, are left out."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -243,11 +243,11 @@ def _walk(source: Path) -> Iterator[Path]:
 
     for name, folders, files in os.walk(source, onerror=refuse):
         here = Path(name)
-        if "objects.csv" in files and {"masks", "overlays"} & set(folders):
+        if ("objects.csv" in files or "objects" in folders) and {"masks", "overlays"} & set(folders):
             if here != source:
                 folders.clear()
                 continue
-            folders[:] = [folder for folder in folders if folder not in ("masks", "overlays")]
+            folders[:] = [folder for folder in folders if folder not in ("masks", "overlays", "objects")]
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         yield from (here / file for file in files if not file.startswith("."))
 

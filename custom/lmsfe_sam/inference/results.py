@@ -80,7 +80,8 @@ class Results:
         if not records:
             raise InputError("input is missing: name an image file or a folder of them with --input.")
         self.keys = {record["stem"]: _key(record) for record in records}
-        settings = _settings(self.options)
+        given = Path(self.options["input"]).resolve()
+        settings = {"input": str(given), **mask_settings(self.options)}
         ensure_folder(self.folder, "output_dir")
         if not (self.folder / NAME).exists():
             self._refuse_unknown_results()
@@ -254,10 +255,9 @@ def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+def mask_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all that masks depend on beside the images and their prompts, as JSON gives it back."""
-    settings = {key: value for key, value in options.items() if key not in WITHOUT_EFFECT}
-    settings["input"] = str(Path(settings["input"]).resolve())
+    settings = {key: value for key, value in options.items() if key not in {*WITHOUT_EFFECT, "input"}}
     checkpoint = Path(settings.pop("checkpoint"))
     settings["checkpoint"] = sha256(checkpoint) if checkpoint.is_file() else str(checkpoint)
     others = {*RUN_ARGUMENTS, *WITHOUT_EFFECT, *options}

@@ -108,10 +108,22 @@ def _read_entry(entry: Any, name: str, file: Path) -> list[ObjectPrompt]:
             f"prompts file '{file}', '{name}': the list of objects is empty; "
             "leave the entry out to segment that image without a prompt."
         )
-    return [
-        _read_object(item, f"prompts file '{file}', '{name}', object {k}")
-        for k, item in enumerate(entry["objects"], 1)
-    ]
+    return read_objects(entry["objects"], f"prompts file '{file}', '{name}'")
+
+
+def read_objects(items: Any, where: str) -> list[ObjectPrompt]:
+    """Read a list of objects, as it stands in a prompts file.
+
+    Args:
+        items: a list of dictionaries with ``box``, ``points`` and ``labels``.
+        where: what the list belongs to, for the message.
+
+    Raises:
+        InputError: an object that is none.
+    """
+    if not isinstance(items, list):
+        raise InputError(f"{where}: the objects are a {_kind(items)}: give a list of them.")
+    return [_read_object(item, f"{where}, object {k}") for k, item in enumerate(items, 1)]
 
 
 def _read_object(item: Any, where: str) -> ObjectPrompt:

@@ -1,0 +1,57 @@
+"""Jobs of batch inference with a stand-in network, on tiny images, and what they left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from PIL import Image
+
+from lmsfe_sam.batch.job import BatchOptions
+
+STAND_IN = {"network": "$__import__('boxnet').BoxNetwork()", "image_size": 64, "device": "cpu"}
+
+
+def save_images(folder: Path, count: int, start: int = 0) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{number:04d}.png" for number in range(start, start + count)]
+    for name in names:
+        Image.fromarray(np.full((40, 50), 200, np.uint8)).save(folder / name)
+    return names
+
+
+def options(source: object, output: object, **others: Any) -> BatchOptions:
+    inference = {**STAND_IN, **others.pop("inference", {})}
+    return BatchOptions(str(source), str(output), inference=inference, **others)
+
+
+def read_table(output: object, name: str = "objects") -> list[dict[str, Any]]:
+    """Return the rows of all parts, or of one file."""
+    from pyarrow import parquet
+
+    system, root = fsspec.core.url_to_fs(str(output))
+    system.invalidate_cache()
+    path = f"{root}/{name}"
+    files = [path] if name.endswith(".parquet") else sorted(system.ls(path, detail=False))
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        with system.open(file, "rb") as stream:
+            rows += parquet.read_table(stream).to_pylist()
+    return rows
+
+
+def assert_complete(output: Path, names: list[str]) -> None:
+    """Each image has one row and a whole mask, and nothing else lies about."""
+    assert Counter(row["image"] for row in read_table(output)) == Counter(names)
+    masks = [path for path in (output / "masks").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in masks) == sorted(
+        Path(name).with_suffix(".png").name for name in names
+    )
+    for path in masks:
+        assert np.asarray(Image.open(path)).shape == (40, 50)
+    known = {"masks", "objects", "plan", "settings.json", "summary.json", "failures.parquet", ".lock"}
+    assert {path.name for path in output.iterdir()} <= known
+    assert not any((output / "plan").iterdir())
