@@ -1,10 +1,11 @@
-"""What needs no MONAI Label: reading requests, labels as training data, the app's folder, the limit."""
+"""Parts of the annotation server: reading requests, labels as training data, the app's folder, the limit."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+
+if find_spec("monailabel") is None:
+    pytest.skip("MONAI Label is not installed: python -m lmsfe_sam.label.install", allow_module_level=True)
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.reading import SLICE, LoadFileImaged
