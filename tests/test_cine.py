@@ -163,8 +163,16 @@ def test_frames_one_after_the_other_stay(tmp_path: Path, infer: Infer) -> None:
     path = save_dicom(tmp_path / "loop.dcm", LOOP, COUNT)
     infer(input=str(path), slice=0)
     out = infer(input=str(path), frames=2)
-    assert sorted(file.name for file in (out / "masks").iterdir()) == ["loop_f0.png", "loop_f2.png"]
+    assert sorted(file.name for file in (out / "masks").iterdir()) == ["loop.png", "loop_f2.png"]
     assert [row["frame"] for row in table(out / "objects.csv")] == ["0", "2"]
+
+
+def test_a_slice_has_the_name_of_its_file_unless_another_slice_has_it(tmp_path: Path, infer: Infer) -> None:
+    path = save_dicom(tmp_path / "loop.dcm", LOOP, COUNT)
+    for number in (1, 0, 1):
+        out = infer(input=str(path), slice=number)
+    assert sorted(file.name for file in (out / "masks").iterdir()) == ["loop.png", "loop_f0.png"]
+    assert {row["frame"] for row in table(out / "objects.csv")} == {"0", "1"}
 
 
 def test_a_folder_with_a_still_a_loop_and_a_damaged_file(tmp_path: Path, infer: Infer) -> None:

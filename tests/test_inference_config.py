@@ -112,7 +112,7 @@ class TestPlaces:
         names = ("v.nii.gz", "one.nii.gz", "film.dcm")
         prompts = write_prompts(folder, **{name: [{"box": BOX}] for name in names})
         segment(input=str(folder), prompts=prompts, slice=2, output_ext=".nii.gz")
-        stems = {"v": "v_f2", "one": "one", "film": "film_f2"}
+        stems = {"v": "v", "one": "one", "film": "film"}
         masks = {
             name: nib.load(tmp_path / "out" / "masks" / f"{stem}.nii.gz") for name, stem in stems.items()
         }

@@ -59,7 +59,7 @@ def find_inputs(
     Returns:
         A record an image: ``image`` (path), ``name`` (path relative to the folder), ``stem`` (of its results,
         unique), ``prompts`` (a list of `ObjectPrompt`, empty where the file has no entry); and ``slice``, if
-        one was given for a file. A cine has ``frames`` (their numbers) and ``frame_prompts`` (by their
+        one was given for a file, ``frame``, the one segmented of several. A cine has ``frames`` (their numbers) and ``frame_prompts`` (by their
         numbers), and all of these in ``prompts``.
 
     Raises:
@@ -97,7 +97,9 @@ def find_inputs(
             continue
         objects = given.get(nfc(name.as_posix())) or given.get(nfc(name.name), [])
         if slice_index is not None and count is not None and count > 1:
-            record["stem"] += f"_f{slice_index}"
+            record["frame"] = slice_index
+            if frames is not None:
+                record["stem"] += f"_f{slice_index}"
             keys = (f"{nfc(key)}#{slice_index}" for key in (name.as_posix(), name.name))
             objects = next((given[key] for key in keys if key in given), objects)
         records.append({**record, "prompts": objects, **chosen})

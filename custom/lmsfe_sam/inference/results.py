@@ -69,9 +69,12 @@ class Results:
         self.options = options
         self.journal: Journal | None = None
         self.keys: dict[str, str] = {}
+        self.sources: set[str] = set()
 
-    def start(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def start(self, records: Sequence[dict[str, Any]]) -> None:
         """Open the folder for these images, before the network is built.
+
+        Where a record's ``stem`` has the results of another frame of its file, the frame's number is added.
 
         Raises:
             InputError: no input was named, the folder cannot be written to or is in use, or it holds results
@@ -79,7 +82,6 @@ class Results:
         """
         if not records:
             raise InputError("input is missing: name an image file or a folder of them with --input.")
-        self.keys = {record["stem"]: _key(record) for record in records}
         given = Path(self.options["input"]).resolve()
         settings = {"input": str(given), **mask_settings(self.options)}
         ensure_folder(self.folder, "output_dir")
@@ -87,6 +89,9 @@ class Results:
             self._refuse_unknown_results()
         self.journal = Journal(self.folder)
         try:
+            if self.journal.events.settings == settings:
+                self._keep_other_frames(self.journal, records)
+            self.keys = {record["stem"]: _key(record) for record in records}
             remove_leftovers(self.folder, *(path for path in self.folder.iterdir() if path.is_dir()))
             self._clear(self.journal, settings)
             self.write_table()
@@ -206,11 +211,20 @@ class Results:
             return False
         return self.keys[stem] == entry.key if stem in self.keys else self._is_other_frame(stem)
 
+    def _keep_other_frames(self, journal: Journal, records: Sequence[dict[str, Any]]) -> None:
+        for record in records:
+            if "frame" not in record:
+                continue
+            self.sources.add(_without_frame(record["stem"]))
+            entry = journal.events.done.get(record["stem"])
+            frames = set() if entry is None else {str(row.get("frame")) for row in entry.rows}
+            if frames - {str(record["frame"])}:
+                record["stem"] += f"_f{record['frame']}"
+
     def _is_other_frame(self, stem: str) -> bool:
         """Whether results are of another frame of a file that is segmented now: these stay."""
-        frame = _FRAME.fullmatch(stem)
-        own = {found[1] for key in self.keys if (found := _FRAME.fullmatch(key))}
-        return frame is not None and frame[1] in own
+        own = self.sources | {found[1] for key in self.keys if (found := _FRAME.fullmatch(key))}
+        return _without_frame(stem) in own and stem not in self.keys
 
     def _remove(self, files: Sequence[str]) -> None:
         for file in files:
@@ -227,6 +241,11 @@ class Results:
                 f"output_dir '{self.folder}' holds '{found[0].relative_to(self.folder)}', which no run of "
                 f"inference noted in '{NAME}': move it away, or name another folder with --output_dir."
             )
+
+
+def _without_frame(stem: str) -> str:
+    found = _FRAME.fullmatch(stem)
+    return found[1] if found else stem
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -274,6 +293,6 @@ def _key(record: Mapping[str, Any]) -> str:
     except OSError:  # reading it says why
         return ""
     prompts = [asdict(prompt) for prompt in record["prompts"]]
-    frames = str(record.get("frames")), sorted(record.get("frame_prompts", {}))
+    frames = record.get("frame"), str(record.get("frames")), sorted(record.get("frame_prompts", {}))
     content = [record["name"], record["stem"], status.st_size, status.st_mtime_ns, prompts, *frames]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:32]
