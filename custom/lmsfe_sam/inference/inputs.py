@@ -58,8 +58,8 @@ def find_inputs(
 
     Returns:
         A record an image: ``image`` (path), ``name`` (path relative to the folder), ``stem`` (of its results,
-        unique), ``prompts`` (a list of `ObjectPrompt`, empty where the file has no entry); ``slice``, if one was
-        given for a file; and ``frame``, the one segmented of several. A cine has ``frames`` (their numbers)
+        unique), ``prompts`` (a list of `ObjectPrompt`, empty where the file has no entry); ``slice``, if one
+        was given for a file; and ``frame``, the one segmented of several. A cine has ``frames`` (their numbers)
         and ``frame_prompts`` (by their numbers), and all of these in ``prompts``.
 
     Raises:
