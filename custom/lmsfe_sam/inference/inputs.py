@@ -57,10 +57,11 @@ def find_inputs(
             which become cines; or a number, as ``slice_index``.
 
     Returns:
-        A record an image: ``image`` (path), ``name`` (path relative to the folder), ``stem`` (of its results,
-        unique), ``prompts`` (a list of `ObjectPrompt`, empty where the file has no entry); ``slice``, if one
-        was given for a file; and ``frame``, the one segmented of several. A cine has ``frames`` (their numbers)
-        and ``frame_prompts`` (by their numbers), and all of these in ``prompts``.
+        A record an image: ``image`` (path), ``name`` (path relative to the folder), ``stem`` (of its
+        results, unique), ``prompts`` (a list of `ObjectPrompt`, empty where the file has no entry);
+        ``slice``, if one was given for a file; and ``frame``, the one segmented of several. A cine has
+        ``frames`` (their numbers) and ``frame_prompts`` (by their numbers), and all of these in
+        ``prompts``.
 
     Raises:
         InputError: there is no such file or no image in the folder, or the prompts file has an
