@@ -57,6 +57,8 @@ def test_helpers_of_a_distributed_run_write_nothing(tmp_path: Path) -> None:
 
 def test_start_weights_are_loaded_only_when_named() -> None:
     loaded: list[str] = []
-    network = SimpleNamespace(load_pretrained=loaded.append, encode=print, decode=print)
+    methods = dict.fromkeys(("encode", "decode", "decode_tokens", "describe"), print)
+    sizes = {"image_size": 64, "low_res_size": 16, "prompt_kinds": ("box",)}
+    network = SimpleNamespace(load_pretrained=loaded.append, **methods, **sizes)
     assert start_network(network, None) is network and loaded == []
     assert start_network(network, "sam.pth") is network and loaded == ["sam.pth"]

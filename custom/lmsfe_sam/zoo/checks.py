@@ -76,8 +76,8 @@ DISTRIBUTIONS = {
 VERSIONED_APART = {"monai", "torch", "numpy"}
 """Packages that have a field of their own in the metadata."""
 
-OPTIONAL = {"onnx", "onnxruntime", "fsspec", "pyarrow", "ray"}
-"""Modules that only the checks of exports and batch inference need; the metadata does not list them."""
+OPTIONAL = {"av", "matplotlib", "onnx", "onnxruntime", "fsspec", "pyarrow", "ray"}
+"""Modules that only videos, figures, batch inference and the checks of exports need; not in the metadata."""
 
 
 class Skipped(Exception):
