@@ -87,7 +87,7 @@ def find_inputs(
     chosen = {} if slice_index is None or root.is_dir() else {"slice": slice_index}
     records: list[dict[str, Any]] = []
     for path, name in zip(paths, names, strict=True):
-        record = {"image": str(path), "name": name.as_posix(), "stem": stems[name]}
+        record: dict[str, Any] = {"image": str(path), "name": name.as_posix(), "stem": stems[name]}
         count = None if frames is None and slice_index is None else _frame_count(path)
         if isinstance(frames, str) and count is None and is_video(path):
             # Reading it says why it cannot be, when the other files are done.
