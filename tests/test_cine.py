@@ -14,10 +14,10 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from brightnet import BrightNetwork
+from inference_workflow import finish, inference_workflow
 from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.images.frames import choose_frames, numbered_pictures
 from medical_files import save_dicom
@@ -41,13 +41,7 @@ def infer(bundle_root: Path, tmp_path: Path) -> Infer:
             "network": "$__import__('brightnet').BrightNetwork()",
             "image_size": BrightNetwork.image_size,
         }
-        workflow = ConfigWorkflow(
-            config_file=str(bundle_root / "configs" / "inference.json"), workflow_type="infer",
-            logging_file=False, **{**stand_in, "output_dir": str(out), "device": "cpu", **keys},
-        )  # fmt: skip
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        finish(inference_workflow(bundle_root, tmp_path)(**stand_in, **keys))
         return out
 
     return run

@@ -12,10 +12,10 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 from boxnet import BoxNetwork
+from inference_workflow import finish, inference_workflow
 from lmsfe_sam.errors import find_input_error
 from medical_files import save_dicom, ultrasound_region
 
@@ -33,13 +33,7 @@ def infer(bundle_root: Path, tmp_path: Path) -> Infer:
     def run(**keys: Any) -> Path:
         out = tmp_path / "out"
         stand_in = {"network": "$__import__('boxnet').BoxNetwork()", "image_size": BoxNetwork.image_size}
-        workflow = ConfigWorkflow(
-            config_file=str(bundle_root / "configs" / "inference.json"), workflow_type="infer",
-            logging_file=False, **{**stand_in, "output_dir": str(out), "device": "cpu", **keys},
-        )  # fmt: skip
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+        finish(inference_workflow(bundle_root, tmp_path)(**stand_in, **keys))
         return out
 
     return run
