@@ -22,7 +22,7 @@ from skimage.transform import AffineTransform, warp
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.duplicates import find_pairs
 from lmsfe_sam.data.loading import load_image_and_mask
-from lmsfe_sam.data.masks import nearest_indices
+from lmsfe_sam.data.masks import resize_mask
 from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.evaluation.statistics import Resampling
 from lmsfe_sam.predict.preprocessing import prepare
@@ -78,7 +78,7 @@ def compare(first: dict, second: dict) -> tuple[float, float, float, float]:
 def load(record: dict) -> tuple[np.ndarray, np.ndarray]:
     """One picture in grey and its mask, both (SIZE, SIZE)."""
     image, mask = load_image_and_mask(record)
-    resized = mask[np.ix_(*(nearest_indices(side, SIZE) for side in mask.shape))]
+    resized = resize_mask(mask, (SIZE, SIZE))
     return prepare(image, SIZE).mean(dim=0).numpy().astype(float), resized > 0
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.mask_files import read_mask
-from lmsfe_sam.data.masks import nearest_indices
+from lmsfe_sam.data.masks import resize_mask
 from lmsfe_sam.evaluation.metrics import border_distances, dice
 from lmsfe_sam.prompts.simulate import CONTROLS, control_mask
 
@@ -30,7 +30,7 @@ def test_controls_score_what_is_known_of_them(shared_data: Path, name: str) -> N
     for record in records:
         lesions = [read_mask(path) for path in record["label"]]
         mask = np.logical_or.reduce(lesions)
-        truth = mask[np.ix_(*(nearest_indices(side, 256) for side in mask.shape))]
+        truth = resize_mask(mask, (256, 256))
         masks = {mode: control_mask(mode, truth, 0, record["name"]) for mode in CONTROLS}
         overlaps = [dice(mask, truth) for mask in masks.values()]
         figures.append([*overlaps[:2], border_distances(masks["control_ellipse"], truth)[0], *overlaps[2:]])
