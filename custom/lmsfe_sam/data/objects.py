@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lmsfe_sam.data.masks import record_labels, record_mask
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.reading import read_image
+from lmsfe_sam.images.reading import read_header
 from lmsfe_sam.options import ObjectsRule
 
 RULES: tuple[str, ...] = get_args(ObjectsRule)
@@ -112,7 +112,7 @@ def separate_objects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 def _separated(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if record.get("objects", "union") == "union" or "phantom" in record:
         return [dict(record)]
-    height, width = read_image(record["image"]).pixels.shape[:2]
+    header = read_header(record["image"])
     return [
         {
             **record,
@@ -124,5 +124,5 @@ def _separated(record: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "part": "largest" if one.largest else "other",
             },
         }
-        for number, one in enumerate(record_objects(record, (height, width)), start=1)
+        for number, one in enumerate(record_objects(record, (header.rows, header.columns)), start=1)
     ]

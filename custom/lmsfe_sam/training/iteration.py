@@ -242,8 +242,9 @@ class ValidationIteration:
         metrics leave out, for ``none`` where the batch's ``unprompted`` is False.
         """
         image, labels = to_device(engine, batch, self.memory_format)
-        target = mode_targets(labels, self.modes, batch.get("unprompted"))
-        prompts = mode_prompts(largest_objects(labels), self.modes)
+        largest = largest_objects(labels)
+        target = mode_targets(labels, largest, self.modes, batch.get("unprompted"))
+        prompts = mode_prompts(largest, self.modes)
         with (
             engine.mode(engine.network),
             torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs),
@@ -319,10 +320,17 @@ def largest_objects(labels: Tensor) -> Tensor:
 
 
 def mode_targets(
-    labels: Tensor, modes: Sequence[str], unprompted: Sequence[bool] | Tensor | None = None
+    labels: Tensor, largest: Tensor, modes: Sequence[str], unprompted: Sequence[bool] | Tensor | None = None
 ) -> Tensor:
-    """Return what each mode should segment in label maps ``(B,1,H,W)``: ``(B,M,H,W)``, 0 and 1."""
-    largest, union = largest_objects(labels), (labels > 0).float()
+    """Return what each mode should segment: ``(B,M,H,W)``, 0 and 1.
+
+    Args:
+        labels: label maps ``(B,1,H,W)``.
+        largest: their `largest_objects`.
+        modes: some of `VALIDATION_MODES`.
+        unprompted: for each image, whether it may be segmented without a prompt. Default: all.
+    """
+    union = (labels > 0).float()
     if unprompted is not None:
         union = union * torch.as_tensor(unprompted).to(union).view(-1, 1, 1, 1)
     return torch.cat([union if mode == "none" else largest for mode in modes], dim=1)
