@@ -325,7 +325,7 @@ def test_dicom_whose_compression_hides_its_size(server: Server, tmp_path: Path) 
     dataset.save_as(tmp_path / "runs.dcm")
     peak = memory(server)
     response = server.post_infer("", file=("x.dcm", (tmp_path / "runs.dcm").read_bytes()))
-    assert response.status_code == 400 and "more than it states" in sentence(response)
+    assert response.status_code == 400 and "more pixels than it states" in sentence(response)
     assert memory(server) - peak < 200
 
 

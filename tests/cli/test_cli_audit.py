@@ -20,10 +20,11 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_folder_with_faults_exits_0(tmp_path: Path) -> None:
     root = make.make_plain(tmp_path / "set")
-    make.save(root / "masks" / "case_1.png", make.disc((30, 30)))
+    make.save(root / "masks" / "case_1.png", make.disc() & False)
+    make.save(root / "masks" / "case_2.png", make.disc((30, 30)))
     done = _run(str(root), "--output", str(tmp_path / "audit.html"))
     assert done.returncode == 0, done.stderr
-    assert "1  size mismatches" in done.stdout
+    assert "1  normal images" in done.stdout and "1  size mismatches" in done.stdout
     assert (tmp_path / "audit.html").is_file()
 
 

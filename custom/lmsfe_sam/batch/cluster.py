@@ -81,8 +81,7 @@ def _start(ray: Any, own: dict[str, Any]) -> None:
             if attempt == STARTS or not own:
                 reason = str(error).strip().splitlines()[0][:200]
                 raise InputError(
-                    f"Ray does not start ({reason}): "
-                    "leave out --workers, or read /tmp/ray/session_latest/logs."
+                    f"Ray does not start ({reason}): leave out --workers, or read its last session's logs."
                 ) from error
             logger.warning("Ray did not start in time: trying again.")
 

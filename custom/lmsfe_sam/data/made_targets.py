@@ -6,6 +6,7 @@ means "this thing": any region of one texture, and plain ellipses, as many organ
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ UNPROMPTED_KEY = "unprompted"
 """Key that says whether an image may be segmented without a prompt; made targets may not."""
 
 
-class _RandTargetd(RandomizableTransform, MapTransform):
+class _RandTargetd(RandomizableTransform, MapTransform, ABC):
     """Base: replace the label by another target, and say that it has to be prompted.
 
     Args:
@@ -66,9 +67,9 @@ class _RandTargetd(RandomizableTransform, MapTransform):
         result[UNPROMPTED_KEY] = False
         return result
 
+    @abstractmethod
     def make(self, picture: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return the picture (C,H,W), changed or not, and the target (H,W)."""
-        raise NotImplementedError
 
 
 class RandSuperpixelTargetd(_RandTargetd):

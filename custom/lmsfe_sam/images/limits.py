@@ -45,7 +45,8 @@ def hold(file: Path, count: int, most: int) -> None:
 def unfolds_too_far(file: Path) -> InputError:
     """The sentence for compressed bytes that are more than the header says."""
     return InputError(
-        f"'{file}' unfolds to more than it states: copy it again from its source, or save it uncompressed."
+        f"'{file}' unfolds to more pixels than it states: "
+        "copy it again from its source, or save it uncompressed."
     )
 
 
