@@ -53,7 +53,7 @@ def test_the_demonstration_writes_what_it_promises(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images and masks in the plain layout, one of them all black."""
+    """Images and masks in the plain layout, one of them a picture and no mask."""
     rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (tmp_path / "data" / kind).mkdir(parents=True)
@@ -61,7 +61,9 @@ def folder(tmp_path: Path) -> Path:
         mask = np.zeros((40, 50), np.uint8)
         mask[10:20, 5 + i : 25 + i] = 255
         Image.fromarray(rng.integers(0, 255, (40, 50), np.uint8)).save(tmp_path / f"data/images/{i}.png")
-        Image.fromarray(mask * (i != 7)).save(tmp_path / f"data/masks/{i}.png")
+        if i == 7:
+            mask = rng.integers(0, 255, mask.shape, np.uint8)
+        Image.fromarray(mask).save(tmp_path / f"data/masks/{i}.png")
     return tmp_path / "data"
 
 
