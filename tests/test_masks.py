@@ -209,3 +209,9 @@ def test_resizing_is_pils_nearest_neighbour(height: int, width: int, rows: int, 
 def test_nearest_indices_by_hand() -> None:
     assert nearest_indices(6, 3).tolist() == [1, 3, 5]
     assert nearest_indices(3, 6).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_bright_speckle_of_a_picture_is_no_lesion_with_a_soft_border() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+    with pytest.raises(InputError, match="is no mask"):
+        binarise(noise, "noise.png")

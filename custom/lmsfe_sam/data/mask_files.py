@@ -212,8 +212,9 @@ def _flat(values: np.ndarray) -> np.ndarray:
 
 def _near_both(core: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """Return which pixels lie near the core of a lesion and near what is outside of it: a soft border."""
-    from scipy.ndimage import distance_transform_edt
+    from scipy.ndimage import binary_opening, distance_transform_edt
 
+    core = binary_opening(core, np.ones((3, 3), bool))  # speckle is no lesion
     if not core.any() or not outside.any():
         return np.zeros(core.shape, dtype=bool)
     reach = max(_SOFT_PIXELS, _SOFT_SHARE * float(np.sqrt(core.sum())))
