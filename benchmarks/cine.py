@@ -25,9 +25,9 @@ from scipy.ndimage import map_coordinates
 from skimage.registration import optical_flow_ilk
 
 from lmsfe_sam import Predictor
-from lmsfe_sam.data.anatomy import breast
-from lmsfe_sam.data.bmode import Scanner, smooth_field
-from lmsfe_sam.data.lesions import draw_kind, draw_lesion
+from lmsfe_sam.data.phantoms.anatomy import breast
+from lmsfe_sam.data.phantoms.bmode import Scanner, smooth_field
+from lmsfe_sam.data.phantoms.lesions import draw_kind, draw_lesion
 from lmsfe_sam.files import own_bundle
 from lmsfe_sam.predict.postprocessing import paint_objects
 from lmsfe_sam.predict.tracking import Tracking, track

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lmsfe_sam.data.phantoms import render_phantom
+from lmsfe_sam.data.phantoms.rendering import render_phantom
 from lmsfe_sam.prompts.simulate import tight_box
 from timing import Samples, arguments, print_times
 

@@ -24,7 +24,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.data.phantoms import render_phantom
+from lmsfe_sam.data.phantoms.rendering import render_phantom
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.inferers import LABELS, ZoomInferer

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from label_server import INTERACTIVE, Server, running  # noqa: E402
 from lmsfe_sam import LMSFESAM  # noqa: E402
-from lmsfe_sam.data.phantoms import render_phantom  # noqa: E402
+from lmsfe_sam.data.phantoms.rendering import render_phantom  # noqa: E402
 from lmsfe_sam.model.checkpoints import save_weights  # noqa: E402
 
 SIZE = (480, 640)

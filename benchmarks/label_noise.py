@@ -21,8 +21,8 @@ from skimage.transform import AffineTransform, warp
 
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.duplicates import find_pairs
-from lmsfe_sam.data.loading import load_image_and_mask
-from lmsfe_sam.data.masks import resize_mask
+from lmsfe_sam.data.masks.reading import resize_mask
+from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.evaluation.statistics import Resampling
 from lmsfe_sam.predict.preprocessing import prepare

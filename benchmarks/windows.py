@@ -22,7 +22,7 @@ import torch
 
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.data.datalist import build_datalist
-from lmsfe_sam.data.loading import load_image_and_mask
+from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.evaluation.metrics import border_distances, dice
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling

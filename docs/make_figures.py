@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from skimage.segmentation import find_boundaries
 
 from lmsfe_sam import Predictor
-from lmsfe_sam.data.phantoms import render_phantom
+from lmsfe_sam.data.phantoms.rendering import render_phantom
 from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.prompts.simulate import first_click, jitter_box, tight_box

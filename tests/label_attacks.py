@@ -23,7 +23,7 @@ import requests
 from PIL import Image
 
 from label_server import Server
-from lmsfe_sam.data.phantoms import render_phantom
+from lmsfe_sam.data.phantoms.rendering import render_phantom
 from medical_files import save_dicom
 
 SMALL = (64, 80)

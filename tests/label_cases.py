@@ -16,7 +16,7 @@ from PIL import Image
 
 from label_server import INTERACTIVE, ROOT, Answer, read_answer, running
 from lmsfe_sam import Predictor
-from lmsfe_sam.data.phantoms import render_phantom
+from lmsfe_sam.data.phantoms.rendering import render_phantom
 from lmsfe_sam.prompts.simulate import first_click, tight_box
 from medical_files import save_dicom, ultrasound_region
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lmsfe_sam.model.adapters import (
+from lmsfe_sam.model.encoder.adapters import (
     ChannelSpatialAdapter,
     CrossBranchBalancingAdapter,
     FeatureAdapter,

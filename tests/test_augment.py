@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.transforms import Compose
 
-from lmsfe_sam.data.augment import RandDepthGaind, RandMarkersd, RandShadowd, RandSpeckled
+from lmsfe_sam.data.transforms.augment import RandDepthGaind, RandMarkersd, RandShadowd, RandSpeckled
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.prompts.simulate import inscribed_ellipse
 
@@ -190,7 +190,7 @@ def test_without_a_lesion_marks_lie_anywhere(mask):
 
 
 def test_written_digits_are_legible():
-    from lmsfe_sam.data.augment import _DIGITS
+    from lmsfe_sam.data.transforms.augment import _DIGITS
 
     assert _DIGITS.shape == (10, 5, 3) and len({digit.tobytes() for digit in _DIGITS}) == 10
     assert _DIGITS[4].tolist() == [

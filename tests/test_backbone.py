@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.backbone import PlainBackbone, TimmBackbone, build_backbone, load_classifier
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description, save_weights
+from lmsfe_sam.model.encoder.backbone import PlainBackbone, TimmBackbone, build_backbone, load_classifier
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.training.optimization import parameter_groups

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.data.phantoms import render_phantom
+from lmsfe_sam.data.phantoms.rendering import render_phantom
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PRESETS

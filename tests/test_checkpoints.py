@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from lmsfe_sam import LMSFESAM, __version__
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY, tiny_presets
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import data_folders as make
-from lmsfe_sam.data.folders import FolderContents
-from lmsfe_sam.data.layouts import LAYOUTS
-from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.layouts.folders import FolderContents
+from lmsfe_sam.data.layouts.registry import LAYOUTS
+from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
 
 SQUARE = [[10, 20, 30, 20, 30, 45, 10, 45]]

@@ -17,7 +17,7 @@ from lmsfe_sam.data.datalist import (
     build_datalist,
     effective_split,
 )
-from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
 

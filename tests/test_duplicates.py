@@ -9,7 +9,7 @@ import pytest
 
 from data_folders import save, speckle
 from lmsfe_sam.data.duplicates import Pair, compare, find_pairs, groups_of, thumbnails
-from lmsfe_sam.data.layouts import LAYOUTS
+from lmsfe_sam.data.layouts.registry import LAYOUTS
 
 SIZE = (240, 300)
 

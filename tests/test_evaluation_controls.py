@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lmsfe_sam.data.datalist import build_datalist
-from lmsfe_sam.data.mask_files import read_mask
-from lmsfe_sam.data.masks import resize_mask
+from lmsfe_sam.data.masks.files import read_mask
+from lmsfe_sam.data.masks.reading import resize_mask
 from lmsfe_sam.evaluation.metrics import border_distances, dice
 from lmsfe_sam.prompts.simulate import CONTROLS, control_mask
 

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from evaluation_results import INFO, make_result, make_results
-from lmsfe_sam.evaluation import writing
 from lmsfe_sam.evaluation.comparison import OtherRun
-from lmsfe_sam.evaluation.gallery import pick_cases
-from lmsfe_sam.evaluation.plots import Line, line_plot
-from lmsfe_sam.evaluation.report import write_report
+from lmsfe_sam.evaluation.report import writing
+from lmsfe_sam.evaluation.report.gallery import pick_cases
+from lmsfe_sam.evaluation.report.page import write_report
+from lmsfe_sam.evaluation.report.plots import Line, line_plot
 from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
 from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.evaluation.summary import Summary, summarise

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from lmsfe_sam import figures
-from lmsfe_sam.data import phantoms
 from lmsfe_sam.data.datalist import build_datalist
-from lmsfe_sam.data.loading import load_image_and_mask
+from lmsfe_sam.data.phantoms import __main__ as phantoms
+from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.runs import read_run
+from lmsfe_sam.evaluation.report.runs import read_run
 from test_tables import UKAN, evaluation
 
 

@@ -16,8 +16,8 @@ from monai.bundle import run as run_bundle
 from PIL import Image
 
 from lmsfe_sam import tables
-from lmsfe_sam.data import phantoms
 from lmsfe_sam.data.datalist import build_datalist
+from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.foreign import ForeignMasks, foreign_masks
 

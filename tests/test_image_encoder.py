@@ -13,8 +13,12 @@ from segment_anything.modeling.image_encoder import Block as PlainBlock
 from torch import nn
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.model.adapters import ChannelSpatialAdapter, CrossBranchBalancingAdapter, FeatureAdapter
-from lmsfe_sam.model.image_encoder import Block, ImageEncoder
+from lmsfe_sam.model.encoder.adapters import (
+    ChannelSpatialAdapter,
+    CrossBranchBalancingAdapter,
+    FeatureAdapter,
+)
+from lmsfe_sam.model.encoder.image_encoder import Block, ImageEncoder
 from sam_med2d import randomise
 from tiny import SIZE, TINY, tiny_presets
 

@@ -16,7 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from data_folders import speckle
-from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.image import NoImageError
 from lmsfe_sam.images.reading import read_header, read_image

@@ -16,14 +16,14 @@ from skimage.segmentation import find_boundaries
 from boxnet import BoxNetwork
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.scale import Scale
-from lmsfe_sam.inference import overlay
 from lmsfe_sam.inference.dataset import SkippingDataset
 from lmsfe_sam.inference.inferers import FullImageInferer
 from lmsfe_sam.inference.merging import MeasureObjectsd, MergeObjectsd, measure_objects
-from lmsfe_sam.inference.overlay import COLOURS, INSIDE, OUTSIDE, draw_overlay
 from lmsfe_sam.inference.prompting import AttachPromptsd
 from lmsfe_sam.inference.reading import LoadFileImaged
-from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES, to_file_axes, write_label_map
+from lmsfe_sam.inference.writers import overlay
+from lmsfe_sam.inference.writers.label_maps import OUTPUT_SUFFIXES, to_file_axes, write_label_map
+from lmsfe_sam.inference.writers.overlay import COLOURS, INSIDE, OUTSIDE, draw_overlay
 from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from medical_files import save_dicom

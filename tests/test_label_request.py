@@ -22,8 +22,8 @@ if find_spec("monailabel") is None:
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.reading import SLICE, LoadFileImaged
 from lmsfe_sam.label.checks import check_tag
+from lmsfe_sam.label.datastore.headers import uploaded
 from lmsfe_sam.label.guard import LimitBody
-from lmsfe_sam.label.headers import uploaded
 from lmsfe_sam.label.request import (
     AnswerRequestd,
     ChooseSliced,

@@ -23,8 +23,8 @@ import requests
 
 from label_attacks import as_png, connected, form, memory, picture, raw, sentence, write_small_studies
 from label_server import AUTOMATIC, INTERACTIVE, ROOT, Server, running
-from lmsfe_sam.label import records
-from lmsfe_sam.label.records import SafeSessions, whole_entries
+from lmsfe_sam.label.datastore import records
+from lmsfe_sam.label.datastore.records import SafeSessions, whole_entries
 from lmsfe_sam.label.start import PRIVATE, SHIM, prepare_app
 
 PATIENCE = 2
@@ -257,7 +257,7 @@ class TestTornRecord:
         studies = write_small_studies(tmp_path / "studies")
         record = studies / "datastore_v2.json"
         monkeypatch.syspath_prepend(str(SHIM))
-        from lmsfe_sam.label.store import SafeStore
+        from lmsfe_sam.label.datastore.store import SafeStore
 
         store = SafeStore(str(studies), extensions=["*.png"])
         for number in range(3):

@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 
 import data_folders as make
-from lmsfe_sam.data.folders import NEAR_DUPLICATES, PATIENT, VIDEO, FolderContents
-from lmsfe_sam.data.layouts import LAYOUTS
-from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, PATIENT, VIDEO, FolderContents
+from lmsfe_sam.data.layouts.registry import LAYOUTS
+from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
 from medical_files import save_dicom
 

@@ -13,9 +13,9 @@ from monai.transforms import Compose, NormalizeIntensityd
 
 import data_folders as make
 from lmsfe_sam.data.datalist import build_datalist
-from lmsfe_sam.data.loading import LoadUltrasoundd, ResizeUltrasoundd, load_image_and_mask
-from lmsfe_sam.data.masks import resize_mask
-from lmsfe_sam.data.phantoms import phantom_records
+from lmsfe_sam.data.masks.reading import resize_mask
+from lmsfe_sam.data.phantoms.rendering import phantom_records
+from lmsfe_sam.data.transforms.loading import LoadUltrasoundd, ResizeUltrasoundd, load_image_and_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.predict.preprocessing import prepare

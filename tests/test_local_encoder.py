@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.model.local_encoder import LocalMultiScaleEncoder, MultiAxialHadamardProductModule
+from lmsfe_sam.model.encoder.local_encoder import LocalMultiScaleEncoder, MultiAxialHadamardProductModule
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from lmsfe_sam.data.made_targets import RandEllipseTargetd, RandSuperpixelTargetd
+from lmsfe_sam.data.transforms.made_targets import RandEllipseTargetd, RandSuperpixelTargetd
 from lmsfe_sam.errors import InputError
 
 

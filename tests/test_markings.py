@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_folders import disc, speckle
-from lmsfe_sam.data.layouts import LAYOUTS
-from lmsfe_sam.data.markings import find_markings
-from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.layouts.registry import LAYOUTS
+from lmsfe_sam.data.masks.reading import record_mask
+from lmsfe_sam.data.transforms.markings import find_markings
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_folders import SIZE, disc, save, speckle
-from lmsfe_sam.data.mask_files import EmptyMaskError, binarise, read_mask
-from lmsfe_sam.data.masks import SizeMismatchError, nearest_indices, record_labels, record_mask, resize_mask
-from lmsfe_sam.data.outlines import decode_run_lengths, draw_polygon
+from lmsfe_sam.data.masks.files import EmptyMaskError, binarise, read_mask
+from lmsfe_sam.data.masks.outlines import decode_run_lengths, draw_polygon
+from lmsfe_sam.data.masks.reading import (
+    SizeMismatchError,
+    nearest_indices,
+    record_labels,
+    record_mask,
+    resize_mask,
+)
 from lmsfe_sam.errors import InputError
 
 LESION = disc()

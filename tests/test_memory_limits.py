@@ -14,7 +14,8 @@ from pydicom.uid import RLELossless
 
 from bombs import BOMBS, JPEG, JPEG2000, ZEROS, dicom
 from lmsfe_sam.errors import LONGEST_SENTENCE, InputError
-from lmsfe_sam.images import dicom_decoding, limits
+from lmsfe_sam.images import limits
+from lmsfe_sam.images.dicom import decoding as dicom_decoding
 from lmsfe_sam.images.limits import TooManyPixelsError, coded_pixels, unfold
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.inference.reading import LoadFileImaged
@@ -23,7 +24,7 @@ PEAKS = """
 import json, pathlib, re, sys, warnings
 import nrrd, nibabel, pydicom.pixels, tifffile, PIL.Image
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images import dicom_decoding
+from lmsfe_sam.images.dicom import decoding as dicom_decoding
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 import data_folders as make
 from lmsfe_sam.data.combined import find_records
-from lmsfe_sam.data.loading import LoadUltrasoundd
-from lmsfe_sam.data.objects import connected_parts, object_map, record_objects, separate_objects
+from lmsfe_sam.data.masks.objects import connected_parts, object_map, record_objects, separate_objects
+from lmsfe_sam.data.transforms.loading import LoadUltrasoundd
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.settings import usable_modes
 from lmsfe_sam.training.settings import check_settings

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.inference.writing import DICOM_SUFFIX, OUTPUT_SUFFIXES
+from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import (
     SECTIONS,
     InferenceOptions,

@@ -14,7 +14,7 @@ import pytest
 from monai.bundle import run as run_bundle
 
 from lmsfe_sam import tables
-from lmsfe_sam.data import phantoms
+from lmsfe_sam.data.phantoms import __main__ as phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from lmsfe_sam.data.markings import find_markings
-from lmsfe_sam.data.painting import PaintOutMarkingsd, note_markings, paint_out
+from lmsfe_sam.data.transforms.markings import find_markings
+from lmsfe_sam.data.transforms.painting import PaintOutMarkingsd, note_markings, paint_out
 
 CENTRES = ((60, 38), (60, 122))
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lmsfe_sam.data.anatomy import Medium, Outline
-from lmsfe_sam.data.bmode import Scanner, smooth_field, spline_weights
-from lmsfe_sam.data.lesions import KINDS, Lesion, draw_lesion
-from lmsfe_sam.data.phantoms import main, phantom_records, render_phantom, render_record
+from lmsfe_sam.data.phantoms.__main__ import main
+from lmsfe_sam.data.phantoms.anatomy import Medium, Outline
+from lmsfe_sam.data.phantoms.bmode import Scanner, smooth_field, spline_weights
+from lmsfe_sam.data.phantoms.lesions import KINDS, Lesion, draw_lesion
+from lmsfe_sam.data.phantoms.rendering import phantom_records, render_phantom, render_record
 from lmsfe_sam.errors import InputError
 
 PLAIN = Scanner(

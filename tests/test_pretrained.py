@@ -19,7 +19,7 @@ from conftest import ROOT
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PRESETS
-from lmsfe_sam.model.pretrained import load_pretrained, read_state, resize_table
+from lmsfe_sam.model.weights.pretrained import load_pretrained, read_state, resize_table
 from sam_med2d import build_sam, randomise
 from tiny import SIZE, TINY, tiny_presets
 

@@ -14,8 +14,8 @@ from lmsfe_sam import tables
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import HEADER
 from lmsfe_sam.evaluation.metrics import COLUMNS
-from lmsfe_sam.evaluation.published import ABLATION, PUBLISHED, TOGGLES
-from lmsfe_sam.evaluation.runs import read_run
+from lmsfe_sam.evaluation.report.published import ABLATION, PUBLISHED, TOGGLES
+from lmsfe_sam.evaluation.report.runs import read_run
 
 SAM_MED2D = {"baseline": "sam_med2d", "image_size": 256, "freeze_encoder": True}
 UKAN = {"baseline": "ukan", "image_size": 128, "prompt_form": "box"}

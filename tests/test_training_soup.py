@@ -11,7 +11,7 @@ import torch
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights
 from lmsfe_sam.model.network import LMSFESAM
-from lmsfe_sam.model.pretrained import read_state
+from lmsfe_sam.model.weights.pretrained import read_state
 from lmsfe_sam.training.soup import average_checkpoints, main
 from tiny import SIZE, tiny_presets
 

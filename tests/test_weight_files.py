@@ -21,7 +21,7 @@ from torch import nn
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import save_weights
-from lmsfe_sam.model.pretrained import read_state
+from lmsfe_sam.model.weights.pretrained import read_state
 from sam_med2d import build_sam
 from tiny import SIZE, TINY, tiny_presets
 

@@ -23,8 +23,8 @@ from lmsfe_sam.model.checkpoints import (
     save_weights,
     seal_weights,
 )
-from lmsfe_sam.model.pretrained import read_state
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
+from lmsfe_sam.model.weights.pretrained import read_state
 from tiny import SIZE, tiny_presets
 
 NAME = "mask_decoder.mask_tokens.weight"

@@ -79,7 +79,7 @@ def test_a_large_file_has_to_be_listed_and_a_listed_one_to_be_large(bundle: Path
         checks.file_sizes(bundle, "")
     entry = {"path": "models/model.pt", "url": "https://example.org/a.pt", "hash_type": "sha256"}
     listing = bundle / "large_files.yml"
-    from lmsfe_sam.model.weight_checks import sha256
+    from lmsfe_sam.model.weights.checks import sha256
 
     listing.write_text(json.dumps({"large_files": [{**entry, "hash_val": sha256(model)}]}))
     assert "lists models/model.pt" in checks.file_sizes(bundle, "")

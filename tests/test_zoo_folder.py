@@ -78,8 +78,8 @@ def test_the_folder_holds_the_bundle_the_weights_and_the_package(written: Path, 
     }
     assert {
         "lmsfe_sam/py.typed",
-        "lmsfe_sam/evaluation/report.html",
-        "lmsfe_sam/evaluation/report.css",
+        "lmsfe_sam/evaluation/report/report.html",
+        "lmsfe_sam/evaluation/report/report.css",
     } <= found
     assert (written / "models" / "model.pt").read_bytes() == b"weights"
     for name in tracked:

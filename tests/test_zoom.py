@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsfe_sam.data.zoom import RandLesionZoomd
+from lmsfe_sam.data.transforms.zoom import RandLesionZoomd
 from lmsfe_sam.errors import InputError
 
 HEIGHT, WIDTH = 60, 90

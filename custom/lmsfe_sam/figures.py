@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lmsfe_sam.data.combined import find_records
-from lmsfe_sam.data.loading import load_image_and_mask
-from lmsfe_sam.data.masks import resize_mask
+from lmsfe_sam.data.masks.reading import resize_mask
+from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.evaluation.formatting import title
-from lmsfe_sam.evaluation.runs import EvaluatedRun, check_same_split, read_run
+from lmsfe_sam.evaluation.report.formatting import title
+from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, read_run
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.tables import PROMPTS, name_of
 

@@ -22,12 +22,12 @@ import numpy as np
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write, own_bundle
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, seal_weights
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
 
 WEIGHTS, EXPECTED, METADATA = "models/model.pt", "models/selftest.json", "configs/metadata.json"
 
 PHANTOMS = (3, 12, 21)
-"""Numbers of the phantoms; see `lmsfe_sam.data.phantoms.render_phantom`."""
+"""Numbers of the phantoms; see `lmsfe_sam.data.phantoms.rendering.render_phantom`."""
 
 TOLERANCES = {"dice": 0.01, "predicted_iou": 0.01, "mean_logit": 0.1}
 """Largest differences from the expected results. Other processors and builds of torch differ by far less."""
@@ -110,7 +110,7 @@ def segment_phantoms(bundle: Path, device: str = "cpu") -> list[Case]:
     Raises:
         InputError: the weights or the device cannot be used.
     """
-    from lmsfe_sam.data.phantoms import render_phantom
+    from lmsfe_sam.data.phantoms.rendering import render_phantom
     from lmsfe_sam.predict.predictor import Predictor
     from lmsfe_sam.prompts.simulate import first_click, tight_box
     from lmsfe_sam.settings import check_device

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.evaluation.foreign import MODE
-from lmsfe_sam.evaluation.formatting import title
-from lmsfe_sam.evaluation.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
-from lmsfe_sam.evaluation.runs import EvaluatedRun, check_same_split, estimate, read_run
+from lmsfe_sam.evaluation.report.formatting import title
+from lmsfe_sam.evaluation.report.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
+from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run
 from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.prompts.simulate import CONTROLS

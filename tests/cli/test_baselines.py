@@ -16,7 +16,7 @@ from monai.bundle import run as run_bundle
 from PIL import Image
 
 from lmsfe_sam.baselines import BASELINES, build_promptable
-from lmsfe_sam.data import phantoms
+from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.errors import find_input_error
 
 ROWS = ("unet", "unet_small", "uctransnet", "transresunet", "ukan", "ukan_large")

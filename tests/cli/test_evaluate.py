@@ -20,7 +20,7 @@ from monai.bundle import run as run_bundle
 from PIL import Image
 
 from lmsfe_sam import LMSFESAM
-from lmsfe_sam.data import phantoms
+from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.evaluation.metrics import COLUMNS
 from lmsfe_sam.model.checkpoints import save_weights

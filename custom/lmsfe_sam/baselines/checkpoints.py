@@ -13,7 +13,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import BASELINE, load_weights, read_description, read_sidecar
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.prompt_free import as_promptable
-from lmsfe_sam.model.weight_checks import HASH
+from lmsfe_sam.model.weights.checks import HASH
 
 NOT_OPTIONS = (BASELINE, "normalisation", "version", HASH)
 """Keys of the file beside a checkpoint that are no options of its network."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from lmsfe_sam.baselines.sam import Sam
-from lmsfe_sam.model.adapters import ChannelSpatialAdapter
-from lmsfe_sam.model.image_encoder import Block
+from lmsfe_sam.model.encoder.adapters import ChannelSpatialAdapter
+from lmsfe_sam.model.encoder.image_encoder import Block
 from lmsfe_sam.model.presets import get_preset
 
 

@@ -1,1 +1,1 @@
-"""Ultrasound data: folder layouts, splits, loading, augmentation and phantoms."""
+"""Ultrasound data: from a data folder to the batches of training and evaluation."""

@@ -24,12 +24,12 @@ from PIL import Image, ImageDraw
 
 from lmsfe_sam.data.datalist import SPLIT_RULES, DataList, build_datalist
 from lmsfe_sam.data.duplicates import Pair, find_pairs
-from lmsfe_sam.data.folders import NEAR_DUPLICATES, Record
-from lmsfe_sam.data.layouts import LAYOUTS
-from lmsfe_sam.data.markings import Marking, find_markings
-from lmsfe_sam.data.mask_files import EmptyMaskError, is_inverted, is_outline
-from lmsfe_sam.data.masks import SizeMismatchError, record_mask
+from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, Record
+from lmsfe_sam.data.layouts.registry import LAYOUTS
+from lmsfe_sam.data.masks.files import EmptyMaskError, is_inverted, is_outline
+from lmsfe_sam.data.masks.reading import SizeMismatchError, record_mask
 from lmsfe_sam.data.splits import PARTS
+from lmsfe_sam.data.transforms.markings import Marking, find_markings
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.reading import read_image

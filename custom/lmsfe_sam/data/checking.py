@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lmsfe_sam.data.folders import NORMAL, FolderContents, Record
-from lmsfe_sam.data.mask_files import is_black, is_inverted, is_outline
-from lmsfe_sam.data.masks import record_mask
+from lmsfe_sam.data.layouts.folders import NORMAL, FolderContents, Record
+from lmsfe_sam.data.masks.files import is_black, is_inverted, is_outline
+from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.reading import read_image
 

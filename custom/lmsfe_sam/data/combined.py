@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.data.datalist import DataList, build_datalist
-from lmsfe_sam.data.folders import Record
-from lmsfe_sam.data.phantoms import phantom_records
+from lmsfe_sam.data.layouts.folders import Record
+from lmsfe_sam.data.phantoms.rendering import phantom_records
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.settings import folders_of
@@ -37,10 +37,10 @@ def find_records(
         dataset_dir, layout, split_rule, seed, validation_fraction, test_fraction: see `build_datalist`.
         phantoms: how many, without a ``dataset_dir``.
         repeats: see `combine`.
-        objects: what the objects of each dataset's images are (`lmsfe_sam.data.objects`), one rule for all of
-            them or one each.
-        masks: how the masks are read, one of `lmsfe_sam.data.masks.MASK_KINDS`; None reads them as drawn, and
-            refuses outlines and inverted masks.
+        objects: what the objects of each dataset's images are (`data.masks.objects`), one rule
+            for all of them or one each.
+        masks: how the masks are read, one of `MASK_KINDS` of `data.masks.reading`; None reads them
+            as drawn, and refuses outlines and inverted masks.
         prompted_only: names of the datasets in which "no prompt" means nothing.
 
     Raises:

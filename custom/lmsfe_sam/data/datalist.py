@@ -16,8 +16,8 @@ from typing import Any
 from lmsfe_sam.data.checking import leave_out_normal
 from lmsfe_sam.data.datalist_entries import read_entry
 from lmsfe_sam.data.duplicates import find_pairs, groups_of
-from lmsfe_sam.data.folders import NEAR_DUPLICATES, FolderContents, Record
-from lmsfe_sam.data.layouts import LAYOUTS, Layout
+from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, FolderContents, Record
+from lmsfe_sam.data.layouts.registry import LAYOUTS, Layout
 from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
@@ -138,7 +138,7 @@ def build_datalist(
 
     Args:
         dataset_dir: the data set's folder or its parent, or a ``datalist.json``.
-        layout: "auto", "datalist", or one of `lmsfe_sam.data.layouts.LAYOUTS`. A folder with a
+        layout: "auto", "datalist", or one of `lmsfe_sam.data.layouts.registry.LAYOUTS`. A folder with a
             ``datalist.json`` in it is read by that, unless another layout is named.
         split_rule: "group" keeps the split of a data set that has one (TN3K, a data list), and
             divides others by patient, video or near-duplicates, by the two fractions. "paper"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsfe_sam.data.folders import Record
+from lmsfe_sam.data.layouts.folders import Record
 from lmsfe_sam.errors import InputError, shown
 
 

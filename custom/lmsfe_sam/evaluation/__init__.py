@@ -1,1 +1,1 @@
-"""Evaluation: prompt modes, controls, metrics and the report."""
+"""Evaluation: prompt modes, controls, metrics and their statistics."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsfe_sam.data.loading import load_image_and_mask
-from lmsfe_sam.data.mask_files import read_label_map
-from lmsfe_sam.data.masks import resize_mask
+from lmsfe_sam.data.masks.files import read_label_map
+from lmsfe_sam.data.masks.reading import resize_mask
+from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import known_suffix, stem
 from lmsfe_sam.images.reading import open_image
@@ -25,7 +25,7 @@ class ForeignMasks:
 
     A mask has the image's name with any ending that holds masks, at the image's own place below the folder
     (``benign/x.png`` or ``benign/x.nii.gz``) or, where names are unique, directly in it. It is a label map or
-    binary, as `lmsfe_sam.data.mask_files` reads masks, of the image's size or of the size at which masks are
+    binary, as `lmsfe_sam.data.masks.files` reads masks, of the image's size or of the size at which masks are
     compared. All its objects count as one; an empty one scores as an empty prediction.
 
     Args:

@@ -12,10 +12,10 @@ from ignite.engine import Engine, Events
 from numpy.typing import NDArray
 
 from lmsfe_sam import distributed
-from lmsfe_sam.data.loading import load_image_and_mask
-from lmsfe_sam.evaluation import writing
+from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.evaluation.comparison import OtherRun
-from lmsfe_sam.evaluation.report import write_report
+from lmsfe_sam.evaluation.report import writing
+from lmsfe_sam.evaluation.report.page import write_report
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import RunInfo, Summary, summarise
 from lmsfe_sam.prompts.simulate import CONTROLS

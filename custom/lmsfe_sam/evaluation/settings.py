@@ -19,7 +19,7 @@ from lmsfe_sam.evaluation.protocol import kind_of, network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import ensure_folder
 from lmsfe_sam.model.network import PROMPT_KINDS
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.options import EvaluationOptions, check_options
 from lmsfe_sam.prompts.simulate import MODES
 from lmsfe_sam.settings import check_device_and_precision, folders_of, framed

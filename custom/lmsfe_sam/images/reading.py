@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.dicom import open_dicom
+from lmsfe_sam.images.dicom.reading import open_dicom
 from lmsfe_sam.images.formats import (
     META_SUFFIXES,
     NIFTI_SUFFIXES,

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.image import ImageFile
-from lmsfe_sam.inference.deidentifying import blacken_outside
 from lmsfe_sam.inference.merging import OBJECTS
-from lmsfe_sam.inference.overlay import COLOURS, draw_overlay
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SLICE, scale_of
 from lmsfe_sam.inference.results import MASKS
 from lmsfe_sam.inference.saving import LabelMapWriter, OverlayWriter, Writer
-from lmsfe_sam.inference.shapes import measure_shape
-from lmsfe_sam.inference.writing import DICOM_SUFFIX, write_volume
+from lmsfe_sam.inference.writers.deidentifying import blacken_outside
+from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, write_volume
+from lmsfe_sam.inference.writers.overlay import COLOURS, draw_overlay
+from lmsfe_sam.inference.writers.shapes import measure_shape
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 from lmsfe_sam.prompts.prompt import Prompts
 
@@ -86,7 +86,7 @@ class VolumeWriter:
     """``masks/<stem><output_ext>``: the label maps of all frames as one volume, in the file's geometry.
 
     Args:
-        output_ext: one of `lmsfe_sam.inference.writing.OUTPUT_SUFFIXES`.
+        output_ext: one of `lmsfe_sam.inference.writers.label_maps.OUTPUT_SUFFIXES`.
     """
 
     def __init__(self, output_ext: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import append_whole, atomic_write, ensure_folder, remove_leftovers, unwritable
 from lmsfe_sam.journal import NAME, Entry, Journal
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.settings import RUN_ARGUMENTS, given_keys
 from lmsfe_sam.version import __version__
 

@@ -11,12 +11,12 @@ from ignite.engine import Engine, Events
 
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.formats import is_dicom
-from lmsfe_sam.inference.deidentifying import blacken_outside
 from lmsfe_sam.inference.merging import OBJECTS
-from lmsfe_sam.inference.overlay import draw_overlay
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.results import MASKS, OVERLAYS, TABLE, Results
-from lmsfe_sam.inference.writing import DICOM_SUFFIX, write_label_map
+from lmsfe_sam.inference.writers.deidentifying import blacken_outside
+from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, write_label_map
+from lmsfe_sam.inference.writers.overlay import draw_overlay
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.stopping import Stopped, held_signals
 
@@ -40,8 +40,8 @@ class LabelMapWriter:
     """``masks/<stem><output_ext>``.
 
     Args:
-        output_ext: one of `lmsfe_sam.inference.writing.OUTPUT_SUFFIXES`; or ``.dcm``, for nothing of DICOM
-            files, which have another writer then, and PNG for other files.
+        output_ext: one of `OUTPUT_SUFFIXES` of `writers.label_maps`; or ``.dcm``, for nothing of DICOM files,
+            which have another writer then, and PNG for other files.
     """
 
     def __init__(self, output_ext: str = ".png") -> None:

@@ -23,11 +23,11 @@ from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.label.checks import NotFoundError, check_tag, for_clients, shown
-from lmsfe_sam.label.headers import MOST_PIXELS, check_file
-from lmsfe_sam.label.records import SafeSessions
+from lmsfe_sam.label.datastore.headers import MOST_PIXELS, check_file
+from lmsfe_sam.label.datastore.records import SafeSessions
+from lmsfe_sam.label.datastore.store import SafeStore
 from lmsfe_sam.label.request import add_request_transforms
 from lmsfe_sam.label.scoring import MEASURES, LeastSure, Uncertainty
-from lmsfe_sam.label.store import SafeStore
 from lmsfe_sam.label.training import LabelTrainTask
 from lmsfe_sam.version import __version__
 

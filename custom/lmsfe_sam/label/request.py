@@ -27,7 +27,7 @@ from lmsfe_sam.images.formats import PICTURE_SUFFIXES, known_suffix
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SLICE
-from lmsfe_sam.inference.writing import OUTPUT_SUFFIXES, to_file_axes
+from lmsfe_sam.inference.writers.label_maps import OUTPUT_SUFFIXES, to_file_axes
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 REQUEST = "image_path"

@@ -25,7 +25,7 @@ from monailabel.utils.others.generic import name_to_device
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.images.reading import read_image
-from lmsfe_sam.label.headers import check_file
+from lmsfe_sam.label.datastore.headers import check_file
 from lmsfe_sam.predict.predictor import Predictor
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 from lmsfe_sam.prompts.simulate import first_click, tight_box

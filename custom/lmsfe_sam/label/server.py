@@ -23,9 +23,11 @@ from starlette.middleware.cors import CORSMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.label import routes, routes_ohif, routes_store
 from lmsfe_sam.label.checks import FULL_DISK, Fault, for_clients, is_full_disk, shown
 from lmsfe_sam.label.guard import App, CheckOrigin, CheckToken, LimitBody, Message, Receive, Send
+from lmsfe_sam.label.routes import main as routes
+from lmsfe_sam.label.routes import ohif as routes_ohif
+from lmsfe_sam.label.routes import store as routes_store
 from lmsfe_sam.label.state import State
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from PIL import Image
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
 
 if TYPE_CHECKING:
     from lmsfe_sam.label.app import UltrasoundApp

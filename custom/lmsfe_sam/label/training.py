@@ -30,9 +30,9 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write, unwritable
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.label.checks import TooLargeError
-from lmsfe_sam.label.headers import MOST_PIXELS, check_file
+from lmsfe_sam.label.datastore.headers import MOST_PIXELS, check_file
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.options import LabelTrainingOptions, check_options
 from lmsfe_sam.predict.predictor import Predictor
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8

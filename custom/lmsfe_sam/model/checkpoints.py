@@ -18,10 +18,11 @@ from torch import Tensor
 
 from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.model.backbone import PLAIN
+from lmsfe_sam.model.encoder.backbone import PLAIN
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
-from lmsfe_sam.model.pretrained import (
+from lmsfe_sam.model.weights.checks import HASH, sha256
+from lmsfe_sam.model.weights.pretrained import (
     BACKBONE,
     POSITION_SCALE,
     POSITION_SOURCE,
@@ -30,7 +31,6 @@ from lmsfe_sam.model.pretrained import (
     load_pretrained,
     read_state,
 )
-from lmsfe_sam.model.weight_checks import HASH, sha256
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.image_encoder import PATCH_SIZE, ImageEncoder
+from lmsfe_sam.model.encoder.image_encoder import PATCH_SIZE, ImageEncoder
 from lmsfe_sam.model.mask_decoder import (
     DecodedTokens,
     FineMaskHead,
@@ -21,9 +21,9 @@ from lmsfe_sam.model.mask_decoder import (
     resize_logits,
 )
 from lmsfe_sam.model.presets import Preset, get_preset
-from lmsfe_sam.model.pretrained import LoadReport, load_pretrained
 from lmsfe_sam.model.prompt_batch import PromptGroup, flatten_prompts, group_prompts, lone_clicks, pad_prompts
 from lmsfe_sam.model.prompt_encoder import ObjectPromptEncoder
+from lmsfe_sam.model.weights.pretrained import LoadReport, load_pretrained
 from lmsfe_sam.prompts.prompt import Prompts
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class LMSFESAM(UnpromptedNetwork):
         adapters: position, feature and channel-spatial adapters, "ViTA" in table 5.
         balancing_adapter: the cross-branch balancing adapters of eqs (5)-(8); needs
             ``local_encoder``. Without it F_l enters once, before the neck.
-        position_norm: ``layer`` or ``instance``, see `lmsfe_sam.model.adapters.PositionAdapter`.
+        position_norm: ``layer`` or ``instance``, see `lmsfe_sam.model.encoder.adapters.PositionAdapter`.
         position_mode: ``add`` or ``replace``, see the same.
         backbone: CNN of the local encoder: ``plain``, or the name of a network in timm; None for the
             preset's.
@@ -198,7 +198,7 @@ class LMSFESAM(UnpromptedNetwork):
         return f"preset '{self.preset}'"
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> LoadReport:
-        """Load weights of SAM, SAM-Med2D, MedSAM or this project; see `lmsfe_sam.model.pretrained`."""
+        """Load weights of SAM, SAM-Med2D, MedSAM or this project; see `model.weights.pretrained`."""
         return load_pretrained(self, path)
 
     def summary(self) -> str:

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.mask_decoder import DecodedTokens
 from lmsfe_sam.model.network import ImageEmbedding, Ragged
-from lmsfe_sam.model.pretrained import read_state
 from lmsfe_sam.model.promptable import PromptableNetwork
+from lmsfe_sam.model.weights.pretrained import read_state
 
 FORMS = ("none", "box")
 

@@ -14,7 +14,7 @@ from typing import Any
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import own_bundle
 from lmsfe_sam.model.checkpoints import read_description
-from lmsfe_sam.model.weight_checks import sha256
+from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.version import __version__
 from lmsfe_sam.zoo.checks import LARGEST, METADATA, PACKAGE, imported_modules
 from lmsfe_sam.zoo.configs import portable, with_network

@@ -176,7 +176,7 @@ def commands_from_elsewhere(bundle: Path, schema: str) -> str:
     import numpy as np
     from PIL import Image
 
-    from lmsfe_sam.data.phantoms import render_phantom  # the bundle's own
+    from lmsfe_sam.data.phantoms.rendering import render_phantom  # the bundle's own
 
     folder = bundle.parent / "elsewhere"
     folder.mkdir()

@@ -1,1 +1,1 @@
-"""Results in the formats of other programs, a module for each family of formats."""
+"""Files that inference writes: label maps, pictures, and the formats of other programs."""

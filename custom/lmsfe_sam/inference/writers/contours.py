@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lmsfe_sam.inference.overlay import COLOURS
 from lmsfe_sam.inference.writers.image_result import ImageResult
+from lmsfe_sam.inference.writers.overlay import COLOURS
 
 Ring = np.ndarray
 """(P, 2): x, y, the last point being the first; pixel (0, 0) reaches from 0 to 1."""

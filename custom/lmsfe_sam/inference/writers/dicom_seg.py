@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 from lmsfe_sam.images.scale import is_known
-from lmsfe_sam.inference.overlay import COLOURS
 from lmsfe_sam.inference.writers.image_result import ImageResult
+from lmsfe_sam.inference.writers.overlay import COLOURS
 from lmsfe_sam.inference.writers.source import (
     EQUIPMENT,
     Identifiers,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from lmsfe_sam.inference.shapes import measure_shape
 from lmsfe_sam.inference.writers.dicom_seg import algorithm, concept, object_name, tracking_uid
 from lmsfe_sam.inference.writers.image_result import ImageResult
+from lmsfe_sam.inference.writers.shapes import measure_shape
 from lmsfe_sam.inference.writers.source import EQUIPMENT, Identifiers, name_deidentification
 from lmsfe_sam.prompts.categories import CATEGORIES
 

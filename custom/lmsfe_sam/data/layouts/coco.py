@@ -1,0 +1,207 @@
+"""COCO-style annotations: a JSON file with images, annotations and their polygons or run lengths.
+
+Files come from many tools, with malformed annotations among others: those are left out, counted and named.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmsfe_sam.data.masks.outlines import decode_run_lengths, draw_polygon
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.reading import read_header
+
+logger = logging.getLogger(__name__)
+
+MOST_NAMED = 8
+"""So many annotations that are left out are named."""
+
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+_PLACES = ("", "annotations", *_PARTS)
+
+
+def annotation_files(root: Path) -> list[Path]:
+    """List the COCO files of a data folder: in it, in annotations/, or in train/, val/, test/."""
+    return [
+        path for place in _PLACES for path in sorted((root / place).glob("*.json")) if _is_coco(_load(path))
+    ]
+
+
+def read(root: Path) -> tuple[list[tuple[str, Path, list[Any]]], dict[str, int]]:
+    """Read every COCO file of a data folder.
+
+    Returns:
+        For each annotated image its part ("" where one file holds everything), its path and its
+        segmentations, sorted by path; and what was left out: malformed entries, outlines without a pixel,
+        and images without any annotation.
+
+    Raises:
+        InputError: an image is not there, an annotation is of an unknown image or has no outline,
+            or several files do not tell their parts by their names.
+    """
+    files = annotation_files(root)
+    annotated = []
+    empty, left_out = 0, 0
+    for path in files:
+        part = _part(path) if len(files) > 1 else ""
+        images, outlines, bad = _read_file(root, path)
+        annotated += [(part, images[key], outlines[key]) for key in images if outlines[key]]
+        empty += sum(not outlines[key] for key in images)
+        left_out += len(bad)
+        if bad:
+            more = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
+            logger.warning("'%s': left out are %s%s.", path, "; ".join(bad[:MOST_NAMED]), more)
+    skipped = {"images without an annotation": empty} if empty else {}
+    if left_out:
+        skipped["annotations that are malformed or hold no pixel"] = left_out
+    return sorted(annotated, key=lambda item: item[1]), skipped
+
+
+def _read_file(root: Path, path: Path) -> tuple[dict[Hashable, Path], dict[Hashable, list[Any]], list[str]]:
+    """Return the images of a file by their ids, their outlines, and the names of what is left out."""
+    content = _load(path)
+    bad: list[str] = []
+    images: dict[Hashable, Path] = {}
+    for place, image in enumerate(content["images"]):
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if not isinstance(name, str) or not name or not _is_key(image.get("id")):
+            bad.append(f"image entry {place}, without an id and a file name")
+        else:
+            images[image["id"]] = _find_image(root, path, name)
+    outlines: dict[Hashable, list[Any]] = defaultdict(list)
+    for place, annotation in enumerate(content["annotations"]):
+        name = f"annotation {annotation.get('id', place) if isinstance(annotation, dict) else place}"
+        key = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if not _is_key(key):
+            bad.append(f"{name}, of no image")
+            continue
+        if key not in images:
+            if any("image entry" in one for one in bad):
+                bad.append(f"{name}, of image {key}")
+                continue
+            raise InputError(f"'{path}' annotates image {key}, which it does not list: export it again.")
+        segmentation = annotation.get("segmentation")
+        if not segmentation:
+            raise InputError(
+                f"'{path}' has an annotation without an outline (image {key}): "
+                "export polygons or masks, not boxes alone."
+            )
+        for outline in _outlines(segmentation):
+            if fault := _fault(outline, images[key]):
+                bad.append(f"{name} of '{images[key].name}' ({fault})")
+            else:
+                outlines[key].append(outline)
+    return images, outlines, bad
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str | int)
+
+
+def _outlines(segmentation: Any) -> list[Any]:
+    """Return the polygons [x0, y0, ...] or run lengths of a segmentation, whatever they are."""
+    if not isinstance(segmentation, list):
+        return [segmentation]
+    if all(isinstance(part, int | float | str) for part in segmentation):
+        polygons: list[Any] = [segmentation]  # not nested, as some tools write it
+    elif len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation):
+        polygons = [[place for point in segmentation for place in point]]  # a list of points
+    else:
+        polygons = segmentation
+    return [_numbers(polygon) for polygon in polygons]
+
+
+def _numbers(polygon: Any) -> Any:
+    try:
+        return [float(place) for place in polygon] if isinstance(polygon, list) else polygon
+    except (TypeError, ValueError):
+        return polygon
+
+
+def _fault(outline: Any, image: Path) -> str:
+    """Say what is wrong with an outline, or return ""."""
+    try:
+        header = read_header(image)
+    except InputError:
+        return ""  # the image is named when it is read
+    size = (header.rows, header.columns)
+    if isinstance(outline, dict):
+        try:
+            mask = decode_run_lengths(outline, image.name)
+        except Exception:  # of values of any kind
+            return "its run lengths are malformed"
+        if mask.shape != size:
+            return f"its run lengths are of {mask.shape[1]} x {mask.shape[0]} pixels"
+        return "" if mask.any() else "it encloses no pixel"
+    if not isinstance(outline, list) or not all(isinstance(place, float) for place in outline):
+        return "its coordinates are no numbers"
+    if len(outline) % 2 or len(outline) < 6 or not all(math.isfinite(place) for place in outline):
+        return f"{len(outline)} coordinates make no polygon"
+    corners = np.array(outline).reshape(-1, 2)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    if (high <= 0).any() or (low >= size[::-1]).any():
+        return "it lies outside of the image"
+    x, y = corners.T
+    area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    inside = (low >= 0).all() and (high <= size[::-1]).all()
+    if inside and area > 2 * (high - low).sum():
+        return ""
+    return "" if draw_polygon(corners, size).any() else "it encloses no pixel"
+
+
+def _part(path: Path) -> str:
+    """Tell the part from a name such as instances_train.json or valid/_annotations.coco.json."""
+    words = path.stem.lower().replace("-", "_").replace(".", "_").split("_")
+    for word in (path.parent.name.lower(), *words):
+        part = _PARTS.get(word.rstrip("0123456789"))
+        if part:
+            return part
+    raise InputError(
+        f"'{path}' is one of several annotation files and its name tells no part: "
+        "put train, val or test in each name, or keep one file."
+    )
+
+
+def _find_image(root: Path, annotations: Path, name: str) -> Path:
+    part = annotations.parent
+    path = name.replace("\\", "/")  # as Windows writes it
+    for option in (name, path, path.rsplit("/", 1)[-1]):
+        for folder in (part, root, root / "images", part.parent / "images", root / _stem_part(annotations)):
+            if (folder / option).is_file():
+                return folder / option
+    raise InputError(
+        f"'{annotations}' lists the image '{name}', which is not there: put it beside the file or in images/."
+    )
+
+
+def _stem_part(path: Path) -> str:
+    """instances_train2017.json goes with the folder train2017/."""
+    return path.stem.rsplit("_", 1)[-1]
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _is_coco(content: Any) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(content.get(key), list) for key in ("images", "annotations")
+    )

@@ -1,0 +1,257 @@
+"""The folder layouts of ultrasound data sets, and how each is recognised.
+
+`LAYOUTS` is the table. A layout knows two things: whether a folder looks like it, and which images
+and masks the folder holds. Nothing here reads pixels, but for the sizes of TG3K's frames.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmsfe_sam.data.layouts import coco
+from lmsfe_sam.data.layouts.ddti import find_ddti, is_ddti
+from lmsfe_sam.data.layouts.folders import (
+    MASK_SUFFIX,
+    NEAR_DUPLICATES,
+    FolderContents,
+    Record,
+    by_stem,
+    make_record,
+    needed_folder,
+    pair,
+    pair_paths,
+    subfolder,
+)
+from lmsfe_sam.data.layouts.public import (
+    find_busbra,
+    find_busi,
+    find_tg3k,
+    find_tn3k,
+    is_busbra,
+    is_busi,
+    is_tg3k,
+    is_tn3k,
+)
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.formats import list_images, stem
+
+PART_FOLDERS = {
+    "train": ("train", "training", "training_set", "trainset"),
+    "val": ("val", "valid", "validation", "validation_set", "dev"),
+    "test": ("test", "testing", "test_set", "testset"),
+}
+"""Names of folders that state a split."""
+
+IMAGE_FOLDERS = ("images", "image", "img", "imgs", "original", "originals", "jpegimages")
+MASK_FOLDERS = (
+    *("masks", "mask", "gt", "label", "labels", "groundtruth", "ground_truth", "segmentations"),
+    *("segmentationclass", "segmentationclasspng"),
+)
+"""Names of folders of images and masks, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to lay out a data set in a folder."""
+
+    name: str
+    description: str
+    recognise: Callable[[Path], bool]
+    """Whether the folder itself (not a parent) looks like this layout."""
+    find: Callable[[Path], FolderContents]
+    """List the folder's images.
+
+    Raises:
+        InputError: an image without its mask, or a mask without its image.
+    """
+    refines: str = ""
+    """The layout that this one is a special case of, and is preferred to where both are recognised."""
+
+
+# --- two folders ----------------------------------------------------------------------------------
+
+
+def _two_folders(root: Path) -> tuple[Path, Path] | None:
+    """Return the folder of images and that of masks, if there is one of each."""
+    images, masks = subfolder(root, *IMAGE_FOLDERS), subfolder(root, *MASK_FOLDERS)
+    return (images, masks) if images and masks else None
+
+
+def _is_plain(root: Path) -> bool:
+    folders = _two_folders(root)
+    return folders is not None and not all(
+        any(subfolder(folder, *names) for names in PART_FOLDERS.values()) for folder in folders
+    )
+
+
+def _find_plain(root: Path) -> FolderContents:
+    folders = _two_folders(root) or (needed_folder(root, *IMAGE_FOLDERS), needed_folder(root, *MASK_FOLDERS))
+    return FolderContents(pair_paths(root, *folders), NEAR_DUPLICATES)
+
+
+def _is_nnunet(root: Path) -> bool:
+    return bool(subfolder(root, "imagestr") and subfolder(root, "labelstr"))
+
+
+def _find_nnunet(root: Path) -> FolderContents:
+    """nnU-Net's raw data: X_0000.png in imagesTr/ with X.png in labelsTr/; labelsTs/ are of its test."""
+    parts: dict[str, list[Record]] = {}
+    skipped = 0
+    for part, end in (("train", "tr"), ("test", "ts")):
+        images, masks = subfolder(root, f"images{end}"), subfolder(root, f"labels{end}")
+        if images is None or masks is None:
+            continue
+        channels = by_stem(list_images(images))
+        first = {name.removesuffix("_0000"): path for name, path in channels.items() if _is_first(name)}
+        skipped += len(channels) - len(first)
+        files = {name: [path] for name, path in by_stem(list_images(masks)).items()}
+        parts[part] = pair(root, first, files)
+    records = [record for own in parts.values() for record in own]
+    left_out = {"channels other than the first": skipped} if skipped else {}
+    return FolderContents(records, NEAR_DUPLICATES, parts if "test" in parts else None, left_out)
+
+
+def _is_first(name: str) -> bool:
+    return re.search(r"_\d{4}$", name) is None or name.endswith("_0000")
+
+
+# --- one folder -----------------------------------------------------------------------------------
+
+
+def _is_suffixed(root: Path) -> bool:
+    names = {stem(path) for path in list_images(root)}
+    return any((match := MASK_SUFFIX.fullmatch(name)) and match["image"] in names for name in names)
+
+
+def _find_suffixed(root: Path) -> FolderContents:
+    """X.png beside X_mask.png, X_segmentation.png, X_tumor.png or X_Annotation.png (HC18: outlines)."""
+    files = by_stem(list_images(root))
+    masks: dict[str, list[Path]] = defaultdict(list)
+    others = 0
+    for name in list(files):
+        match = MASK_SUFFIX.fullmatch(name)
+        other = re.fullmatch(r"(?P<image>.+)_other\d*", name)
+        if match and match["image"] in files:
+            masks[match["image"]].append(files.pop(name))
+        elif other and other["image"] in files:  # BrEaST's masks of other tissues
+            others += bool(files.pop(name))
+    records = pair(root, files, masks)
+    for record in records:
+        if all(stem(Path(path)).lower().endswith("annotation") for path in record["label"]):
+            record["masks"] = "filled"
+    skipped = {"masks of other tissue": others} if others else {}
+    return FolderContents(records, NEAR_DUPLICATES, skipped=skipped)
+
+
+_STU_IMAGE = re.compile(r"test_image_(\d+)", re.IGNORECASE)
+_STU_MASK = re.compile(r"mask_(\d+)", re.IGNORECASE)
+
+
+def _is_stu(root: Path) -> bool:
+    names = [stem(path) for path in list_images(root)]
+    return any(map(_STU_IMAGE.fullmatch, names)) and any(map(_STU_MASK.fullmatch, names))
+
+
+def _find_stu(root: Path) -> FolderContents:
+    """STU's Test_Image_N.png beside mask_N.png."""
+    images: dict[str, Path] = {}
+    masks: dict[str, list[Path]] = {}
+    for name, path in by_stem(list_images(root)).items():
+        if match := _STU_IMAGE.fullmatch(name):
+            images[match[1]] = path
+        elif match := _STU_MASK.fullmatch(name):
+            masks[match[1]] = [path]
+    return FolderContents(pair(root, images, masks), NEAR_DUPLICATES)
+
+
+# --- folders that state a split -------------------------------------------------------------------
+
+
+def _part_folders(root: Path) -> dict[str, Path | tuple[Path, Path]]:
+    """Return for each part its folder, or its two in images/ and masks/."""
+    found: dict[str, Path | tuple[Path, Path]] = {}
+    two = _two_folders(root)
+    for part, names in PART_FOLDERS.items():
+        folder = subfolder(root, *names)
+        if folder is not None and (_is_plain(folder) or _is_suffixed(folder)):
+            found[part] = folder
+        elif two is not None:
+            images, masks = (subfolder(one, *names) for one in two)
+            if images and masks:
+                found[part] = (images, masks)
+    return found
+
+
+def _is_split(root: Path) -> bool:
+    return "train" in _part_folders(root)
+
+
+def _find_split(root: Path) -> FolderContents:
+    """train/, val/ and test/ with images/ and masks/ or with X.png beside X_mask.png; or the reverse."""
+    parts: dict[str, list[Record]] = {}
+    for part, folder in _part_folders(root).items():
+        if isinstance(folder, tuple):
+            parts[part] = pair_paths(root, *folder)
+            continue
+        own = _find_plain(folder) if _is_plain(folder) else _find_suffixed(folder)
+        for record in own.records:
+            record["name"] = Path(record["image"]).relative_to(root).as_posix()
+        parts[part] = own.records
+    records = [record for own in parts.values() for record in own]
+    return FolderContents(records, NEAR_DUPLICATES, parts if len(parts) > 1 else None)
+
+
+# --- COCO -----------------------------------------------------------------------------------------
+
+
+def _is_coco(root: Path) -> bool:
+    return bool(coco.annotation_files(root))
+
+
+def _find_coco(root: Path) -> FolderContents:
+    annotated, skipped = coco.read(root)
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for part, path, outlines in annotated:
+        parts[part].append({**make_record(root, path, []), "outlines": json.dumps(outlines)})
+    records = [record for part in sorted(parts) for record in parts[part]]
+    if not records:
+        raise InputError(f"'{root}' has no annotation that can be used: export polygons or masks again.")
+    own = None if set(parts) == {""} else dict(parts)
+    return FolderContents(records, NEAR_DUPLICATES, own, skipped)
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            "busi", "benign/ or malignant/ with X.png and X_mask.png (X_mask_1.png, ...)", is_busi, find_busi
+        ),
+        Layout("busbra", "Images/bus_*.png or .jpg and Masks/mask_*.png", is_busbra, find_busbra, "plain"),
+        Layout("tn3k", "trainval-image/, trainval-mask/, test-image/, test-mask/", is_tn3k, find_tn3k),
+        Layout("tg3k", "thyroid-image/ and thyroid-mask/", is_tg3k, find_tg3k),
+        Layout(
+            "ddti",
+            "N_M.jpg beside N.xml, or images/ and masks/ named PATIENT_IMAGE_VIEW, or p_image/ and p_mask/",
+            is_ddti,
+            find_ddti,
+            "plain",
+        ),
+        Layout("nnunet", "imagesTr/X_0000.png and labelsTr/X.png", _is_nnunet, _find_nnunet),
+        Layout("stu", "Test_Image_N.png and mask_N.png in one folder", _is_stu, _find_stu, "suffix"),
+        Layout("split", "train/, val/ and test/ with images/ and masks/ each", _is_split, _find_split),
+        Layout(
+            "plain",
+            "images/ (image, img, original) and masks/ (mask, gt, label) with the same names, or X_mask",
+            _is_plain,
+            _find_plain,
+        ),
+        Layout("suffix", "X.png beside X_mask.png (segmentation, tumor)", _is_suffixed, _find_suffixed),
+        Layout("coco", "a JSON file with images and annotations", _is_coco, _find_coco),
+    )
+}
+"""Every layout but ``datalist``, which is a file and not a way to lay out a folder."""

@@ -1,0 +1,1 @@
+"""Masks and label maps, from files or drawn outlines, and the objects in them."""

@@ -1,0 +1,1 @@
+"""Synthetic B-mode phantoms with exactly known lesions."""

@@ -1,0 +1,1 @@
+"""MONAI transforms that the configs name: loading, resizing and augmentation."""

@@ -1,0 +1,1 @@
+"""What an evaluation writes, and what is read of finished ones: tables, plots and pages."""

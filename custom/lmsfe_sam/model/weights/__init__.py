@@ -1,0 +1,1 @@
+"""Files of weights: read safely, checked and fitted to a network."""
