@@ -230,6 +230,13 @@ def test_frames_of_pictures(tmp_path: Path, suffix: str) -> None:
         read_image(tmp_path / f"a{suffix}", 9)
 
 
+def test_the_still_picture_of_an_apng_is_no_frame(tmp_path: Path) -> None:
+    still, *frames = [Image.fromarray(np.full((20, 30), level, np.uint8)) for level in (10, 120, 250)]
+    still.save(tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=50)
+    assert read_header(tmp_path / "a.png").frames == 2
+    assert read_image(tmp_path / "a.png", 0).pixels.mean() == 120
+
+
 def test_a_slice_of_a_file_of_one_is_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png' has one slice alone, and 3 is not it"):
@@ -267,6 +274,17 @@ def test_nan_is_the_lowest_value_and_the_file_is_named(
 
 def test_colours_of_nifti_in_its_fifth_axis(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(RGB, isVector=True), str(tmp_path / "a.nii.gz"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz").pixels, RGB)
+
+
+@pytest.mark.parametrize("ones", [0, 1, 2])
+@pytest.mark.parametrize("intent", [1007, 2003])
+def test_colours_of_nifti_by_its_intent(tmp_path: Path, ones: int, intent: int) -> None:
+    turned = RGB.swapaxes(0, 1)
+    volume = nib.Nifti1Image(turned.reshape(*turned.shape[:2], *[1] * ones, 3), np.eye(4))
+    volume.header.set_intent(intent)
+    nib.save(volume, tmp_path / "a.nii.gz")
+    assert read_header(tmp_path / "a.nii.gz").frames == 1
     np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz").pixels, RGB)
 
 

@@ -231,6 +231,12 @@ def _with_masks(images: Path, masks: Path, image: str, mask: str) -> None:
         (".", "Test_Image_{}.png", ".", "mask_{}.png", "stu"),
         ("train/images", "{}.png", "train/masks", "{}.png", "split"),
         ("images/train", "{}.png", "masks/train", "{}.png", "split"),
+        ("train_images", "{}.png", "train_masks", "{}.png", "split"),
+        ("images", "{}.png", "annotations", "{}.png", "plain"),
+        ("input", "{}.png", "target", "{}.png", "plain"),
+        ("images", "a{}_image.png", "masks", "a{}_binary.png", "plain"),
+        ("images", "us_{:02}0.png", "masks", "mask_{:02}0.png", "plain"),
+        ("images", "{}.nrrd.png", "seg", "{}.nrrd.seg.png", "plain"),
     ],
 )
 def test_layouts_of_many_sets(
@@ -244,6 +250,24 @@ def test_layouts_of_many_sets(
         assert Path(record["image"]) == tmp_path / images / image.format(k)
         assert [Path(path) for path in record["label"]] == [tmp_path / masks / mask.format(k)]
         assert record.get("masks") == ("filled" if "Annotation" in mask else None)
+
+
+def test_names_that_only_end_in_the_same_number_are_no_pairs(tmp_path: Path) -> None:
+    make.save(tmp_path / "images" / "10.png", make.speckle(0))
+    make.save(tmp_path / "images" / "20.png", make.speckle(1))
+    make.save(tmp_path / "masks" / "1.png", make.disc())
+    make.save(tmp_path / "masks" / "2.png", make.disc())
+    with pytest.raises(InputError, match="has no mask"):
+        _find(tmp_path, "plain")
+
+
+def test_folders_of_other_things_do_not_hide_images_and_masks(tmp_path: Path) -> None:
+    _with_masks(tmp_path / "images", tmp_path / "masks", "{}.png", "{}.png")
+    for name in ("annotations", "data", "seg"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.json").write_text("{}")
+    assert _recognised(tmp_path) == {"plain"}
+    assert len(_find(tmp_path, "plain").records) == 3
 
 
 @pytest.mark.parametrize("parts", [("train", "val", "test"), ("training", "validation", "testing")])

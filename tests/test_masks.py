@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from data_folders import SIZE, disc, save, speckle
 from lmsfe_sam.data.masks.files import EmptyMaskError, binarise, read_mask
@@ -43,6 +44,32 @@ SIZES = st.integers(1, 90)
     ids=["1-bit", "0-1", "0-255", "0-240", "16-bit", "16-bit 0-1", "RGB", "RGBA", "red"],
 )
 def test_every_kind_of_mask_file_gives_the_same_mask(tmp_path: Path, pixels: np.ndarray) -> None:
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), LESION)
+
+
+def test_a_colour_on_white_is_the_lesion(tmp_path: Path) -> None:
+    pixels = np.full((*SIZE, 3), 255, np.uint8)
+    pixels[LESION] = (255, 0, 0)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), LESION)
+    Image.fromarray(pixels).save(tmp_path / "m.jpg", quality=90, subsampling=0)
+    assert np.mean(read_mask(tmp_path / "m.jpg") != LESION) < 0.01
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_the_border_of_pascal_voc_belongs_to_no_class(tmp_path: Path, palette: bool) -> None:
+    pixels = np.uint8(LESION)
+    ring = binary_dilation(LESION, iterations=3) & ~LESION
+    pixels[ring] = 255
+    picture = Image.fromarray(pixels)
+    if palette:
+        picture.putpalette([0, 0, 0, 128, 0, 0, *[0] * 759, 224, 224, 192])
+    picture.save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), LESION)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 20, 20)])
+def test_a_lesion_in_the_alpha_channel(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+    pixels = np.dstack([np.full((*SIZE, 3), colour, np.uint8), np.uint8(LESION) * 255])
     np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), LESION)
 
 

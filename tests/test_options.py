@@ -71,7 +71,16 @@ def test_a_path_that_would_not_be_a_name_is_refused_with_the_remedy(
         check_command_line(["run", f"{dashes}{key}", typed])
 
 
-@pytest.mark.parametrize("typed", ["./2023_01_05", "./$x", "a b.png", "2023-01-05", "None", "['a', 'b']"])
+@pytest.mark.parametrize("typed", ["scan#1.png", "./Patient #12", "['a', 'b#c']"])
+def test_a_path_with_a_number_sign_is_refused_with_another_remedy(typed: str) -> None:
+    with pytest.raises(InputError, match="holds #.*rename"):
+        check_command_line(["run", "--input", typed])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["./%a.png", "a%b.png", "./@x", "./2023_01_05", "./$x", "a b.png", "2023-01-05", "None", "['a', 'b']"],
+)
 def test_a_path_that_is_a_name_passes(typed: str) -> None:
     check_command_line(["run", "--dataset_dir", typed])
 

@@ -69,13 +69,14 @@ def _is_flag(word: str) -> bool:
 def check_paths(pairs: Mapping[str, str]) -> None:
     """Refuse paths that would not be taken as they are typed.
 
-    MONAI runs what begins with ``$`` as Python, and Python Fire makes 20230105 of the folder ``2023_01_05``.
+    MONAI runs what begins with ``$`` as Python and writes ``::`` for each ``#``, and Python Fire makes
+    20230105 of the folder ``2023_01_05``. What begins with ``%`` MONAI resolves before this is called.
 
     Args:
         pairs: keys and values as `given_keys` returns them.
 
     Raises:
-        InputError: such a path; the remedy is to begin it with ``./``.
+        InputError: such a path; the remedy is to begin it with ``./``, or for ``#`` another name.
     """
     from fire.parser import DefaultParseValue
 
@@ -90,6 +91,11 @@ def check_paths(pairs: Mapping[str, str]) -> None:
                 raise InputError(
                     f"--{key} '{part}' begins with {part[0]}, which would not be taken for a name: "
                     f"write './{part}'."
+                )
+            if isinstance(part, str) and "#" in part:
+                raise InputError(
+                    f"--{key} '{part}' holds #, which MONAI's configs take for a sign of their own: rename "
+                    "it, or change into that folder and give '.' or a name in it."
                 )
         whole = several or parsed is None or isinstance(parsed, bool)
         if not whole and parsed != typed.strip("\"'"):

@@ -179,13 +179,16 @@ def _has_late_exif(file: Path) -> bool:
 
 
 def _pages(picture: Image.Image) -> list[int]:
-    """Return the places of a picture's frames: reduced copies and masks in a TIFF are none."""
+    """Return the places of a picture's frames.
+
+    Reduced copies and masks in a TIFF are none, nor is what an APNG shows where it cannot be animated.
+    """
     count = getattr(picture, "n_frames", 1) if picture.format in ANIMATED else 1
     if count > MOST_PAGES:
         name = getattr(picture, "filename", "")
         raise InputError(f"'{name}' has more than {MOST_PAGES} pages: save fewer of them.")
     if count == 1 or picture.format != "TIFF":
-        return list(range(count))
+        return list(range(1 if count > 1 and picture.info.get("default_image") else 0, count))
     frames = []
     for place, page in enumerate(ImageSequence.Iterator(picture)):
         tags: Any = getattr(page, "tag_v2", {})

@@ -24,7 +24,7 @@ _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 """NIfTI's codes for metre, millimetre and micrometre."""
 
 _VECTOR_INTENTS = (1007, 2003, 2004)
-"""NIfTI's codes for a vector, RGB and RGBA in the fifth axis."""
+"""NIfTI's codes for a vector, RGB and RGBA in the last axis."""
 
 _COLOUR_KINDS = frozenset(
     {
@@ -54,9 +54,11 @@ def open_nifti(file: Path) -> ImageFile:
     shape = tuple(int(size) for size in image.shape)
     packed = image.get_data_dtype()
     samples, spatial = len(packed.fields or "-"), shape
-    vector = len(shape) == 5 and (int(raw["intent_code"]) in _VECTOR_INTENTS)
+    is_vector = int(raw["intent_code"]) in _VECTOR_INTENTS
+    # The fifth axis by the standard; some writers leave the axes of length 1 before it out.
+    vector = is_vector and (len(shape) == 5 or (len(shape) > 2 and 2 <= shape[-1] <= 4))
     if vector:
-        samples, spatial = shape[4], tuple(shape[:4])
+        samples, spatial = shape[-1], tuple(shape[:-1])
         while len(spatial) > 2 and spatial[-1] == 1:
             spatial = spatial[:-1]
     _check_samples(samples, file)

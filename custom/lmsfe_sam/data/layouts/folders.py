@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -25,7 +26,7 @@ NORMAL = "normal images, without a lesion"
 """What images without a lesion are counted as."""
 
 MASK_SUFFIX = re.compile(
-    r"(?P<image>.+?)[_\- ](mask|segmentation|seg|labels?|gt|ground_?truth|tumou?r|lesion|annotation)"
+    r"(?P<image>.+?)[_\-. ](mask|segmentation|seg|labels?|gt|ground_?truth|tumou?r|lesion|annotation)"
     r"(_?\d+)?",
     re.IGNORECASE,
 )
@@ -77,19 +78,37 @@ def pair_folders(root: Path, images: str, masks: str) -> list[Record]:
 def pair_paths(root: Path, images: Path, masks: Path) -> list[Record]:
     """Pair the images of two folders by their stems; a mask's may have a word of `MASK_SUFFIX` behind it.
 
+    Where no mask has an image so, what all masks have around their names is left off, and what all images
+    have: ``us_1.png`` belongs to ``mask_1.png``, ``a_image.png`` to ``a_binary.png``.
+
     Raises:
         InputError: an image without its mask, or a mask without its image.
     """
     files = by_stem(list_images(images))
+    drawn = by_stem(list_images(masks))
     found: dict[str, list[Path]] = defaultdict(list)
-    for name, path in by_stem(list_images(masks)).items():
+    for name, path in drawn.items():
         match = None if name in files else MASK_SUFFIX.fullmatch(name)
         found[match["image"] if match and match["image"] in files else name].append(path)
+    if not found.keys() & files.keys():
+        bare_files, bare_masks = _without_affixes(files), _without_affixes(drawn)
+        if bare_files.keys() == bare_masks.keys():
+            files, found = bare_files, {name: [path] for name, path in bare_masks.items()}
     records = pair(root, files, found)
     for record in records:
         if all(re.search(r"annotation$", stem(Path(path)), re.IGNORECASE) for path in record["label"]):
             record["masks"] = "filled"  # as HC18's, which are outlines
     return records
+
+
+def _without_affixes(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return files without what all their stems begin and end with; numbers are not cut."""
+    if len(files) < 2:
+        return dict(files)
+    start = re.sub(r"\d+$", "", os.path.commonprefix(list(files)))
+    rest = [name[len(start) :] for name in files]
+    end = re.sub(r"\d+$", "", os.path.commonprefix([name[::-1] for name in rest]))[::-1]
+    return {name.removesuffix(end): path for name, path in zip(rest, files.values(), strict=True)}
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:

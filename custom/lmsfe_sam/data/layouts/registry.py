@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,13 @@ PART_FOLDERS = {
 }
 """Names of folders that state a split."""
 
-IMAGE_FOLDERS = ("images", "image", "img", "imgs", "original", "originals", "jpegimages")
+IMAGE_FOLDERS = (
+    *("images", "image", "img", "imgs", "original", "originals", "jpegimages", "input", "inputs", "data"),
+)
 MASK_FOLDERS = (
     *("masks", "mask", "gt", "label", "labels", "groundtruth", "ground_truth", "segmentations"),
-    *("segmentationclass", "segmentationclasspng"),
+    *("segmentationclass", "segmentationclasspng", "segmentation", "seg", "segs", "gts", "target", "targets"),
+    *("annotations", "annotation"),
 )
 """Names of folders of images and masks, the likeliest first."""
 
@@ -78,8 +81,15 @@ class Layout:
 
 def _two_folders(root: Path) -> tuple[Path, Path] | None:
     """Return the folder of images and that of masks, if there is one of each."""
-    images, masks = subfolder(root, *IMAGE_FOLDERS), subfolder(root, *MASK_FOLDERS)
+    images = _likeliest(root, IMAGE_FOLDERS)
+    masks = _likeliest(root, MASK_FOLDERS)
     return (images, masks) if images and masks else None
+
+
+def _likeliest(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder of the first of several names; one of annotations must hold pictures, not JSON."""
+    folders = (folder for name in names if (folder := subfolder(root, name)))
+    return next((one for one in folders if "annotation" not in one.name.lower() or list_images(one)), None)
 
 
 def _is_plain(root: Path) -> bool:
@@ -184,7 +194,21 @@ def _part_folders(root: Path) -> dict[str, Path | tuple[Path, Path]]:
             images, masks = (subfolder(one, *names) for one in two)
             if images and masks:
                 found[part] = (images, masks)
+        if part not in found and (beside := _joined_folders(root, names)):
+            found[part] = beside
     return found
+
+
+def _joined_folders(root: Path, parts: Sequence[str]) -> tuple[Path, Path] | None:
+    """Return ``train_images/`` and ``train_masks/``, or ``images_train/`` and ``masks_train/``, if there."""
+
+    def joined(kinds: Sequence[str]) -> Path | None:
+        pairs = [(part, kind) for part in parts for kind in kinds]
+        ways = [pair for part, kind in pairs for pair in ((part, kind), (kind, part))]
+        return subfolder(root, *(mark.join(way) for way in ways for mark in ("_", "-", " ")))
+
+    images, masks = joined(IMAGE_FOLDERS), joined(MASK_FOLDERS)
+    return (images, masks) if images and masks else None
 
 
 def _is_split(root: Path) -> bool:
@@ -192,7 +216,7 @@ def _is_split(root: Path) -> bool:
 
 
 def _find_split(root: Path) -> FolderContents:
-    """train/, val/ and test/ with images/ and masks/ or with X.png beside X_mask.png; or the reverse."""
+    """train/, val/ and test/ with images/ and masks/ or X.png beside X_mask.png; or the reverse; or joined."""
     parts: dict[str, list[Record]] = {}
     for part, folder in _part_folders(root).items():
         if isinstance(folder, tuple):

@@ -36,6 +36,10 @@ _VOID = (224, 224, 192)
 """Pascal VOC's colour of pixels that belong to no class."""
 
 
+_VOID_CLASS = 255
+"""Its value in maps of classes that are saved grey; there it is a line around them."""
+
+
 class EmptyMaskError(InputError):
     """A mask without a lesion."""
 
@@ -153,7 +157,7 @@ def label_pixels(pixels: np.ndarray, name: str, lossy: bool = False) -> MaskFile
         return MaskFile(classes)
     brightest = colours.max(axis=-1)
     if brightest.min() > THRESHOLD:  # coloured on white
-        brightest = (colours @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+        brightest = 255 - colours.min(axis=-1)
     return _from_grey(brightest, name, lossy)
 
 
@@ -179,6 +183,8 @@ def _from_grey(grey: np.ndarray, name: str, lossy: bool) -> MaskFile:
         return MaskFile(inside.astype(np.int32) * (int(top) if whole and top < GREY_LOW else 1))
     if whole and not lossy and top < GREY_LOW:
         return MaskFile(grey.astype(np.int32))
+    if whole and not lossy and top == _VOID_CLASS and values[-2] < GREY_LOW and _is_thin(grey == top):
+        return MaskFile(np.where(grey == top, 0, grey).astype(np.int32))
     flat = _flat(grey)
     scaled = grey * (255.0 / top) if top > 255 or top <= 1 else grey
     levels = np.unique(grey[flat & (grey > 0)]) if whole and not lossy else np.empty(0, grey.dtype)
@@ -269,15 +275,22 @@ _THIN = 4
 
 def is_outline(mask: np.ndarray) -> bool:
     """Whether a mask (H, W) is a thin line around something much larger, and not the thing itself."""
-    from scipy.ndimage import binary_fill_holes, minimum_filter
+    from scipy.ndimage import binary_fill_holes
 
     area = int(mask.sum())
     if not area or area > 0.25 * mask.size:
         return False
     box = _bounds(mask)
-    if minimum_filter(np.pad(mask[box], 1).view(np.uint8), 2 * _THIN + 1).any():
+    if not _is_thin(mask[box]):
         return False
     return int(binary_fill_holes(mask[box]).sum()) >= 3 * area or _is_open_outline(mask[box], area)
+
+
+def _is_thin(mask: np.ndarray) -> bool:
+    """Whether a mask has no place that is more than `_THIN` pixels away from what is outside of it."""
+    from scipy.ndimage import minimum_filter
+
+    return not minimum_filter(np.pad(mask, 1).view(np.uint8), 2 * _THIN + 1).any()
 
 
 def is_inverted(mask: np.ndarray) -> bool:
