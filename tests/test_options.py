@@ -73,7 +73,7 @@ def test_a_path_that_would_not_be_a_name_is_refused_with_the_remedy(
 
 @pytest.mark.parametrize("typed", ["scan#1.png", "./Patient #12", "['a', 'b#c']"])
 def test_a_path_with_a_number_sign_is_refused_with_another_remedy(typed: str) -> None:
-    with pytest.raises(InputError, match="holds #.*rename"):
+    with pytest.raises(InputError, match=r"holds #.*rename"):
         check_command_line(["run", "--input", typed])
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,10 +104,16 @@ def _without_affixes(files: Mapping[str, Path]) -> dict[str, Path]:
     """Return files without what all their stems begin and end with; numbers are not cut."""
     if len(files) < 2:
         return dict(files)
-    start = re.sub(r"\d+$", "", os.path.commonprefix(list(files)))
+    start = re.sub(r"\d+$", "", _common_start(list(files)))
     rest = [name[len(start) :] for name in files]
-    end = re.sub(r"\d+$", "", os.path.commonprefix([name[::-1] for name in rest]))[::-1]
+    end = re.sub(r"\d+$", "", _common_start([name[::-1] for name in rest]))[::-1]
     return {name.removesuffix(end): path for name, path in zip(rest, files.values(), strict=True)}
+
+
+def _common_start(names: Sequence[str]) -> str:
+    first, last = min(names), max(names)
+    length = next((place for place, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
+    return first[:length]
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:

@@ -216,7 +216,7 @@ def _is_split(root: Path) -> bool:
 
 
 def _find_split(root: Path) -> FolderContents:
-    """train/, val/ and test/ with images/ and masks/ or X.png beside X_mask.png; or the reverse; or joined."""
+    """train/, val/ and test/ with images/ and masks/ or X.png beside X_mask.png; or in other orders."""
     parts: dict[str, list[Record]] = {}
     for part, folder in _part_folders(root).items():
         if isinstance(folder, tuple):
