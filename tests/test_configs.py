@@ -124,6 +124,7 @@ def test_the_evaluation_config_has_and_checks_every_option(configs: Path) -> Non
 def test_a_setting_that_changes_the_weights_is_remembered_for_resuming() -> None:
     harmless = (
         "resume output_dir mlflow demonstration_epochs full_epochs epochs patience num_workers threads "
+        "max_pixels "
     )
     assert (
         set((harmless + "max_minutes device amp").split()) == MAY_CHANGE <= set(TrainingOptions.model_fields)

@@ -46,6 +46,20 @@ class TextWriter:
             temporary.write_text(self.word)
 
 
+def test_temporary_files_are_removed_from_subfolders_too(images: Path, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    left = [out / "masks/ward/.a.png.tmp-a1b2c3d4.png", out / "overlays/.a.png.tmp-a1b2c3d4.png"]
+    kept = [out / "masks/ward/.mine.png", elsewhere / ".a.png.tmp-a1b2c3d4.png"]
+    for file in (*left, *kept):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (out / "masks/link").symlink_to(elsewhere)
+    (out / "masks/ward/loop").symlink_to(out / "masks")
+    (out / "journal.jsonl").touch()
+    Results(out, {**OPTIONS, "input": images}).start(find_inputs(images))
+    assert [file.exists() for file in (*left, *kept)] == [False, False, True, True]
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "in"

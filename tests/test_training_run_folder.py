@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -212,3 +214,34 @@ def test_a_stopped_run_says_what_is_finished_and_how_to_go_on(tmp_path: Path) ->
     (folder / LAST).unlink()
     with pytest.raises(Stopped, match="No epoch is finished: the same command starts anew"):
         run(trainer, folder)
+
+
+HOLDS = (
+    "import fcntl,sys; f=open(sys.argv[1],'ab'); fcntl.lockf(f,fcntl.LOCK_EX); print(1,flush=True); input()"
+)
+
+
+def test_two_trainings_in_one_folder_are_told_apart_until_one_is_killed(tmp_path: Path) -> None:
+    finished(tmp_path / "run", dataset_dir=None).close()
+    before = (tmp_path / "run" / "history.csv").read_text(), (tmp_path / "run" / "run.json").read_text()
+    left = tmp_path / "run" / ".history.csv.tmp-a1b2c3d4.csv"
+    left.touch()  # which the other training may be about to rename
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / "run" / "training.log")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"1\n"
+        for resume in (None, str(tmp_path / "run")):
+            settings = {**SETTINGS, "dataset_dir": None}
+            with pytest.raises(InputError, match=r"in use by another training: .*--output_dir"):
+                RunFolder(str(tmp_path / "run"), resume, settings)
+        assert left.exists()
+        now = (tmp_path / "run" / "history.csv").read_text(), (tmp_path / "run" / "run.json").read_text()
+        assert now == before
+        other.kill()
+    RunFolder(str(tmp_path / "run"), None, {**SETTINGS, "dataset_dir": None})
+    assert not (tmp_path / "run" / "history.csv").exists() and not left.exists()
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run" / "training.log").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"training\.log' could not be written"):
+        RunFolder(str(tmp_path / "run"), None, SETTINGS)

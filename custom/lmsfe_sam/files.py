@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lmsfe_sam.errors import InputError
 
@@ -43,12 +43,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(*folders: Path) -> None:
-    """Remove what `atomic_write` left in folders when a run was killed; only while nobody writes there."""
-    for folder in folders:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder and below when a run was killed; only while nobody writes.
+
+    Links to other folders are not followed.
+
+    Raises:
+        InputError: a file cannot be removed.
+    """
+    for place, _, names in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, names):
+            try:
+                Path(place, name).unlink(missing_ok=True)
+            except OSError as error:
+                raise unwritable(Path(place, name), error) from error
 
 
 def append_whole(file: FileIO, content: bytes, path: Path) -> None:
@@ -72,10 +80,12 @@ def append_whole(file: FileIO, content: bytes, path: Path) -> None:
         raise unwritable(path, error) from error
 
 
-def lock_file(file: IO[bytes]) -> bool:
+def lock_file(file: IO[Any]) -> bool:
     """Lock an open file for this process until it is closed; False where another process has it.
 
-    Where the file system or the platform knows no locks, it counts as locked.
+    The lock is the system's own (POSIX) and ends with the process, however that ends. On a network folder its
+    server keeps it, for all machines; it may take the server a minute or two to see that a machine has died.
+    Where the file system or the platform knows no locks, the file counts as locked.
     """
     try:
         import fcntl

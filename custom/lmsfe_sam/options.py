@@ -64,6 +64,9 @@ class DataOptions(Options):
         description="how mask files are read: filled fills outlines, inverted takes black for the lesion; "
         "null: as drawn, and outlines and inverted masks are refused"
     )
+    max_pixels: Positive = Field(
+        description="most pixels of an image, or of all slices of a file that is read as a whole"
+    )
     split_rule: Text = Field(
         description="group: the data set's own split, else by patient, video or near-duplicates; "
         "paper: the counts of the paper"

@@ -12,6 +12,7 @@ from lmsfe_sam.data.layouts.folders import NORMAL, FolderContents, Record
 from lmsfe_sam.data.masks.files import is_black, is_inverted, is_outline
 from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.reading import read_image
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def _check_record(record: Mapping[str, Any]) -> bool:
     """Read an image and its mask; return whether the mask looks inverted."""
     if "phantom" in record:
         return False
-    height, width = read_image(record["image"]).pixels.shape[:2]
+    height, width = read_image(record["image"], max_pixels=pixel_limit(record)).pixels.shape[:2]
     mask = record_mask(record, (height, width))
     if record.get("masks") or record.get("outlines"):
         return False

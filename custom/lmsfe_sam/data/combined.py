@@ -12,6 +12,7 @@ from lmsfe_sam.data.layouts.folders import Record
 from lmsfe_sam.data.phantoms.rendering import phantom_records
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.limits import MOST_PIXELS
 from lmsfe_sam.settings import folders_of
 
 
@@ -27,6 +28,7 @@ def find_records(
     objects: str | Sequence[str] = "union",
     prompted_only: Sequence[str] = (),
     masks: str | None = None,
+    max_pixels: int = MOST_PIXELS,
 ) -> DataList:
     """Return the records of a dataset or of several, split, or those of ``phantoms`` made-up images.
 
@@ -41,6 +43,7 @@ def find_records(
             for all of them or one each.
         masks: how the masks are read, one of `MASK_KINDS` of `data.masks.reading`; None reads them
             as drawn, and refuses outlines and inverted masks.
+        max_pixels: that an image or a mask may have, see `lmsfe_sam.images.reading.open_image`.
         prompted_only: names of the datasets in which "no prompt" means nothing.
 
     Raises:
@@ -49,12 +52,13 @@ def find_records(
     """
     if dataset_dir is not None:
         found = [
-            build_datalist(folder, layout, split_rule, seed, validation_fraction, test_fraction)
+            build_datalist(folder, layout, split_rule, seed, validation_fraction, test_fraction, max_pixels)
             for folder in folders_of(dataset_dir)
         ]
         _mark_objects(found, objects, prompted_only)
         for record in (record for one in found for part in PARTS for record in one.records[part]):
             record.update({"masks": masks} if masks else {})
+            record.update({"max_pixels": max_pixels} if max_pixels != MOST_PIXELS else {})
         return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
     held_out = max(1, round(0.15 * phantoms))
     records = phantom_records(phantoms, seed)

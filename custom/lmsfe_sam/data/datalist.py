@@ -21,6 +21,7 @@ from lmsfe_sam.data.layouts.registry import LAYOUTS, Layout
 from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.images.limits import MOST_PIXELS
 
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 """Our names of the parts, and MONAI's in a ``datalist.json``."""
@@ -121,8 +122,8 @@ class DataList:
             "image": _relative(record["image"], self.root),
             "label": masks[0] if len(masks) == 1 else masks,
         }
-        # What the objects are is the options' to say, each time that the list is read.
-        own = {"image", "label", "objects", "unprompted"}
+        # What the objects are and how large files may be is the options' to say, each time the list is read.
+        own = {"image", "label", "objects", "unprompted", "max_pixels"}
         return {**entry, **{key: value for key, value in record.items() if key not in own}}
 
 
@@ -133,6 +134,7 @@ def build_datalist(
     seed: int = 0,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
+    max_pixels: int = MOST_PIXELS,
 ) -> DataList:
     """Find the images of a data folder and divide them.
 
@@ -146,6 +148,7 @@ def build_datalist(
         seed: of the division; 0 is the one that published figures use.
         validation_fraction: share of the images for validation, 0 to below 1.
         test_fraction: share of the images for testing.
+        max_pixels: of the images that near-duplicates are looked for among.
 
     Raises:
         InputError: naming the key and what would be right.
@@ -167,7 +170,7 @@ def build_datalist(
         return _read_datalist(listed)
     if not folder.is_dir():
         raise InputError(f"dataset_dir '{folder}' is a file, and no {FILE_NAME}: give the data set's folder.")
-    result = _divided(folder, layout, split_rule, seed, validation_fraction, test_fraction)
+    result = _divided(folder, layout, split_rule, seed, validation_fraction, test_fraction, max_pixels)
     _name_from(result, folder)
     return result
 
@@ -185,7 +188,13 @@ def _name_from(datalist: DataList, folder: Path) -> None:
 
 
 def _divided(
-    folder: Path, layout: str, split_rule: str, seed: int, validation_fraction: float, test_fraction: float
+    folder: Path,
+    layout: str,
+    split_rule: str,
+    seed: int,
+    validation_fraction: float,
+    test_fraction: float,
+    max_pixels: int,
 ) -> DataList:
     root, chosen = _recognise(folder, layout)
     found = chosen.find(root)
@@ -201,10 +210,10 @@ def _divided(
     if split_rule == "group" and found.parts is not None:
         _keep_split(result, found.parts)
         if "val" not in found.parts:
-            _watch_part_of_training(result, validation_fraction)
+            _watch_part_of_training(result, validation_fraction, max_pixels)
         return result
     if found.grouping == NEAR_DUPLICATES:
-        _group_near_duplicates(found.records)
+        _group_near_duplicates(found.records, max_pixels)
     if split_rule == "paper":
         _divide_as_the_paper(result, found, validation_fraction)
     else:
@@ -268,10 +277,10 @@ def _keep_split(result: DataList, parts: Mapping[str, list[Record]]) -> None:
     result.split_rule, result.own_split = "own", bool(parts.get("test"))
 
 
-def _watch_part_of_training(result: DataList, validation_fraction: float) -> None:
+def _watch_part_of_training(result: DataList, validation_fraction: float, max_pixels: int) -> None:
     """Keep a part of the training images for validation, where the folder names training and test alone."""
     train = result.records["train"]
-    _group_near_duplicates(train)
+    _group_near_duplicates(train, max_pixels)
     wanted = {"val": counts_by_fraction(len(train), validation_fraction, 0)["val"]}
     places = divide([record["group"] for record in train], [""] * len(train), wanted, result.seed)
     result.records["val"] = [train[place] for place in places["val"]]
@@ -279,8 +288,8 @@ def _watch_part_of_training(result: DataList, validation_fraction: float) -> Non
     result.notes.append("The folder names no validation part: it is taken from the training images.")
 
 
-def _group_near_duplicates(records: Sequence[Record]) -> None:
-    pairs = find_pairs([record["image"] for record in records])
+def _group_near_duplicates(records: Sequence[Record], max_pixels: int) -> None:
+    pairs = find_pairs([record["image"] for record in records], max_pixels)
     groups = groups_of([record["name"] for record in records], pairs)
     for record, group in zip(records, groups, strict=True):
         record["group"] = group

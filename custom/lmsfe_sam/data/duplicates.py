@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.limits import MOST_PIXELS
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
@@ -50,24 +52,25 @@ class Pair(NamedTuple):
     """The correlation of their fine structure, MIN_FINE to 1."""
 
 
-def find_pairs(paths: Sequence[str | Path]) -> list[Pair]:
+def find_pairs(paths: Sequence[str | Path], max_pixels: int = MOST_PIXELS) -> list[Pair]:
     """Find the near-duplicates among picture files, the most alike first."""
-    return compare(thumbnails(paths))
+    return compare(thumbnails(paths, max_pixels))
 
 
-def thumbnails(paths: Sequence[str | Path]) -> np.ndarray:
+def thumbnails(paths: Sequence[str | Path], max_pixels: int = MOST_PIXELS) -> np.ndarray:
     """Read pictures as grey thumbnails, (N, 32, 32) float32 in 0..255, on a few threads.
 
-    An unreadable file gives a black one, which is like no other: naming bad files is the task of
-    `lmsfe_sam.data.checking.check_records`.
+    An unreadable file, or one of more than ``max_pixels``, gives a black one, which is like no other: naming
+    bad files is the task of `lmsfe_sam.data.checking.check_records`.
     """
+    read = partial(_thumbnail, max_pixels=max_pixels)
     with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(_thumbnail, paths)), dtype=np.float32).reshape(-1, SIDE, SIDE)
+        return np.array(list(pool.map(read, paths)), dtype=np.float32).reshape(-1, SIDE, SIDE)
 
 
-def _thumbnail(path: str | Path) -> np.ndarray:
+def _thumbnail(path: str | Path, max_pixels: int) -> np.ndarray:
     try:
-        grey = Image.fromarray(to_rgb_uint8(read_image(path).pixels)).convert("L")
+        grey = Image.fromarray(to_rgb_uint8(read_image(path, max_pixels=max_pixels).pixels)).convert("L")
     except InputError:
         return np.zeros((SIDE, SIDE), np.float32)
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)

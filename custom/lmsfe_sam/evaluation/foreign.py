@@ -14,7 +14,8 @@ from lmsfe_sam.data.masks.reading import resize_mask
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import known_suffix, stem
-from lmsfe_sam.images.reading import open_image
+from lmsfe_sam.images.limits import MOST_PIXELS, pixel_limit
+from lmsfe_sam.images.reading import read_header
 
 MODE = "predictions"
 """Their name among the prompt modes."""
@@ -43,6 +44,7 @@ class ForeignMasks:
             raise InputError(
                 f"predictions '{folder}' is no folder: give one that holds a mask for each image."
             )
+        self.max_pixels = max(map(pixel_limit, records), default=MOST_PIXELS)
         self.files = self._match([str(record["name"]) for record in records])
         for record in records:
             self._check_size(record, metric_size)
@@ -71,7 +73,7 @@ class ForeignMasks:
 
     def _check_size(self, record: Mapping[str, Any], metric_size: int | str) -> None:
         file = self.files[str(record["name"])]
-        header = open_image(file).header
+        header = read_header(file, self.max_pixels)
         own = header.rows, header.columns
         wanted = _size_of(record)
         if own == wanted or (metric_size != "native" and own == (metric_size, metric_size)):
@@ -83,7 +85,7 @@ class ForeignMasks:
 
     def __call__(self, name: str, size: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the mask of an image, bool, resized to ``size`` by nearest neighbour."""
-        return resize_mask(read_label_map(self.files[name]).labels != 0, size)
+        return resize_mask(read_label_map(self.files[name], max_pixels=self.max_pixels).labels != 0, size)
 
 
 def foreign_masks(
@@ -109,5 +111,5 @@ def _size_of(record: Mapping[str, Any]) -> tuple[int, int]:
     if "phantom" in record:
         shape = load_image_and_mask(record)[1].shape
         return shape[0], shape[1]
-    header = open_image(record["image"]).header
+    header = read_header(record["image"], pixel_limit(record))
     return header.rows, header.columns

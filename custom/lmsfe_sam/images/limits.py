@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,11 @@ UNSCANNED = 2**22
 
 class TooManyPixelsError(InputError):
     """A file that is larger than the limit."""
+
+
+def pixel_limit(record: Mapping[Any, Any]) -> int:
+    """Return how many pixels a record's files may have: what the option ``max_pixels`` says."""
+    return int(record.get("max_pixels", MOST_PIXELS))
 
 
 def hold(file: Path, count: int, most: int) -> None:

@@ -32,13 +32,13 @@ from lmsfe_sam.images.volumes import open_metaimage, open_nifti, open_nrrd
 logger = logging.getLogger(__name__)
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
+def read_header(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> Header:
     """Return what a file says of its pixels; nothing is decoded.
 
     Raises:
         InputError: see `open_image`.
     """
-    return open_image(path).header
+    return open_image(path, max_pixels).header
 
 
 def open_image(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> ImageFile:

@@ -92,7 +92,7 @@ class Results:
             if self.journal.events.settings == settings:
                 self._keep_other_frames(self.journal, records)
             self.keys = {record["stem"]: _key(record) for record in records}
-            remove_leftovers(self.folder, *(path for path in self.folder.iterdir() if path.is_dir()))
+            remove_leftovers(self.folder)
             self._clear(self.journal, settings)
             self.write_table()
         except BaseException:

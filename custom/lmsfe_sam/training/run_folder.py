@@ -13,7 +13,7 @@ from typing import Any
 from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.distributed import launch_id, restart_count
 from lmsfe_sam.errors import InputError, shown
-from lmsfe_sam.files import atomic_write, ensure_folder, remove_leftovers
+from lmsfe_sam.files import atomic_write, ensure_folder, lock_file, remove_leftovers, unwritable
 from lmsfe_sam.model.checkpoints import seal_weights
 from lmsfe_sam.settings import given_keys
 from lmsfe_sam.stopping import Stopped
@@ -26,6 +26,7 @@ SETTINGS = "run.json"
 DATALIST = "datalist.json"
 LAST = "checkpoint_last.pt"
 BEST = "model.pt"
+LOG = "training.log"
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -43,6 +44,7 @@ MAY_CHANGE = frozenset(
     {
         *("epochs", "demonstration_epochs", "full_epochs", "patience", "num_workers", "threads"),
         "max_minutes",
+        "max_pixels",
         *("device", "amp", "mlflow", "resume", "output_dir"),
     }
 )
@@ -52,7 +54,23 @@ PATHS = frozenset({"dataset_dir", "pretrained", "backbone_weights"})
 
 
 class _RunLog(logging.FileHandler):
-    """``training.log`` of a run."""
+    """``training.log`` of a run, which is locked as long as the run writes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        assert self.stream is not None
+        if not lock_file(self.stream):
+            self.close()
+            raise InputError(
+                f"output_dir '{path.parent}' is in use by another training: wait for its end or name another "
+                "folder with --output_dir."
+            )
+
+    def empty(self) -> None:
+        """Take out all lines; the file stays, as it carries the lock."""
+        assert self.stream is not None
+        self.stream.truncate(0)
 
 
 class RunFolder:
@@ -92,12 +110,18 @@ class RunFolder:
             logger.info("These processes were started again: the run in '%s' goes on.", self.path)
         if self.source is not None:
             self._check_settings(self.source)
-        elif main_process:
-            self._make_room()
-        if main_process:
+        if not main_process:
+            return
+        log = self._open_log()
+        try:
+            if self.source is None:
+                self._make_room(log)
             remove_leftovers(self.path)
             self._write_settings()
-            self._log_to_file()
+        except BaseException:
+            log.close()
+            raise
+        logging.getLogger("lmsfe_sam").addHandler(log)
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -134,7 +158,7 @@ class RunFolder:
                     f"repeat the options that it was started with, or start a new run."
                 )
 
-    def _make_room(self) -> None:
+    def _make_room(self, log: _RunLog) -> None:
         """Take a finished demonstration out of the way; refuse to do so with anything else."""
         if not (self.path / HISTORY).is_file():
             return
@@ -144,10 +168,11 @@ class RunFolder:
                 f"--resume {self.path}, or name another folder with --output_dir."
             )
         logger.info("The demonstration that '%s' held is replaced.", self.path)
-        names = (HISTORY, SETTINGS, DATALIST, LAST, BEST, "model.json", "training.log")
+        names = (HISTORY, SETTINGS, DATALIST, LAST, BEST, "model.json")
         events = (self.path / "tensorboard").glob("events.out.tfevents.*")
         for file in (*(self.path / name for name in names), *events):
             file.unlink(missing_ok=True)
+        log.empty()
 
     def _is_demonstration(self) -> bool:
         """Whether the folder is known to hold phantoms' results; what cannot be read is left alone."""
@@ -168,11 +193,18 @@ class RunFolder:
             package.removeHandler(handler)
             handler.close()
 
-    def _log_to_file(self) -> None:
+    def _open_log(self) -> _RunLog:
+        """Open ``training.log``, and have the folder for this process alone.
+
+        Raises:
+            InputError: another training has it, or it cannot be written.
+        """
         self.close()
-        handler = _RunLog(self.path / "training.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger("lmsfe_sam").addHandler(handler)
+        path = self.path / LOG
+        try:
+            return _RunLog(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
 
 
 def _read_object(source: Path, name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.dicom.reading import read_segmentation
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix
+from lmsfe_sam.images.limits import MOST_PIXELS
 from lmsfe_sam.images.pictures import brightest_value, read_indices
 from lmsfe_sam.images.reading import read_image
 
@@ -72,12 +73,13 @@ def read_mask(path: str | Path, frame: int | None = None) -> np.ndarray:
     return mask
 
 
-def read_label_map(path: str | Path, frame: int | None = None) -> MaskFile:
+def read_label_map(path: str | Path, frame: int | None = None, max_pixels: int = MOST_PIXELS) -> MaskFile:
     """Read the class values of a mask file, which may be all 0.
 
     Args:
         path: a picture, NIfTI, NRRD, MetaImage or DICOM file, DICOM SEG among them.
         frame: of a file that has several.
+        max_pixels: see `lmsfe_sam.images.reading.open_image`.
 
     Raises:
         InputError: the file is unreadable, or is no mask.
@@ -86,7 +88,7 @@ def read_label_map(path: str | Path, frame: int | None = None) -> MaskFile:
     suffix = known_suffix(file)
     if is_dicom(file) and (segments := read_segmentation(file)) is not None:
         return MaskFile(segments)
-    pixels = read_image(file, frame).pixels
+    pixels = read_image(file, frame, max_pixels).pixels
     indices = read_indices(file) if suffix in PICTURE_SUFFIXES and not frame else None
     if indices is not None and (labels := _from_palette(indices, pixels)) is not None:
         return MaskFile(labels)

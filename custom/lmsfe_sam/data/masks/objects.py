@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lmsfe_sam.data.masks.reading import record_labels, record_mask
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.reading import read_header
 from lmsfe_sam.options import ObjectsRule
 
@@ -112,7 +113,7 @@ def separate_objects(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 def _separated(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if record.get("objects", "union") == "union" or "phantom" in record:
         return [dict(record)]
-    header = read_header(record["image"])
+    header = read_header(record["image"], pixel_limit(record))
     return [
         {
             **record,

@@ -13,6 +13,7 @@ from lmsfe_sam.data.masks.files import empty_mask, filled, read_label_map
 from lmsfe_sam.data.masks.outlines import draw_outline
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, known_suffix
+from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.pictures import stored_orientation, turn
 
 MASK_KINDS = ("as_drawn", "filled", "inverted")
@@ -85,7 +86,8 @@ def _labels_of(
     path: str | Path, record: Mapping[str, Any], size: tuple[int, int]
 ) -> list[tuple[int, np.ndarray]]:
     """Return each (label, mask) of a file, read as the record's ``masks`` says and turned as its image."""
-    labels = turned_alike(read_label_map(path, record.get("frame")).labels, path, record["image"], size)
+    read = read_label_map(path, record.get("frame"), pixel_limit(record))
+    labels = turned_alike(read.labels, path, record["image"], size)
     kind = record.get("masks") or "as_drawn"
     if kind == "inverted":
         labels = (labels == 0).astype(np.int32)

@@ -16,12 +16,13 @@ from monai.transforms import MapTransform
 
 from lmsfe_sam.data.masks.objects import object_map, record_objects
 from lmsfe_sam.data.masks.reading import nearest_indices
+from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.predict.preprocessing import resize_image, to_rgb_uint8
 
 __all__ = ["LoadUltrasoundd", "ResizeUltrasoundd", "load_image_and_mask"]
 
-_CONSUMED = frozenset({"outlines", "phantom", "subgroup", "objects", "object", "masks"})
+_CONSUMED = frozenset({"outlines", "phantom", "subgroup", "objects", "object", "masks", "max_pixels"})
 """What a record holds for this step or for tables only; left in, it would not collate."""
 
 
@@ -59,7 +60,7 @@ class LoadUltrasoundd(MapTransform):
                 result["label"] = torch.from_numpy(mask)[None]
                 result["unprompted"] = bool(data.get("unprompted", True))
         else:
-            image = to_rgb_uint8(read_image(data["image"]).pixels)
+            image = to_rgb_uint8(read_image(data["image"], max_pixels=pixel_limit(data)).pixels)
         result["image"] = torch.from_numpy(image).permute(2, 0, 1).float().contiguous()
         result["original_size"] = torch.tensor(image.shape[:2])
         if "name" not in result:
@@ -82,7 +83,7 @@ def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarr
 
         image, mask = render_record(record)
         return to_rgb_uint8(image), np.ascontiguousarray(mask, dtype=np.uint8)
-    image = to_rgb_uint8(read_image(record["image"]).pixels)
+    image = to_rgb_uint8(read_image(record["image"], max_pixels=pixel_limit(record)).pixels)
     objects = record_objects(record, (image.shape[0], image.shape[1]))
     if "object" in record:
         objects = [objects[record["object"] - 1]]
