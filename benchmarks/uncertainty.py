@@ -18,9 +18,9 @@ import torch
 from skimage.segmentation import find_boundaries
 
 from lmsfe_sam.data.datalist import build_datalist
-from lmsfe_sam.data.loading import load_image_and_mask
-from lmsfe_sam.data.masks import resize_mask
-from lmsfe_sam.data.objects import connected_parts
+from lmsfe_sam.data.masks.objects import connected_parts
+from lmsfe_sam.data.masks.reading import resize_mask
+from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.evaluation.statistics import Resampling
 from lmsfe_sam.predict.decoding import decode_prompts
 from lmsfe_sam.predict.predictor import Predictor

@@ -13,15 +13,27 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from skimage.segmentation import find_boundaries
 
 from boxnet import BoxNetwork
 from inference_workflow import finish, inference_workflow
 from lmsfe_sam.errors import find_input_error
+from lmsfe_sam.inference.writers.overlay import COLOURS, draw_uncertainty
 from medical_files import save_dicom, ultrasound_region
 
 NOISE = np.random.default_rng(0).integers(1, 256, (96, 128), np.uint8)
 BOXES = ([10, 12, 50, 60], [60, 30, 120, 90])
-ALL = ["mask", "overlay", "dicom_seg", "dicom_seg_fractional", "dicom_sr", "coco", "geojson", "svg"]
+ALL = [
+    "mask",
+    "overlay",
+    "uncertainty",
+    "dicom_seg",
+    "dicom_seg_fractional",
+    "dicom_sr",
+    "coco",
+    "geojson",
+    "svg",
+]
 
 Infer = Callable[..., Path]
 
@@ -74,7 +86,8 @@ def test_all_outputs_of_a_folder(folder: Path, tmp_path: Path, infer: Infer) -> 
         "objects.csv", "coco.json", "dicom_sr/scan.dcm",
         "dicom_seg/scan.dcm", "dicom_seg_fractional/scan.dcm",
         *(f"{place.format(stem)}" for stem in ("scan", "photo") for place in (
-            "masks/{}.png", "overlays/{}.png", "coco/{}.json", "contours/{}.geojson", "contours/{}.svg"
+            "masks/{}.png", "overlays/{}.png", "uncertainty/{}.png",
+            "coco/{}.json", "contours/{}.geojson", "contours/{}.svg",
         )),
     }  # fmt: skip
     labels = np.asarray(Image.open(out / "masks" / "scan.png"))
@@ -87,6 +100,8 @@ def test_all_outputs_of_a_folder(folder: Path, tmp_path: Path, infer: Infer) -> 
     assert [item.SegmentLabel for item in seg.SegmentSequence] == ["Lesion 1", "Nerve 2"]
     fractional = hd.seg.segread(out / "dicom_seg_fractional" / "scan.dcm").pixel_array
     np.testing.assert_array_equal(fractional[0] > 127, labels == 1)
+    drawn = np.asarray(Image.open(out / "uncertainty" / "scan.png"))
+    assert (drawn[find_boundaries(labels == 2, mode="inner")] == COLOURS[1]).all()
     content = json.loads((out / "coco.json").read_text())
     assert [image["file_name"] for image in content["images"]] == ["photo.png", "scan.dcm"]
     assert len(content["annotations"]) == 4
@@ -131,6 +146,21 @@ def test_coco_of_a_run_that_was_stopped_has_all_images(folder: Path, tmp_path: P
     assert [image["file_name"] for image in content["images"]] == ["photo.png", "scan.dcm"]
 
 
+def test_unsure_pixels_are_tinted_and_sure_ones_are_not() -> None:
+    picture = np.full((6, 6, 3), 100, np.uint8)
+    labels = np.zeros((6, 6), np.uint8)
+    labels[2:5, 2:5] = 1
+    probabilities = np.zeros((1, 6, 6), np.uint8)
+    probabilities[0, 2:5, 2:5] = 255
+    probabilities[0, 0, :4] = 5, 6, 249, 250  # .02 is 5.1 and .98 is 249.9
+    drawn = np.asarray(draw_uncertainty(picture, labels, probabilities)).astype(int)
+    colour = np.array([230, 159, 0])
+    np.testing.assert_array_equal(drawn[2, 2:5], np.tile(colour, (3, 1)))
+    np.testing.assert_array_equal(drawn[0, 1:3], np.tile(np.rint(60 + 0.4 * colour), (2, 1)))
+    for sure in (drawn[0, 0], drawn[0, 3], drawn[3, 3], drawn[5, 5]):
+        np.testing.assert_array_equal(sure, 100)
+
+
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
@@ -138,6 +168,7 @@ def test_coco_of_a_run_that_was_stopped_has_all_images(folder: Path, tmp_path: P
         ({"outputs": ["mask", "mask"]}, "outputs is"),
         ({"category": "tumour"}, "category is 'tumour': give one of lesion,"),
         ({"outputs": ["dicom_seg_fractional"], "mode": "window"}, "whose masks have no probabilities"),
+        ({"outputs": ["uncertainty"], "mode": "window"}, "leave uncertainty out of --outputs"),
     ],
 )
 def test_what_cannot_be_is_refused(folder: Path, infer: Infer, keys: dict[str, Any], sentence: str) -> None:

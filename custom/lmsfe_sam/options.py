@@ -32,7 +32,17 @@ Side = Annotated[int, Field(ge=16)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[str, Field(pattern=r"^(all|\d+:\d+)$", examples=["all", "A:B"])]
-Output = Literal["mask", "overlay", "dicom_seg", "dicom_seg_fractional", "dicom_sr", "coco", "geojson", "svg"]
+Output = Literal[
+    "mask",
+    "overlay",
+    "uncertainty",
+    "dicom_seg",
+    "dicom_seg_fractional",
+    "dicom_sr",
+    "coco",
+    "geojson",
+    "svg",
+]
 ValidationMode = Literal["box", "point", "none"]
 ObjectsRule = Literal["union", "parts", "labels"]
 if TYPE_CHECKING:

@@ -20,6 +20,9 @@ from lmsfe_sam.settings import check_device_and_precision
 
 logger = logging.getLogger(__name__)
 
+OF_PROBABILITIES = ("dicom_seg_fractional", "uncertainty")
+"""Outputs that need each object's probabilities."""
+
 MOST_NAMED = 8
 """So many of the files that are left out are named."""
 
@@ -31,10 +34,11 @@ def check_settings(device: Any, **values: Any) -> None:
         InputError: the first value that cannot be right.
     """
     check_options(InferenceOptions, values)
-    if "dicom_seg_fractional" in values.get("outputs", ()) and values.get("mode") == "window":
+    needing = [output for output in values.get("outputs", ()) if output in OF_PROBABILITIES]
+    if needing and values.get("mode") == "window":
         raise InputError(
             "mode is 'window', whose masks have no probabilities: give auto, zoom or resize with --mode, or "
-            "dicom_seg in place of dicom_seg_fractional with --outputs."
+            f"leave {' and '.join(needing)} out of --outputs."
         )
     check_device_and_precision(device, values.get("amp"))
 

@@ -24,7 +24,7 @@ from lmsfe_sam.version import __version__
 logger = logging.getLogger(__name__)
 
 TABLE = "objects.csv"
-MASKS, OVERLAYS = "masks", "overlays"
+MASKS, OVERLAYS, UNCERTAINTY = "masks", "overlays", "uncertainty"
 
 COLUMNS = (
     *("image", "object", "area_px", "area_mm2", "x0", "y0", "x1", "y1", "predicted_iou"),

@@ -1,22 +1,26 @@
-"""Write each image's label map and overlay, and then its rows in the table of objects."""
+"""Write each image's label map and pictures, and then its rows in the table of objects."""
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from ignite.engine import Engine, Events
+from PIL.Image import Image
 
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.formats import is_dicom
+from lmsfe_sam.inference.inferers import PROBABILITIES
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.inference.results import MASKS, OVERLAYS, TABLE, Results
+from lmsfe_sam.inference.results import MASKS, OVERLAYS, TABLE, UNCERTAINTY, Results
 from lmsfe_sam.inference.writers.deidentifying import blacken_outside
 from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, write_label_map
-from lmsfe_sam.inference.writers.overlay import draw_overlay
+from lmsfe_sam.inference.writers.overlay import draw_overlay, draw_uncertainty
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.stopping import Stopped, held_signals
 
@@ -59,28 +63,52 @@ class LabelMapWriter:
         write_label_map(path, item["pred"][0].cpu().numpy(), item["pred"].meta)
 
 
-class OverlayWriter:
-    """``overlays/<stem>.png``.
+class PictureWriter(ABC):
+    """A PNG drawn on each image, ``FOLDER/<stem>.png``.
 
     Args:
         picture_key: of the image as it was read, (3, H, W) uint8.
         deidentify: blacken what lies outside of the ultrasound regions that the file states.
     """
 
+    folder: str
+
     def __init__(self, picture_key: str = "picture", deidentify: bool = False) -> None:
         self.picture_key = picture_key
         self.deidentify = deidentify
 
     def name(self, item: Item) -> str:  # noqa: D102
-        return f"{OVERLAYS}/{item['stem']}.png"
+        return f"{self.folder}/{item['stem']}.png"
 
     def write(self, path: Path, item: Item) -> None:  # noqa: D102
         picture = item[self.picture_key].cpu().numpy().transpose(1, 2, 0)
         if self.deidentify:
             picture = blacken_outside(picture, item["pred"].meta["filename_or_obj"])
-        overlay = draw_overlay(picture, item["pred"][0].cpu().numpy(), Prompts(**item[PROMPTS]))
+        drawn = self.draw(picture, item["pred"][0].cpu().numpy(), item)
         with atomic_write(path) as temporary:
-            overlay.save(temporary)
+            drawn.save(temporary)
+
+    @abstractmethod
+    def draw(self, picture: np.ndarray, labels: np.ndarray, item: Item) -> Image:
+        """Draw the label map (H, W), and what else the item holds, on a copy of the picture (H, W, 3)."""
+
+
+class OverlayWriter(PictureWriter):
+    """``overlays/<stem>.png``: objects and prompts."""
+
+    folder = OVERLAYS
+
+    def draw(self, picture: np.ndarray, labels: np.ndarray, item: Item) -> Image:  # noqa: D102
+        return draw_overlay(picture, labels, Prompts(**item[PROMPTS]))
+
+
+class UncertaintyWriter(PictureWriter):
+    """``uncertainty/<stem>.png``: outlines, and the pixels that may or may not belong to the objects."""
+
+    folder = UNCERTAINTY
+
+    def draw(self, picture: np.ndarray, labels: np.ndarray, item: Item) -> Image:  # noqa: D102
+        return draw_uncertainty(picture, labels, item[PROBABILITIES].cpu().numpy())
 
 
 class SaveResults:

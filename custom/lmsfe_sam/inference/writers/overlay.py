@@ -1,4 +1,4 @@
-"""A picture of the result: the objects tinted and outlined, the prompts drawn on top."""
+"""Pictures of the result: the objects tinted and outlined with the prompts on top, or how sure they are."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ COLOURS = np.array(
 """Okabe and Ito's colours, which colour-blind people can distinguish; object k has the k-th, cyclically."""
 
 TINT = 0.25
+BAND_TINT = 0.4
 
 PIXELS_AT_ONCE = 2**21
 """Pixels of a picture that are tinted at a time."""
+
+UNSURE = (0.02, 0.98)
+"""Probabilities between which a pixel is unsure; docs/outputs.md has how much of a true outline is there."""
 
 INSIDE, OUTSIDE = (0, 255, 0), (255, 0, 0)
 """Colours of clicks."""
@@ -47,6 +51,26 @@ def draw_overlay(picture: np.ndarray, labels: np.ndarray, prompts: Prompts) -> I
     image = Image.fromarray(drawn)
     _draw_prompts(ImageDraw.Draw(image), prompts, line)
     return image
+
+
+def draw_uncertainty(picture: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> Image.Image:
+    """Draw the outline of each object, and tint the pixels that may or may not belong to it.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        labels: (H, W), object k is k.
+        probabilities: (N, H, W) uint8 of the objects, 255 for 1.
+    """
+    from skimage.segmentation import find_boundaries
+
+    low, high = (255 * level for level in UNSURE)
+    drawn = picture.copy()
+    for number, probability in enumerate(probabilities):
+        colour = COLOURS[number % len(COLOURS)]
+        unsure = (probability > low) & (probability < high)
+        drawn[unsure] = np.rint((1 - BAND_TINT) * picture[unsure] + BAND_TINT * colour).astype(np.uint8)
+        drawn[find_boundaries(labels == number + 1, mode="inner")] = colour
+    return Image.fromarray(drawn)
 
 
 def _tint(drawn: np.ndarray, labels: np.ndarray, rows: slice) -> None:
