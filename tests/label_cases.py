@@ -232,7 +232,8 @@ def bad_cases() -> list[Bad]:
         Bad("a device that there is not", 400, "cuda:7", params={"device": "cuda:7"}),
         Bad("weights in another folder", 404, "file of weights", params={"model_filename": "../../model.pt"}),
         Bad("a parameter of the pipeline", 400, "skip_writer", params={"skip_writer": True}),
-        Bad("DICOM-SEG", 400, "dicom_seg", query={"output": "dicom_seg"}),
+        Bad("DICOM-SEG of a picture", 400, "is no DICOM file", query={"output": "dicom_seg"}),
+        Bad("the same by its suffix", 400, "is no DICOM file", params={"result_extension": ".dcm"}),
         Bad("an unknown output", 422, "output", query={"output": "pdf"}),
     ]
 

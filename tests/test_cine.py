@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
 
 from brightnet import BrightNetwork
 from inference_workflow import finish, inference_workflow
@@ -123,20 +125,48 @@ def test_a_numbered_folder_in_the_order_of_its_numbers(
     assert {row["image"] for row in table(out / "objects.csv")} == {"numbered"}
 
 
-def test_a_video(tmp_path: Path, infer: Infer, prompts: Callable[..., str]) -> None:
+def encode(target: Any, codec: str, form: str | None = None) -> None:
+    """Write the loop as a video."""
     av = pytest.importorskip("av")
-    path = tmp_path / "loop.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    with av.open(target, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=10)
         stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *SIZE, "yuv420p", 4_000_000
         for picture in LOOP:
             frame = av.VideoFrame.from_ndarray(np.dstack([picture] * 3), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+def test_a_video(tmp_path: Path, infer: Infer, prompts: Callable[..., str]) -> None:
+    path = tmp_path / "loop.mp4"
+    encode(str(path), "mpeg4")
     out = infer(input=str(path), frames="all", prompts=prompts(**{"loop.mp4#4": 4}))
     assert_followed(out, "loop")
     with refused("is a video: say which frames"):
         infer(input=str(path))
+    with refused(f"'{path}' has 6144 pixels, more than 100"):
+        infer(input=str(path), frames="all", max_pixels=100)
+
+
+@pytest.mark.parametrize("form", ["mp4", "h264"])
+def test_a_video_within_dicom(tmp_path: Path, infer: Infer, prompts: Callable[..., str], form: str) -> None:
+    content = io.BytesIO()
+    encode(content, "libx264", form)
+    path = save_dicom(tmp_path / "loop.dcm", LOOP, COUNT, PixelSpacing=[0.1, 0.1])
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.MPEG4HP41
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "YBR_PARTIAL_420"
+    dataset.PlanarConfiguration = 0
+    dataset.PixelData = encapsulate([content.getvalue()], has_bot=False)
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    out = infer(input=str(path), frames="all", prompts=prompts(**{"loop.dcm#4": 4}))
+    assert_followed(out, "loop")
+    assert {row["spacing_source"] for row in table(out / "objects.csv")} == {"pixel_spacing"}
+    with refused("has 6144 pixels, more than 100"):
+        infer(input=str(path), frames="all", max_pixels=100)
 
 
 def test_a_volume_has_its_frames_and_the_whole(tmp_path: Path, infer: Infer) -> None:

@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import highdicom as hd
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -19,7 +21,7 @@ if find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed: python -m lmsfe_sam.label.install", allow_module_level=True)
 
 import label_cases as cases
-from label_cases import PHANTOMS, PICTURE, PLANE, SCAN, SIZE, VOLUME, good_cases, placed
+from label_cases import PHANTOMS, PICTURE, PLANE, SCAN, SIZE, VOLUME, good_cases, placed, prompts_on
 from label_server import AUTOMATIC, INTERACTIVE, Server, read_answer, running
 from lmsfe_sam import Predictor
 from lmsfe_sam.label.scoring import disagreement, iou_uncertainty
@@ -104,6 +106,29 @@ def test_an_upload_as_cvat_sends_it(server: Server, predictor: Predictor, tmp_pa
     predictor.set_image(PHANTOMS[1][0])
     assert_alike(np.asarray(Image.open(path)), predictor.predict(box=box)[0][0])
     assert answer["object"] == 1
+
+
+@pytest.mark.parametrize(("image", "number"), [(SCAN, 0), (cases.FILM, 2)])
+def test_dicom_studies_are_answered_by_dicom_segmentations(
+    server: Server, predictor: Predictor, tmp_path: Path, image: str, number: int
+) -> None:
+    box = prompts_on(number)["box"]
+    params = {"roi": box.params["roi"], "slice": number}
+    predictor.set_image(PHANTOMS[number][0])
+    expected = predictor.predict(**box.predict)[0][0]
+    path = server.studies / f"{image}.dcm"
+    for name, file in ((image, None), ("", path.open("rb"))):
+        sent = {"file": file} if file else {}
+        response = server.post_infer(name, params, output="dicom_seg", **sent)
+        assert response.status_code == 200, response.text[:500]
+        assert response.headers["content-type"] == "application/dicom"
+        (tmp_path / "seg.dcm").write_bytes(response.content)
+        seg = hd.seg.segread(tmp_path / "seg.dcm")
+        assert_alike(seg.pixel_array.reshape(SIZE), expected)
+        referenced = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
+        assert referenced.ReferencedSOPInstanceUID == pydicom.dcmread(path).SOPInstanceUID
+        group = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+        assert group.get("ReferencedFrameNumber", 1) == number + 1
 
 
 def test_a_response_in_ohifs_form(server: Server, predictor: Predictor) -> None:

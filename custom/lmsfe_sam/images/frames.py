@@ -9,24 +9,29 @@ from pathlib import Path
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES, known_suffix, list_images, stem
 from lmsfe_sam.images.image import FileImage, Header, ImageFile
+from lmsfe_sam.images.limits import MOST_PIXELS
 from lmsfe_sam.images.reading import open_image
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
 
 
-def open_frames(path: Path) -> ImageFile:
+def open_frames(path: Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
     """Open a file of one or several frames, a video, or a folder of numbered pictures.
+
+    Args:
+        path: the file or folder.
+        max_pixels: that reading a frame may take memory for, as in `open_image`.
 
     Raises:
         InputError: it cannot be read.
     """
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, max_pixels)
     if is_video(path):
         from lmsfe_sam.images.video import open_video
 
-        return open_video(path)
-    return open_image(path)
+        return open_video(path, max_pixels)
+    return open_image(path, max_pixels)
 
 
 def is_video(path: Path) -> bool:
@@ -51,15 +56,15 @@ def numbered_pictures(folder: Path) -> list[Path]:
     return [numbers[number] for number in sorted(numbers)]
 
 
-def _open_folder(folder: Path) -> ImageFile:
+def _open_folder(folder: Path, max_pixels: int) -> ImageFile:
     paths = numbered_pictures(folder)
     if not paths:
         raise InputError(f"'{folder}' is no cine: give pictures of one name with different numbers.")
-    first = open_image(paths[0]).header
+    first = open_image(paths[0], max_pixels).header
     header = Header(len(paths), first.rows, first.columns, first.samples, first.bits)
 
     def read(frame: int) -> FileImage:
-        image = open_image(paths[frame]).read(0)
+        image = open_image(paths[frame], max_pixels).read(0)
         height, width = image.pixels.shape[:2]
         if (height, width) != (first.rows, first.columns):
             raise InputError(

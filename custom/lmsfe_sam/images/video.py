@@ -1,42 +1,70 @@
-"""Videos (MP4, AVI, ...) by PyAV, which the extra ``video`` installs."""
+"""Videos (MP4, AVI, ..., MPEG in DICOM) by PyAV, which the extra ``video`` installs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
+from lmsfe_sam.images.limits import MOST_PIXELS, hold
+
+KEPT = 16
+"""Frames before the one asked for that are kept in memory."""
 
 
-def open_video(file: Path) -> ImageFile:
+def open_video(file: Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
     """Read the header of a video and count its frames, which decodes it once.
 
     Raises:
+        TooManyPixelsError: a frame has more than ``max_pixels``.
         InputError: PyAV is not installed, or the file is no video.
     """
+    return _open(file, lambda: file.open("rb"), max_pixels)
+
+
+def open_stream(content: bytes, file: Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
+    """Read the header of a video that lies within a file, as `open_video` does.
+
+    Args:
+        content: the video.
+        file: that holds it, for messages.
+        max_pixels: of a frame.
+
+    Raises:
+        InputError: see `open_video`.
+    """
+    return _open(file, lambda: io.BytesIO(content), max_pixels)
+
+
+def _open(file: Path, start: Callable[[], IO[bytes]], max_pixels: int) -> ImageFile:
     try:
         import av
     except ImportError as error:
         raise InputError(f"'{file}' is a video: pip install 'lmsfe-sam[video]' reads it.") from error
+
+    def frames() -> Iterator[Any]:
+        return _list_frames(start, file, max_pixels)
+
     try:
-        frames = list_frames(file)
-        first = next(frames)
-        count = 1 + sum(1 for _ in frames)
+        listed = frames()
+        first = next(listed)
+        count = 1 + sum(1 for _ in listed)
     except (av.FFmpegError, StopIteration, IndexError) as error:
         raise InputError(f"'{file}' cannot be read as a video: copy it again from its source.") from error
     header = Header(count, first.height, first.width, 3, 8)
-    return ImageFile(header, _Reader(file, count).read)
+    return ImageFile(header, _Reader(frames, count).read)
 
 
 class _Reader:
     """Reads frames; those that come in their order are decoded once, an earlier one from the start."""
 
-    def __init__(self, file: Path, count: int) -> None:
-        self._file = file
+    def __init__(self, start: Callable[[], Iterator[Any]], count: int) -> None:
+        self._start = start
         self._count = count
         self._next = 0
         self._frames: Iterator[Any] = iter(())
@@ -46,7 +74,7 @@ class _Reader:
         """Return a frame as RGB."""
         if frame not in self._kept:
             if frame < self._next or self._next == 0:
-                self._frames, self._next = list_frames(self._file), 0
+                self._frames, self._next = self._start(), 0
             while self._next <= frame:
                 one = next(self._frames)
                 self._next += 1
@@ -62,15 +90,12 @@ class _Reader:
             self._kept.pop(next(iter(self._kept)))
 
 
-KEPT = 16
-"""Frames before the one asked for that are kept in memory."""
-
-
-def list_frames(file: Path) -> Iterator[Any]:
-    """Yield the frames of a file's first video stream."""
+def _list_frames(start: Callable[[], IO[bytes]], file: Path, max_pixels: int) -> Iterator[Any]:
+    """Yield the frames of the first video stream; how large they are is looked at before any is decoded."""
     import av
 
-    with av.open(str(file)) as container:
+    with start() as content, av.open(content) as container:
         stream = container.streams.video[0]
+        hold(file, stream.codec_context.width * stream.codec_context.height, max_pixels)
         stream.thread_type = "AUTO"
         yield from container.decode(stream)

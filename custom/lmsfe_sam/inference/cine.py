@@ -16,6 +16,7 @@ from monai.inferers import Inferer
 from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.images.frames import open_frames
 from lmsfe_sam.images.image import ImageFile
+from lmsfe_sam.images.limits import MOST_PIXELS
 from lmsfe_sam.inference.dataset import SkippingDataset
 from lmsfe_sam.inference.inferers import PROBABILITIES, ZoomInferer
 from lmsfe_sam.inference.loops import STATES, FramesWriter, frame_alone, loop_writers
@@ -47,6 +48,7 @@ class CineSegmenter:
         network: in evaluation mode.
         inferer: its zoom, and whether probabilities are kept.
         min_iou, min_overlap, batch_size: of `Tracking`.
+        max_pixels: that reading a frame may take memory for.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class CineSegmenter:
         min_iou: float = Tracking.min_iou,
         min_overlap: float = Tracking.min_overlap,
         batch_size: int = Tracking.batch_size,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
         self.dataset = dataset
         self.results = results
         self.writers = writers
         self.network = network
         self.inferer = inferer
+        self.max_pixels = max_pixels
         self.settings = Tracking(min_iou, min_overlap, batch_size=batch_size)
 
     def run(self) -> None:
@@ -99,7 +103,7 @@ class CineSegmenter:
             InputError: it cannot be read, a prompt lies outside of it, or a file cannot be written.
         """
         path = Path(record["image"])
-        file, frames, prompts = open_frames(path), record[FRAMES], record[FRAME_PROMPTS]
+        file, frames, prompts = open_frames(path, self.max_pixels), record[FRAMES], record[FRAME_PROMPTS]
         for frame, objects in prompts.items():
             for number, prompt in enumerate(objects, 1):
                 try:

@@ -12,6 +12,7 @@ from typing import Any
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, is_input, stem
 from lmsfe_sam.images.frames import choose_frames, is_video, numbered_pictures, open_frames
+from lmsfe_sam.images.limits import MOST_PIXELS
 from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompt import ObjectPrompt
@@ -48,6 +49,7 @@ def find_inputs(
     prompts: str | os.PathLike[str] | None = None,
     slice_index: int | None = None,
     frames: str | int | None = None,
+    max_pixels: int = MOST_PIXELS,
 ) -> list[dict[str, Any]]:
     """List the images to segment, with their prompts.
 
@@ -59,6 +61,7 @@ def find_inputs(
         slice_index: which slice of ``source``, if that is a file.
         frames: ``all`` or ``A:B`` for files of several frames, videos and a folder of numbered pictures,
             which become cines; or a number, as ``slice_index``.
+        max_pixels: that reading a frame may take memory for; larger files count as of one frame.
 
     Returns:
         A record an image: ``image`` (path), ``name`` (path relative to the folder), ``stem`` (of its
@@ -92,7 +95,7 @@ def find_inputs(
     records: list[dict[str, Any]] = []
     for path, name in zip(paths, names, strict=True):
         record: dict[str, Any] = {"image": str(path), "name": name.as_posix(), "stem": stems[name]}
-        count = None if frames is None and slice_index is None else _frame_count(path)
+        count = None if frames is None and slice_index is None else _frame_count(path, max_pixels)
         if isinstance(frames, str) and count is None and is_video(path):
             # Reading it says why it cannot be, when the other files are done.
             records.append({**record, "prompts": [], "frames": [0], "frame_prompts": {}})
@@ -111,10 +114,10 @@ def find_inputs(
     return records
 
 
-def _frame_count(path: Path) -> int | None:
+def _frame_count(path: Path, max_pixels: int) -> int | None:
     """Return how many frames a file has; None where it cannot be read."""
     try:
-        return open_frames(path).header.frames
+        return open_frames(path, max_pixels).header.frames
     except InputError:
         return None
 

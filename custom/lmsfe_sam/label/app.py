@@ -19,9 +19,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
-from monailabel.tasks.infer.bundle import BundleInferTask
 
 from lmsfe_sam.errors import find_input_error
+from lmsfe_sam.label.answers import AnsweringTask
 from lmsfe_sam.label.checks import NotFoundError, check_tag, for_clients, shown
 from lmsfe_sam.label.datastore.headers import MOST_PIXELS, check_file
 from lmsfe_sam.label.datastore.records import SafeSessions
@@ -109,7 +109,7 @@ class UltrasoundApp(MONAILabelApp):
         tasks: dict[str, InferTask] = {}
         for name, path in self.bundles.items():
             conf = {**self.conf, "preload": "true"}
-            task = BundleInferTask(path, conf, load_strict=True, config=dict(CONFIG))
+            task = AnsweringTask(path, conf, load_strict=True, config=dict(CONFIG))
             task.labels = LABELS
             task.bundle_config["mode"] = "resize"  # one embedding an image; windows move with the prompts
             task.bundle_config["cached_embeddings"] = 8

@@ -23,19 +23,22 @@ from monai.transforms import MapTransform
 from monai.utils import MetaKeys
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.formats import PICTURE_SUFFIXES, known_suffix
+from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix, stem
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.prompting import PROMPTS
 from lmsfe_sam.inference.reading import SLICE
-from lmsfe_sam.inference.writers.label_maps import OUTPUT_SUFFIXES, to_file_axes
+from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, OUTPUT_SUFFIXES, to_file_axes
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 REQUEST = "image_path"
 """The key that a MONAI Label server adds to every request, and nothing else does."""
 
 EXTENSION = "result_extension"
-EXTENSIONS = (*OUTPUT_SUFFIXES, ".seg.nrrd")
+EXTENSIONS = (*OUTPUT_SUFFIXES, ".seg.nrrd", DICOM_SUFFIX)
 DTYPE = "result_dtype"
+
+FOUND = "found"
+"""The key of what `lmsfe_sam.inference.writers` take, where a DICOM segmentation is asked for."""
 
 RESULT = "result"
 """The key of what the server returns beside the file."""
@@ -212,12 +215,18 @@ def check_result(request: Mapping[Any, Any]) -> None:
     """Refuse a result's format or type that cannot be written, before anything is computed.
 
     Raises:
-        InputError: an unknown extension or number type.
+        InputError: an unknown extension or number type, or a DICOM segmentation of what is not DICOM.
     """
     extension, dtype = request.get(EXTENSION), request.get(DTYPE)
     if extension and extension not in EXTENSIONS:
         raise InputError(
             f"{EXTENSION} is {_short(extension)}: give one of {', '.join(EXTENSIONS)}, or leave it out."
+        )
+    image = Path(str(request.get(REQUEST, "")))
+    if extension == DICOM_SUFFIX and not is_dicom(image):
+        raise InputError(
+            f"'{image.name}' is no DICOM file, and a DICOM segmentation belongs to one: give one of "
+            f"{', '.join(OUTPUT_SUFFIXES)} with {EXTENSION}, or output=image."
         )
     if dtype and dtype not in ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"):
         raise InputError(f"{DTYPE} is {_short(dtype)}: give uint8 or uint16, or leave it out.")
@@ -248,7 +257,8 @@ class AnswerRequestd(MapTransform):
 
     MONAI Label's writer wants (x, y) for pictures and (x, y, slices) for volumes, without a channel,
     and what it takes for the file's shape in the image's metadata. It would write the labels of a
-    JPEG as a JPEG, which blurs them, and those of DICOM as DICOM: these become PNG and NIfTI. The
+    JPEG as a JPEG, which blurs them, and those of DICOM as DICOM: these become PNG and NIfTI, unless a
+    DICOM segmentation is asked for, which `lmsfe_sam.label.answers` writes. The
     predicted IoU, the area and the extent are returned beside the file.
 
     Records of the command line pass through as they are.
@@ -271,6 +281,9 @@ class AnswerRequestd(MapTransform):
             return result
         meta = result[self.image_key].meta
         result[EXTENSION] = result.get(EXTENSION) or label_suffix(result[REQUEST])
+        if result[EXTENSION] == DICOM_SUFFIX:  # its writer takes (1, H, W), which MONAI Label would resize
+            image = Path(str(result[REQUEST]))
+            result[FOUND] = {**result, "name": image.name, "stem": stem(image)}
         for key in self.key_iterator(result):
             labels = result[key][0].cpu().numpy().astype(np.uint8)
             result[key] = in_file_axes(labels, meta, result[EXTENSION])

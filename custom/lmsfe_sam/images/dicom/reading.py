@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.uid import MPEGTransferSyntaxes
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.dicom.decoding import check_deflated, check_frame, decode_frame, guess_syntax
@@ -17,6 +19,7 @@ from lmsfe_sam.images.formats import is_dicom_content
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, NoImageError
 from lmsfe_sam.images.limits import MOST_PIXELS, hold
 from lmsfe_sam.images.scale import Scale, dicom_scale, is_known, number, numbers, text
+from lmsfe_sam.images.video import open_stream
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,11 @@ def open_dicom(file: Path, segmentations: bool = False, max_pixels: int = MOST_P
         int(dataset.BitsAllocated),
     )
 
+    film = None
+    if dataset.file_meta.TransferSyntaxUID in MPEGTransferSyntaxes:
+        film = open_stream(b"".join(_fragments(dataset)), file, max_pixels)
+        header = film.header
+
     @functools.cache
     def frame_scale(frame: int) -> tuple[Any, Scale]:
         attributes = flattened(dataset, frame)
@@ -69,11 +77,14 @@ def open_dicom(file: Path, segmentations: bool = False, max_pixels: int = MOST_P
 
     def read(frame: int) -> FileImage:
         attributes, scale = frame_scale(frame)
+        if film is not None:
+            shown = film.read(frame)
+            return FileImage(shown.pixels, _affine(attributes, scale), shown.shape, frame, scale)
         check_frame(dataset, frame, file, max_pixels)
         pixels, photometric = decode_frame(dataset, frame, file)
-        shown = as_shown(pixels, photometric, attributes, file)
+        pixels = as_shown(pixels, photometric, attributes, file)
         size = (header.columns, header.rows, header.frames)
-        return FileImage(shown, _affine(attributes, scale), size, frame, scale)
+        return FileImage(pixels, _affine(attributes, scale), size, frame, scale)
 
     return ImageFile(header, read)
 
@@ -151,6 +162,15 @@ def _read(file: Path) -> Any:
         if stated:
             logger.warning("'%s' states another compression than it has: read as %s.", file, syntax.name)
     return dataset
+
+
+def _fragments(dataset: Any) -> Iterator[bytes]:
+    """Yield the fragments of compressed pixels; those of a video are pieces of one stream."""
+    from pydicom.encaps import generate_fragments
+
+    fragments = generate_fragments(dataset.PixelData)
+    next(fragments, b"")  # the table of offsets
+    yield from fragments
 
 
 def _check_class(dataset: Any, file: Path, segmentations: bool) -> None:

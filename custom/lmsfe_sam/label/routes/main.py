@@ -19,6 +19,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.utils.others.generic import get_mime_type
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX
 from lmsfe_sam.label.app import FILE
 from lmsfe_sam.label.checks import (
     NotFoundError,
@@ -32,6 +33,7 @@ from lmsfe_sam.label.checks import (
 )
 from lmsfe_sam.label.datastore.headers import check_image, uploaded
 from lmsfe_sam.label.datastore.records import SafeSessions, for_client
+from lmsfe_sam.label.request import EXTENSION
 from lmsfe_sam.label.state import Shared, State
 from lmsfe_sam.label.training import DEFAULTS, replace_weights, weights_info
 from lmsfe_sam.options import LabelTrainingOptions, check_options
@@ -77,7 +79,7 @@ def run_inference(
     parameters = read_parameters(params)
     request = {**check_inference(parameters, Path(app.bundles[model]) / "models"), "model": model}
     if output == ResultType.dicom_seg:
-        raise InputError("output=dicom_seg is not supported: use output=image and convert the NIfTI.")
+        request[EXTENSION] = DICOM_SUFFIX
     if session_id:
         result = app.infer({**request, FILE: session_image(state, session_id)})
     elif file is not None:
@@ -92,6 +94,8 @@ def run_inference(
         result = app.infer({**request, **saving, "image": image})
     else:
         raise InputError("there is no image: name one of the datastore's with ?image=ID, or send a file.")
+    if output == ResultType.dicom_seg:
+        result["dicom_seg"] = result["file"]
     return send_response(app.datastore(), result, output, background_tasks)
 
 
