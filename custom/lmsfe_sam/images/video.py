@@ -94,7 +94,7 @@ def _list_frames(start: Callable[[], IO[bytes]], file: Path, max_pixels: int) ->
     """Yield the frames of the first video stream; how large they are is looked at before any is decoded."""
     import av
 
-    with start() as content, av.open(content) as container:
+    with start() as content, av.open(content, "r") as container:
         stream = container.streams.video[0]
         hold(file, stream.codec_context.width * stream.codec_context.height, max_pixels)
         stream.thread_type = "AUTO"
