@@ -47,6 +47,26 @@ def test_compressed_without_loss(tmp_path: Path, syntax: pydicom.uid.UID, pixels
     np.testing.assert_array_equal(read_image(tmp_path / "a.dcm").pixels, pixels)
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(("syntax", "colour"), [
+    (pydicom.uid.RLELossless, False), (pydicom.uid.JPEGLSLossless, False), (pydicom.uid.JPEGLSLossless, True),
+    (pydicom.uid.JPEG2000Lossless, True),
+])  # fmt: skip
+def test_gdcm_of_itk_decodes_what_no_plugin_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: pydicom.uid.UID, colour: bool, frames: int
+) -> None:
+    pixels = np.stack([np.roll(RGB if colour else GREY, 7 * frame, 1) for frame in range(frames)])
+    dataset = pydicom.dcmread(save_dicom(tmp_path / "a.dcm", pixels if frames > 1 else pixels[0], frames))
+    dataset.compress(syntax)
+    dataset.save_as(tmp_path / "a.dcm")
+
+    def fail(_: object) -> None:
+        raise RuntimeError("no plugin")
+
+    monkeypatch.setattr("pydicom.pixels.get_decoder", fail)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.dcm", frames - 1).pixels, pixels[-1])
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_palette_in_either_byte_order(tmp_path: Path, bits: int) -> None:
     table = np.random.default_rng(1).integers(0, 256, (3, 256)).astype(np.uint16)
