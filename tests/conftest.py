@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from lmsfe_sam import LMSFESAM, ImageEmbedding
+from network_cases import build, images
+from tiny import tiny_presets
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -30,3 +35,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_presets() -> Iterator[None]:
+    """Have the small presets beside the real ones, in all tests of a file."""
+    with tiny_presets():
+        yield
+
+
+@pytest.fixture(scope="module", params=["tiny_b", "tiny_t"])
+def encoded(request: pytest.FixtureRequest, small_presets: None) -> tuple[LMSFESAM, ImageEmbedding]:
+    """A small network of each kind, and its embedding of three images."""
+    model = build(request.param)
+    with torch.no_grad():
+        return model, model.encode(images(3))
+
+
+@pytest.fixture
+def no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compute gradients in tests of gradients alone."""
+    with torch.set_grad_enabled("gradient" in request.node.name):
+        yield

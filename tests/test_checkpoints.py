@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,12 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
 from lmsfe_sam.model.weights.checks import sha256
 from sam_med2d import build_sam, randomise
-from tiny import SIZE, TINY, tiny_presets
+from tiny import SIZE, TINY
+
+pytestmark = pytest.mark.usefixtures("small_presets")
 
 OFF = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
 BOX = torch.tensor([[[10.0, 12, 40, 50]]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,18 +19,14 @@ from lmsfe_sam.model.encoder.adapters import (
 )
 from lmsfe_sam.model.encoder.image_encoder import Block, ImageEncoder
 from sam_med2d import randomise
-from tiny import SIZE, TINY, tiny_presets
+from tiny import SIZE, TINY
+
+pytestmark = pytest.mark.usefixtures("small_presets")
 
 TOGGLES = ("local_encoder", "mhpm", "adapters", "balancing_adapter")
 COMBINATIONS = [
     dict(zip(TOGGLES, values, strict=True)) for values in itertools.product([False, True], repeat=4)
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
 
 
 def pair(window: int, grid: int, dim: int = 16, heads: int = 2) -> tuple[PlainBlock, Block]:

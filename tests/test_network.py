@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from lmsfe_sam import LMSFESAM, ImageEmbedding
 from lmsfe_sam.model.mask_decoder import DecodedTokens, choose_masks, expected_iou
 from network_cases import (
     BOX,
@@ -23,26 +21,9 @@ from network_cases import (
     image_of,
     images,
 )
-from tiny import SIZE, tiny_presets
+from tiny import SIZE
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
-
-
-@pytest.fixture(scope="module", params=["tiny_b", "tiny_t"])
-def encoded(request: pytest.FixtureRequest) -> tuple[LMSFESAM, ImageEmbedding]:
-    model = build(request.param)
-    with torch.no_grad():
-        return model, model.encode(images(3))
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
-    with torch.set_grad_enabled("gradient" in request.node.name):
-        yield
+pytestmark = pytest.mark.usefixtures("small_presets", "no_gradients")
 
 
 class TestPrompts:

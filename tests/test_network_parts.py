@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from lmsfe_sam import LMSFESAM, ImageEmbedding
+from lmsfe_sam import LMSFESAM
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.presets import PRESETS
 from network_cases import (
@@ -21,7 +20,9 @@ from network_cases import (
     every_kind,
     images,
 )
-from tiny import SIZE, tiny_presets
+from tiny import SIZE
+
+pytestmark = pytest.mark.usefixtures("small_presets", "no_gradients")
 
 TOGGLES = ("local_encoder", "mhpm", "adapters", "balancing_adapter")
 
@@ -36,25 +37,6 @@ TABLE_5 = {
     "without MHPM": (True, False, True, True),
     "without CBA": (True, True, True, False),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
-
-
-@pytest.fixture(scope="module", params=["tiny_b", "tiny_t"])
-def encoded(request: pytest.FixtureRequest) -> tuple[LMSFESAM, ImageEmbedding]:
-    model = build(request.param)
-    with torch.no_grad():
-        return model, model.encode(images(3))
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
-    with torch.set_grad_enabled("gradient" in request.node.name):
-        yield
 
 
 class TestForwardAlone:

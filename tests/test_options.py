@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from monai.bundle import ConfigParser
 from pydantic import Field
 
 from lmsfe_sam.errors import InputError
@@ -26,7 +29,14 @@ from lmsfe_sam.options import (
     describe,
     options_page,
 )
-from lmsfe_sam.settings import check_command_line, check_device, check_device_and_precision, given_keys
+from lmsfe_sam.settings import (
+    check_command_line,
+    check_device,
+    check_device_and_precision,
+    given_keys,
+    plain_errors_of_command,
+)
+from lmsfe_sam.stopping import SIGNALS
 
 
 def test_keys_are_read_in_every_way_that_fire_reads_them() -> None:
@@ -281,3 +291,24 @@ def test_bfloat16_on_a_cpu_without_instructions_for_it_is_said_to_be_slow(
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
     check_device_and_precision("cpu", amp)
     assert ("leave --amp out" in caplog.text) == (amp is True and not capable)
+
+
+@pytest.mark.parametrize("config", ["train.json", "inference.json", "evaluate.json"])
+def test_errors_and_signals_of_another_program_stay_its_own(
+    bundle_root: Path, monkeypatch: pytest.MonkeyPatch, config: str
+) -> None:
+    """A server or a notebook that runs the bundle by `ConfigWorkflow` is no command of it."""
+    steps = ConfigParser.load_config_file(bundle_root / "configs" / config)["initialize"]
+    assert "$lmsfe_sam.settings.plain_errors_of_command()" in steps
+    assert not any("errors.plain_errors" in step or "raise_stopped" in step for step in steps)
+    before = sys.excepthook, *(signal.getsignal(number) for number in SIGNALS)
+    try:
+        plain_errors_of_command()
+        assert (sys.excepthook, *(signal.getsignal(number) for number in SIGNALS)) == before
+        monkeypatch.setattr("sys.argv", ["/a/monai/bundle/__main__.py", "run"])
+        plain_errors_of_command()
+        assert sys.excepthook is not before[0]
+    finally:
+        sys.excepthook = before[0]
+        for number, handler in zip(SIGNALS, before[1:], strict=True):
+            signal.signal(number, handler)

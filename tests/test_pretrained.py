@@ -7,7 +7,6 @@ import dataclasses
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,12 @@ from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PRESETS
 from lmsfe_sam.model.weights.pretrained import load_pretrained, read_state, resize_table
 from sam_med2d import build_sam, randomise
-from tiny import SIZE, TINY, tiny_presets
+from tiny import SIZE, TINY
+
+pytestmark = pytest.mark.usefixtures("small_presets")
 
 OFF = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
 BOX = torch.tensor([[[10.0, 12, 40, 50]]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
 
 
 @pytest.fixture

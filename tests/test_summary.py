@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from lmsfe_sam import LMSFESAM
-from tiny import tiny_presets
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
+pytestmark = pytest.mark.usefixtures("small_presets")
 
 
 def rows(model: LMSFESAM) -> dict[str, tuple[int, int]]:

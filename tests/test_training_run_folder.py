@@ -136,6 +136,23 @@ def test_the_next_command_evaluates_on_the_runs_own_images(tmp_path: Path, test:
     assert closing_line(folder).endswith(f"--dataset_dir {folder / 'datalist.json'} --split {split}")
 
 
+def test_the_next_command_names_the_network_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(str(tmp_path / "run"), None, SETTINGS)
+    (folder / "datalist.json").write_text("{}")
+    network, other = tmp_path / "my_net.json", tmp_path / "other.json"
+    network.write_text('{"network_def": {"_target_": "UNet"}}')
+    other.write_text('{"epochs": 3}')
+    given = {"config_file": f"['configs/train.json', '{network}', '{other}']", "network_def": '{"a": "b c"}'}
+    monkeypatch.setattr("lmsfe_sam.training.run_folder.given_keys", lambda: given)
+    line = closing_line(folder)
+    assert f"\"['configs/train.json','configs/evaluate.json','{network}']\"" in line
+    assert """--network_def '{"a": "b c"}'""" in line
+    monkeypatch.setattr("lmsfe_sam.training.run_folder.given_keys", lambda: {})
+    assert "network_def" not in closing_line(folder) and "my_net" not in closing_line(folder)
+
+
 def test_helpers_of_a_distributed_run_write_nothing(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "run"), None, SETTINGS, main_process=False)
     assert list(folder.path.iterdir()) == []

@@ -10,7 +10,6 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,12 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.weights.pretrained import read_state
 from sam_med2d import build_sam
-from tiny import SIZE, TINY, tiny_presets
+from tiny import SIZE, TINY
+
+pytestmark = pytest.mark.usefixtures("small_presets")
 
 OFF = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
 BOX = torch.tensor([[[10.0, 12, 40, 50]]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
 
 
 class Malicious:

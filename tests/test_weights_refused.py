@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,11 @@ from lmsfe_sam.model.checkpoints import (
 )
 from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.model.weights.pretrained import read_state
-from tiny import SIZE, tiny_presets
+from tiny import SIZE
+
+pytestmark = pytest.mark.usefixtures("small_presets")
 
 NAME = "mask_decoder.mask_tokens.weight"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _presets() -> Iterator[None]:
-    with tiny_presets():
-        yield
 
 
 @pytest.fixture(scope="module")

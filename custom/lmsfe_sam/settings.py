@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.options import SECTIONS
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,16 @@ def given_keys(arguments: Sequence[str] | None = None) -> dict[str, str]:
 def _is_flag(word: str) -> bool:
     """Whether Python Fire takes a word for a key: two dashes, or one before a letter."""
     return word.startswith("--") or (word[:1] == "-" and word[1:2].isalpha())
+
+
+def plain_errors_of_command() -> None:
+    """Print errors as sentences and answer signals with one, if this process is a ``monai.bundle`` command.
+
+    In any other program, which runs the bundle with `ConfigWorkflow`, signals and uncaught errors stay that
+    program's own.
+    """
+    if _bundle_arguments():
+        plain_errors()
 
 
 def check_paths(pairs: Mapping[str, str]) -> None:
@@ -194,15 +204,20 @@ def _bundle_arguments() -> list[str]:
     return sys.argv[1:] if is_bundle_call else []
 
 
-def _read_configs(config_file: str) -> dict[str, Any]:
-    """Return the content of a config file, or of a list of them written as Python would, merged."""
-    from monai.bundle import ConfigParser
-
+def config_files(config_file: str) -> list[str]:
+    """Return the names in ``--config_file``: one file, several with commas, or a list as Python writes it."""
     try:
         files = ast.literal_eval(config_file)
     except (ValueError, SyntaxError):
         files = config_file.split(",")
-    return ConfigParser.load_config_files(list(files) if isinstance(files, list | tuple) else files)
+    return list(files) if isinstance(files, list | tuple) else [files]
+
+
+def _read_configs(config_file: str) -> dict[str, Any]:
+    """Return the content of config files, merged."""
+    from monai.bundle import ConfigParser
+
+    return ConfigParser.load_config_files(config_files(config_file))
 
 
 def _check_run(config: Mapping[str, Any], run_id: str | None, name: str) -> None:

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.distributed import launch_id, restart_count
 from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.files import atomic_write, ensure_folder, lock_file, remove_leftovers, unwritable
 from lmsfe_sam.model.checkpoints import seal_weights
-from lmsfe_sam.settings import given_keys
+from lmsfe_sam.settings import config_files, given_keys
 from lmsfe_sam.stopping import Stopped
 from lmsfe_sam.version import __version__
 
@@ -305,8 +307,11 @@ def _stopped_line(trainer: Any, folder: RunFolder) -> str:
 def closing_line(folder: RunFolder) -> str:
     """Return where the best weights of a finished run are, and the command that evaluates them."""
     weights = folder / BEST
-    configs = """ "['configs/train.json','configs/evaluate.json']" """.strip()
+    given = given_keys()
+    configs = ["configs/train.json", "configs/evaluate.json", *_network_configs(given)]
     options = ["--checkpoint", str(weights)]
+    if "network_def" in given:
+        options += ["--network_def", given["network_def"]]
     content = json.loads((folder / DATALIST).read_text(encoding="utf-8"))
     if "layout" in content:  # else phantoms, which are not read from files
         split = "test" if content[SECTIONS["test"]] else "val"
@@ -314,8 +319,15 @@ def closing_line(folder: RunFolder) -> str:
     else:
         drawn_by = {key: folder.settings.get(key) for key in ("phantoms", "seed", "split_seed")}
         options += [f"--{key}={value}" for key, value in drawn_by.items() if value is not None]
-    command = f"python -m monai.bundle run evaluating --config_file {configs} {shlex.join(options)}"
+    files = ",".join(map(repr, configs))
+    command = f'python -m monai.bundle run evaluating --config_file "[{files}]" {shlex.join(options)}'
     return f"The best weights are in {weights}. To evaluate them:\n    {command}"
+
+
+def _network_configs(given: Mapping[str, str]) -> list[str]:
+    """Return the config files beside ``train.json`` that name a network: evaluation needs them, too."""
+    files = config_files(given.get("config_file", ""))[1:]
+    return [name for name in files if "network_def" in ConfigParser.load_config_file(name)]
 
 
 def _plain(key: str, value: Any) -> Any:
