@@ -14,12 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import lmsfe_sam.inference.exporting
 import monai.bundle  # noqa: F401
 import torch
 
 import lmsfe_sam.evaluation.iteration
 import lmsfe_sam.inference.saving
+import lmsfe_sam.inference.writers.exporting
 import lmsfe_sam.label.checks
 import lmsfe_sam.training.run_folder
 import lmsfe_sam.training.settings  # noqa: F401
