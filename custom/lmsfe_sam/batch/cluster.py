@@ -51,6 +51,7 @@ def ray_cluster(job: Job, workers: int) -> Iterator[Any]:
     own: dict[str, Any] = {}
     if "RAY_ADDRESS" not in os.environ:
         own = {
+            "address": "local",  # else Ray joins whatever runs on this machine, another job's too
             "num_cpus": workers * job.threads + 1,  # one for the rest
             "object_store_memory": OBJECT_STORE,
             "include_dashboard": False,

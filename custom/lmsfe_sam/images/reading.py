@@ -54,6 +54,8 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> I
         InputError: a file of no known format, damaged or of more than three dimensions.
     """
     file = Path(path)
+    if file.exists() and not file.is_file():  # opening a pipe would wait for ever
+        raise InputError(f"'{file}' is a folder, a pipe or a device: give a file.")
     open_file, form = _opener(file, max_pixels)
     try:
         opened = open_file(file)

@@ -22,7 +22,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import MetaKeys
 
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, shown
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix, stem
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.prompting import PROMPTS
@@ -161,7 +161,7 @@ def chosen_slice(request: Mapping[Any, Any]) -> int | None:
     """
     index = request.get(SLICE)
     if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
-        raise InputError(f"slice is {index!r}: give a whole number, 0 for the first slice.")
+        raise InputError(f"slice is {_short(index)}: give a whole number, 0 for the first slice.")
     if index is not None and index >= 0:  # clients say -1 for none
         return index
     for key in ("foreground", "background"):
@@ -248,7 +248,7 @@ def _numbers(values: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = shown(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

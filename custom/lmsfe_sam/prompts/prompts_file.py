@@ -38,6 +38,8 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
         InputError: no such file, not JSON, or an invalid entry.
     """
     file = Path(path)
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise InputError(f"prompts file '{file}' is a pipe or a device: give a JSON file.")
     try:
         content = json.loads(
             file.read_bytes(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
