@@ -21,6 +21,7 @@ from bombs import meta, nifti, nrrd
 from medical_files import save_dicom
 
 SMALL = np.zeros((8, 8), np.uint8)
+DEEP = np.zeros((8, 8, 3), np.uint16)
 
 
 def png_with(path: Path, kind: bytes, data: bytes) -> None:
@@ -35,16 +36,20 @@ def unfolding(name: bytes) -> bytes:
     return name + b"\0\0" + zlib.compress(bytes(2**26), 1)
 
 
-def tiff_loop(path: Path, back_to_first: bool) -> None:
+def tiff_loop(path: Path, back_to_first: bool, pixels: np.ndarray = SMALL, pages: int = 2) -> None:
     """Write pages whose last names an earlier one as the next."""
-    tifffile.imwrite(path, SMALL, metadata=None)
-    tifffile.imwrite(path, SMALL, metadata=None, append=True)
+    with tifffile.TiffWriter(path) as writer:
+        for _ in range(pages):
+            writer.write(pixels, metadata=None)
     content = bytearray(path.read_bytes())
-    first = struct.unpack_from("<I", content, 4)[0]
-    place = first + 2 + 12 * struct.unpack_from("<H", content, first)[0]
-    second = struct.unpack_from("<I", content, place)[0]
-    end = second + 2 + 12 * struct.unpack_from("<H", content, second)[0]
-    struct.pack_into("<I", content, end, first if back_to_first else second)
+    first = last = struct.unpack_from("<I", content, 4)[0]
+    while True:
+        place = last + 2 + 12 * struct.unpack_from("<H", content, last)[0]
+        following = struct.unpack_from("<I", content, place)[0]
+        if not following:
+            break
+        last = following
+    struct.pack_into("<I", content, place, first if back_to_first else last)
     path.write_bytes(content)
 
 
@@ -101,6 +106,9 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "long_text.png": lambda p: png_with(p, b"tEXt", b"Comment\0" + b"x" * 2**22),
     "itself.tif": lambda p: tiff_loop(p, False),
     "circle.tif": lambda p: tiff_loop(p, True),
+    "deep_itself.tif": lambda p: tiff_loop(p, False, DEEP),
+    "deep_circle.tif": lambda p: tiff_loop(p, True, DEEP),
+    "long_circle.tif": lambda p: tiff_loop(p, True, DEEP, 150),
     "before.nii": lambda p: nifti_field(p, "vox_offset", -1e6),
     "nan.nii": lambda p: nifti_field(p, "vox_offset", np.nan),
     "far.nii": lambda p: nifti_field(p, "vox_offset", 1e30),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def open_tiff(file: Path) -> ImageFile:
     from tifffile import TiffFile
 
     with TiffFile(file) as pages:
+        _check_order(pages, file)
         if not pages.series:
             raise ValueError("it has no page")
         series = pages.series[0]
@@ -88,6 +90,27 @@ def open_tiff(file: Path) -> ImageFile:
         return FileImage(negative(chosen) if min_is_white else chosen, LPS_TO_RAS, shown, frame)
 
     return ImageFile(Header(frames, rows, columns, samples, bits, read_together=True), read)
+
+
+def _check_order(opened: Any, file: Path) -> None:
+    """Refuse a page that names itself or an earlier one as the next; tifffile would go round for ever.
+
+    Raises:
+        InputError: there is one.
+    """
+    tiff, stream = opened.tiff, opened.filehandle
+    place, seen = opened.pages.first.offset, set[int]()
+    while 0 < place < stream.size:
+        if place in seen:
+            raise InputError(f"'{file}' has pages that follow each other in a circle: save it again.")
+        seen.add(place)
+        try:
+            stream.seek(place)
+            tags = struct.unpack(tiff.tagnoformat, stream.read(tiff.tagnosize))[0]
+            stream.seek(place + tiff.tagnosize + tags * tiff.tagsize)
+            place = struct.unpack(tiff.offsetformat, stream.read(tiff.offsetsize))[0]
+        except struct.error:  # cut short, which reading names
+            return
 
 
 def _check_segments(series: Any, file: Path) -> None:
