@@ -12,6 +12,7 @@ shows, Dice of the last such frame, and of the frames in which it does not, the 
 from __future__ import annotations
 
 import argparse
+import glob
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -178,7 +179,8 @@ def main() -> None:
     }
     if options.images is not None:
         files = sorted((options.images / "images").iterdir())[: options.loops]
-        pairs = [(grey(file), grey(options.images / "masks" / file.name) > 127) for file in files]
+        masks = [next((options.images / "masks").glob(f"{glob.escape(file.stem)}.*")) for file in files]
+        pairs = [(grey(file), grey(mask) > 127) for file, mask in zip(files, masks, strict=True)]
         loops["real, warped"] = [warped_loop(*pair, seed, options.frames) for seed, pair in enumerate(pairs)]
     print("| motion | method | mean Dice | Dice of the last frame | rightly empty |")
     print("| --- | --- | --- | --- | --- |")

@@ -15,6 +15,7 @@ from lmsfe_sam.predict.tracking import (
     PROMPTED,
     TrackedObject,
     Tracking,
+    contrast_of,
     move_logits,
     paths,
     track,
@@ -26,6 +27,20 @@ from lmsfe_sam.prompts.prompt import ObjectPrompt
 SIZE = (64, 128)
 WHOLE = Zoom(below=0.0)
 SIDE = 16
+
+
+class HoldingNetwork(BrightNetwork):
+    """Segments the box it is given, whatever is in it, as a network that its mask prompt holds in place."""
+
+    def _segment(
+        self, image: torch.Tensor, box: torch.Tensor, clicks: list
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        middle, size = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 1.1 / 2
+        centres = torch.arange(self.image_size) + 0.5
+        inside = ((centres[None] - middle[0]).abs() <= size[0]) & (
+            (centres[:, None] - middle[1]).abs() <= size[1]
+        )
+        return torch.where(inside, 5.0, -5.0), torch.tensor(0.9)
 
 
 def loop(lefts: list[int], top: int = 20) -> list[torch.Tensor]:
@@ -77,6 +92,31 @@ def test_an_object_that_leaves_is_lost_for_good() -> None:
     assert states[:7] == [PROMPTED] + [CARRIED] * 6
     assert states[9:] == [LOST] * 4
     assert np.isnan(found[12][0].iou)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.3, 3), (0.0, 12)])
+def test_tissue_that_is_like_its_surroundings_is_no_more_the_object(share: float, kept: int) -> None:
+    frames = loop([20] * 12)
+    for frame in frames[3:]:  # the object has gone, and what is there is a little brighter than the rest
+        frame[:] = 140
+        frame[:, 20:36, 20:36] = 145
+        frame += torch.randint(0, 20, SIZE, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    settings = Tracking(min_iou=0.0, min_overlap=0.0, min_contrast=share, zoom=WHOLE)
+    found = track(HoldingNetwork(), frames.__getitem__, range(12), {0: [box(20)]}, settings)
+    assert [found[k][0].state for k in range(12)] == [PROMPTED] + [CARRIED] * (kept - 1) + [LOST] * (
+        12 - kept
+    )
+
+
+def test_contrast_by_hand() -> None:
+    noise = torch.randn((64, 64), generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros((64, 64), dtype=torch.bool)
+    mask[20:44, 20:44] = True
+    dark = (noise - 2.0 * mask).expand(3, -1, -1)
+    assert contrast_of(dark, mask) == pytest.approx(-2, abs=0.25)
+    assert contrast_of(noise.expand(3, -1, -1), mask) == pytest.approx(0, abs=0.2)
+    assert np.isnan(contrast_of(dark, mask & False))
+    assert np.isnan(contrast_of(dark, mask | True))
 
 
 def test_a_jump_is_lost_by_the_overlap() -> None:

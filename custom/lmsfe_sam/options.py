@@ -225,6 +225,10 @@ class InferenceOptions(Options):
     )
     min_iou: Share = Field(description="predicted IoU below which an object carried to a frame is lost")
     min_overlap: Share = Field(description="overlap (IoU) with the frame before below which it is lost")
+    min_contrast: Share = Field(
+        description="contrast with its surroundings, as a share of that in the prompted frame, below which "
+        "it is lost; 0: any"
+    )
     mode: Literal["auto", "resize", "zoom", "window"] = Field(
         description="how images are shown to the network, see docs/windows.md"
     )

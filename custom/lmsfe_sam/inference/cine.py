@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class CineSegmenter:
         writers: of the files of each frame, or of a whole cine where they have ``write_frames``.
         network: in evaluation mode.
         inferer: its zoom, and whether probabilities are kept.
-        min_iou, min_overlap, batch_size: of `Tracking`.
+        min_iou, min_overlap, min_contrast, batch_size: of `Tracking`.
         max_pixels: that reading a frame may take memory for.
     """
 
@@ -60,6 +61,7 @@ class CineSegmenter:
         inferer: Inferer,
         min_iou: float = Tracking.min_iou,
         min_overlap: float = Tracking.min_overlap,
+        min_contrast: float = Tracking.min_contrast,
         batch_size: int = Tracking.batch_size,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
@@ -69,7 +71,7 @@ class CineSegmenter:
         self.network = network
         self.inferer = inferer
         self.max_pixels = max_pixels
-        self.settings = Tracking(min_iou, min_overlap, batch_size=batch_size)
+        self.settings = Tracking(min_iou, min_overlap, min_contrast, batch_size=batch_size)
 
     def run(self) -> None:
         """Segment what is not finished.
@@ -112,10 +114,7 @@ class CineSegmenter:
                     name = f"{record['name']}#{frame}"
                     raise InputError(f"object {number} of '{name}' in the prompts: {error}") from error
         assert isinstance(self.inferer, ZoomInferer)
-        settings = Tracking(
-            self.settings.min_iou, self.settings.min_overlap,
-            batch_size=self.settings.batch_size, zoom=self.inferer.zoom,
-        )  # fmt: skip
+        settings = replace(self.settings, zoom=self.inferer.zoom)
         logger.info("%s: %d frames, %d with prompts", record["name"], len(frames), len(prompts))
         tracked = track(self.network, lambda k: _picture(file, k, path), frames, prompts, settings)
         items = [self._item(record, file, frame, tracked[frame]) for frame in frames]

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 PROMPTED, CARRIED, LOST = "prompted", "carried", "lost"
 """How an object came into a frame; a lost one is not in it."""
 
+_FAINT = 0.5
+"""Below this contrast in the prompted frame an object is too like its surroundings to be judged by it."""
+
+_FEW = 10
+"""Pixels from which on the brightness of a place can be told."""
+
 _OUTSIDE = -10.0
 """Logit of what an earlier window did not show."""
 
@@ -39,6 +45,8 @@ class Tracking:
     Attributes:
         min_iou: lowest predicted IoU of a carried mask.
         min_overlap: lowest IoU of a carried mask with the one that it was carried from.
+        min_contrast: lowest contrast of a carried mask with its surroundings, as a share of that in the
+            prompted frame; 0 for any. It does not hold for objects that hardly differ from them there.
         margin: share of its sides by which the box of a mask is enlarged on its way to the next frame.
         feed_mask: give the mask itself to the next frame, beside its box.
         batch_size: frames encoded together.
@@ -47,6 +55,7 @@ class Tracking:
 
     min_iou: float = 0.5
     min_overlap: float = 0.3
+    min_contrast: float = 0.3
     margin: float = 0.05
     feed_mask: bool = True
     batch_size: int = 4
@@ -110,7 +119,7 @@ def track(
         found[frame] += [lost] * (count - len(found[frame]))
     for start, path in paths(frames, sorted(given)):
         for number, seed in enumerate(found[start][: len(given[start])]):
-            carried = _carry(network, read, path, seed, settings)
+            carried = _carry(network, read, start, path, seed, settings)
             for frame, tracked in zip(path, carried):
                 found[frame][number] = tracked
     return found
@@ -139,19 +148,26 @@ def _segment(
 
 
 def _carry(
-    network: LMSFESAM, read: ReadFrame, path: Sequence[int], seed: TrackedObject, settings: Tracking
+    network: LMSFESAM,
+    read: ReadFrame,
+    start: int,
+    path: Sequence[int],
+    seed: TrackedObject,
+    settings: Tracking,
 ) -> Iterator[TrackedObject]:
-    """Yield an object in the frames of a path, one after the other, until it is lost."""
+    """Yield an object of frame ``start`` in the frames of a path, one after the other, until it is lost."""
     before = seed.prediction
     if before is None or mask_box(before.logits, before.window) is None:
         return
     place = 0
+    device = next(network.parameters()).device
+    shown = load_windows(read(start), [before.window], network.image_size, device)
+    contrast = contrast_of(shown[0], before.logits > 0)
     while place < len(path):
         batch = path[place : place + settings.batch_size]
         images = [read(frame) for frame in batch]
         size = (images[0].shape[1], images[0].shape[2])
         window = _window(before, size, network.image_size, settings)
-        device = next(network.parameters()).device
         inputs = torch.cat([load_windows(image, [window], network.image_size, device) for image in images])
         embedding = network.encode(inputs)
         for number in range(len(batch)):
@@ -159,6 +175,8 @@ def _carry(
                 break
             after = _decode(network, _one(embedding, number), before, window, settings)
             if not _is_same(before, after, settings):
+                return
+            if not _stands_out(contrast_of(inputs[number], after.logits > 0), contrast, settings):
                 return
             yield TrackedObject(CARRIED, after)
             before, place = after, place + 1
@@ -222,6 +240,39 @@ def _is_same(before: WindowPrediction, after: WindowPrediction, settings: Tracki
         and float(after.iou) >= settings.min_iou
         and overlap >= settings.min_overlap
     )
+
+
+def contrast_of(image: Tensor, mask: Tensor) -> float:
+    """Return how much brighter a mask is than a ring around it, in standard deviations of the two.
+
+    Args:
+        image: (3, H, W), of any scale.
+        mask: (H, W) bool.
+
+    Returns:
+        NaN where the mask or the ring has too few pixels.
+    """
+    grey, mask = image.mean(dim=0), mask.to(image.device)
+    width = max(3, round(0.15 * float(mask.sum()) ** 0.5))
+    core = ~_grown(~mask, 2)
+    ring = _grown(mask, width) & ~_grown(mask, 1)
+    if min(int(core.sum()), int(ring.sum())) < _FEW:
+        return float("nan")
+    inside, outside = grey[core], grey[ring]
+    spread = ((inside.var() + outside.var()) / 2 + 1e-4).sqrt()
+    return float((inside.mean() - outside.mean()) / spread)
+
+
+def _grown(mask: Tensor, by: int) -> Tensor:
+    """Return a mask (H, W) with all pixels that are at most so many rows and columns away."""
+    return functional.max_pool2d(mask[None, None].float(), 2 * by + 1, 1, by)[0, 0] > 0
+
+
+def _stands_out(contrast: float, first: float, settings: Tracking) -> bool:
+    """Whether an object still differs from its surroundings as it did in the prompted frame."""
+    if not settings.min_contrast or not abs(first) >= _FAINT or np.isnan(contrast):
+        return True
+    return contrast / first >= settings.min_contrast
 
 
 def _one(embedding: ImageEmbedding, number: int) -> ImageEmbedding:
