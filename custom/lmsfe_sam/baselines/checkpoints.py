@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from lmsfe_sam.baselines.registry import BASELINES, build_promptable
@@ -52,7 +51,7 @@ def load_network(
 
     Args:
         network: `LMSFESAM`, a baseline, or a network from ``(B, C, S, S)`` to logits ``(B, 1, S, S)``, which
-            is returned in a `PromptFreeNetwork`. Its weights become channels-last.
+            is returned in a `PromptFreeNetwork`.
         checkpoint: of this project, or the published file of a baseline; every tensor must have a place.
         image_size: side of the input of a network without prompts; None for what it was trained at.
         prompt_form: form of a network without prompts; None for that of the checkpoint.
@@ -81,7 +80,7 @@ def load_network(
             f"('{report.new[0]}' first): evaluate the file that belongs to it, or train it from this one "
             "with --pretrained."
         )
-    return network.to(memory_format=torch.channels_last)  # faster on a processor, benchmarks/vit_t.py
+    return network
 
 
 def _as_described(

@@ -233,16 +233,12 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
 
 
 def network_from_checkpoint(path: str | os.PathLike[str], preset: str | None = None) -> LMSFESAM:
-    """Build the network of a checkpoint of ours and load it; in evaluation mode, channels last.
+    """Build the network of a checkpoint of ours and load it; in evaluation mode.
 
     Raises:
         InputError: as `read_description` and `load_weights`.
     """
-    network = load_weights(LMSFESAM(**read_description(path, preset)), path).eval()
-    ready: LMSFESAM = network.to(
-        memory_format=torch.channels_last
-    )  # faster on a processor, benchmarks/vit_t.py
-    return ready
+    return load_weights(LMSFESAM(**read_description(path, preset)), path).eval()
 
 
 def load_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> LMSFESAM:

@@ -32,7 +32,7 @@ class Predictor:
     """Segments objects of one image after the other.
 
     Args:
-        model: put into evaluation mode; it stays on its device.
+        model: put into evaluation mode and channels-last memory format; it stays on its device.
 
     Example:
         >>> predictor = Predictor(LMSFESAM(preset="vit_t"))
@@ -43,7 +43,8 @@ class Predictor:
     """
 
     def __init__(self, model: LMSFESAM) -> None:
-        self.model = model.eval()
+        # Channels last is faster on a processor: benchmarks/vit_t.py.
+        self.model: LMSFESAM = model.eval().to(memory_format=torch.channels_last)
         self._image = torch.zeros(3, 0, 0, dtype=torch.uint8)
         self._embedding: ImageEmbedding | None = None
         self._size: Size = (0, 0)
