@@ -148,7 +148,8 @@ def _work(job: Job, store: Store, plan: Plan, options: BatchOptions) -> Iterator
     with ray_cluster(job, options.workers) as ray:
         gpus = options.gpus if has_gpu(ray) and str(job.options.get("device", "cuda")) != "cpu" else 0
         job = replace(job, options={"device": "cuda" if gpus else "cpu", **job.options})
-        yield from on_ray(ray, job, store, plan, options.workers, options.piece, gpus)
+        size = min(options.piece, -(-plan.left // options.workers))  # a small job's images for all workers
+        yield from on_ray(ray, job, store, plan, options.workers, size, gpus)
 
 
 class _Writing:
