@@ -55,7 +55,6 @@ def ray_cluster(job: Job, workers: int) -> Iterator[Any]:
             "num_cpus": workers * job.threads + 1,  # one for the rest
             "object_store_memory": OBJECT_STORE,
             "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
         }
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
