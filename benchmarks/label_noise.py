@@ -66,13 +66,13 @@ def compare(first: dict, second: dict) -> tuple[float, float, float, float]:
         return 0.0, 0.0, 0.0, 0.0
     moved = AffineTransform(translation=-shift[::-1])
     seen = warp(np.ones_like(frame), moved) > 0.99
-    likeness = np.corrcoef(frame[seen], warp(other_frame, moved)[seen])[0, 1]
+    similarity = np.corrcoef(frame[seen], warp(other_frame, moved)[seen])[0, 1]
     other = warp(other.astype(float), moved) > 0.5
     if not other.any():
-        return float(likeness), 0.0, 0.0, 0.0
+        return float(similarity), 0.0, 0.0, 0.0
     box = tight_box(mask)
     ellipse = inscribed_ellipse(box, mask.shape)
-    return float(likeness), dice(mask, other), dice(mask, stretch(other, box)), dice(mask, ellipse)
+    return float(similarity), dice(mask, other), dice(mask, stretch(other, box)), dice(mask, ellipse)
 
 
 def load(record: dict) -> tuple[np.ndarray, np.ndarray]:

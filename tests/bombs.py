@@ -1,4 +1,4 @@
-"""Small files that state, or unfold to, far more than they should hold."""
+"""Small files that state, or decompress to, far more than they should hold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pydicom.uid import (
 from medical_files import save_dicom
 
 UNFOLDED = 2**25
-"""Bytes of zeros that the compressed ones unfold to."""
+"""Bytes of zeros that the compressed ones decompress to."""
 
 ZEROS = bytes(UNFOLDED)
 

@@ -15,7 +15,7 @@ import tifffile
 from hypothesis import strategies as st
 from PIL import Image
 
-from lmsfe_sam.errors import LONGEST_SENTENCE
+from lmsfe_sam.errors import MAX_SENTENCE
 from medical_files import save_dicom
 
 PIXELS = (np.arange(24 * 32) % 251).astype(np.uint8).reshape(24, 32)
@@ -28,7 +28,7 @@ FORMATS = (
 
 def is_sentence(text: str) -> bool:
     """Whether a message is one short line for people."""
-    return 0 < len(text) <= LONGEST_SENTENCE and "\n" not in text and "Traceback" not in text
+    return 0 < len(text) <= MAX_SENTENCE and "\n" not in text and "Traceback" not in text
 
 
 def junk() -> st.SearchStrategy[Any]:

@@ -22,7 +22,7 @@ class TestGroups:
         prompts = flatten(3)
         (group,) = group_prompts(*prompts)
         assert (len(prompts[0]), prompts[1]) == (3, 1)
-        assert group.place.tolist() == group.image.tolist() == [0, 1, 2]
+        assert group.flat_index.tolist() == group.image.tolist() == [0, 1, 2]
         assert not group.prompts.given()
         assert lone_clicks(prompts[0]).tolist() == [False] * 3
 
@@ -36,7 +36,7 @@ class TestGroups:
         )
         points = torch.arange(36.0).reshape(2, 3, 3, 2)
         prompts = flatten(2, boxes=boxes, points=points, point_labels=labels)
-        groups = {tuple(group.place.tolist()): group for group in group_prompts(*prompts)}
+        groups = {tuple(group.flat_index.tolist()): group for group in group_prompts(*prompts)}
         assert set(groups) == {(3,), (0, 4), (2,), (1, 5)}
         assert not groups[3,].prompts.given()
         assert groups[0, 4].image.tolist() == [0, 1]
@@ -63,10 +63,10 @@ class TestGroups:
         points = torch.rand(4, 5, 3, 2, generator=generator)
         prompts = flatten(4, boxes=boxes, points=points, point_labels=labels, masks=masks)
         groups = group_prompts(*prompts)
-        index = torch.cat([group.place for group in groups])
+        index = torch.cat([group.flat_index for group in groups])
         assert sorted(index.tolist()) == list(range(20))
         for group in groups:
-            assert (group.image == group.place // 5).all()
+            assert (group.image == group.flat_index // 5).all()
             given = group.prompts.given()
             assert not any(tensor.isnan().any() for tensor in given.values())
             assert "point_labels" not in given or (given["point_labels"] >= 0).all()
@@ -87,7 +87,7 @@ class TestGroups:
         assert counts == [1, 2]
         assert padded.masks.shape == (2, 2, 5, 6)
         groups = group_prompts(*flatten(2, masks=padded.masks))
-        found = {tuple(group.place.tolist()): group.prompts.masks for group in groups}
+        found = {tuple(group.flat_index.tolist()): group.prompts.masks for group in groups}
         shapes = {place: None if masks is None else tuple(masks.shape) for place, masks in found.items()}
         assert shapes == {(0,): (1, 4, 6), (1,): None, (2, 3): (2, 5, 3)}
         assert all(masks.eq(1).all() for masks in found.values() if masks is not None)

@@ -35,7 +35,7 @@ def test_a_changed_copy_is_found(tmp_path: Path, how: str) -> None:
     copy = save(tmp_path / f"copy.{'jpg' if how == 'same' else 'png'}", _changed(speckle(3, SIZE), how))
     pairs = find_pairs([*others, copy])
     assert [(pair.first, pair.second) for pair in pairs] == [(3, 5)]
-    assert 0.55 < pairs[0].likeness <= 1.0001
+    assert 0.55 < pairs[0].similarity <= 1.0001
 
 
 def test_the_most_alike_come_first_and_order_does_not_matter(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmsfe_sam.errors import LONGEST_SENTENCE, MOST_DETAILS, InputError, find_input_error, shown
+from lmsfe_sam.errors import MAX_DETAILS, MAX_SENTENCE, InputError, find_input_error, short_repr
 
 
 def nested(depth: int) -> list[Any]:
@@ -22,21 +22,21 @@ def nested(depth: int) -> list[Any]:
 @given(st.text(max_size=3000))
 def test_a_sentence_is_one_short_line(text: str) -> None:
     message = str(InputError(f"input '{text}' is none: give another."))
-    assert len(message) <= LONGEST_SENTENCE and message.isprintable()
+    assert len(message) <= MAX_SENTENCE and message.isprintable()
     assert message.endswith("is none: give another.")
 
 
 def test_five_million_characters_lose_their_middle() -> None:
     message = str(InputError(f"input '{'x' * 5_000_000}' does not exist: give an image file."))
-    assert len(message) == LONGEST_SENTENCE
+    assert len(message) == MAX_SENTENCE
     assert message.startswith("input 'xxx") and message.endswith("xxx' does not exist: give an image file.")
 
 
 def test_details_have_a_line_each_and_an_end() -> None:
     error = InputError("three are bad:", ["first\nof all", "y" * 1000])
-    assert [len(line) for line in str(error).splitlines()] == [14, 12, LONGEST_SENTENCE]
+    assert [len(line) for line in str(error).splitlines()] == [14, 12, MAX_SENTENCE]
     lines = str(InputError("many:", ["bad"] * 1000)).splitlines()
-    assert len(lines) == MOST_DETAILS + 2 and lines[-1] == f"and {1000 - MOST_DETAILS} more."
+    assert len(lines) == MAX_DETAILS + 2 and lines[-1] == f"and {1000 - MAX_DETAILS} more."
 
 
 class Unprintable:
@@ -52,12 +52,12 @@ class Unprintable:
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_whatever_is_given_can_be_shown(value: Any) -> None:
-    assert 0 < len(shown(value)) <= 200
+    assert 0 < len(short_repr(value)) <= 200
 
 
 @pytest.mark.parametrize("value", [7, 0.5, "name", [1, 2], {"a": 1}, None, True, [[1, 2], [3, 4]]])
 def test_what_is_short_is_shown_as_python_writes_it(value: Any) -> None:
-    assert shown(value) == repr(value)
+    assert short_repr(value) == repr(value)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from label_attacks import (
     write_small_studies,
 )
 from label_server import AUTOMATIC, INTERACTIVE, Server, running
-from lmsfe_sam.images.limits import runs_unfold_to_at_most
+from lmsfe_sam.images.limits import runs_fit
 from medical_files import save_dicom
 
 SECRET = "secret.png"
@@ -330,9 +330,9 @@ def test_dicom_whose_compression_hides_its_size(server: Server, tmp_path: Path) 
 
 
 def test_lengths_of_runs() -> None:
-    assert runs_unfold_to_at_most(bytes([2, 1, 2, 3, 255, 9, 128]), 5)
-    assert not runs_unfold_to_at_most(bytes([2, 1, 2, 3, 255, 9]), 4)
-    assert runs_unfold_to_at_most(b"", 0)
+    assert runs_fit(bytes([2, 1, 2, 3, 255, 9, 128]), 5)
+    assert not runs_fit(bytes([2, 1, 2, 3, 255, 9]), 4)
+    assert runs_fit(b"", 0)
 
 
 @pytest.mark.parametrize(

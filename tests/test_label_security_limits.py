@@ -305,9 +305,9 @@ def test_sessions_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.Mon
     image.write_bytes(as_png(picture(0)))
     kept = SafeSessions(str(tmp_path / "sessions"))
     for most, count in ((4, 4), (9, 3)):
-        monkeypatch.setattr(records, "MOST", most)
+        monkeypatch.setattr(records, "MAX_SESSIONS", most)
         if most == 9:  # by their size now
-            monkeypatch.setattr(records, "MOST_BYTES", 3 * image.stat().st_size + 2000)
+            monkeypatch.setattr(records, "MAX_BYTES", 3 * image.stat().st_size + 2000)
         made = [kept.add_session(str(image))[0] for _ in range(7)]
         assert len(kept._numbers()) == count and made[-1] in kept._numbers()
         assert kept.get_session(made[-1]) is not None

@@ -13,10 +13,10 @@ import tifffile
 from pydicom.uid import RLELossless
 
 from bombs import BOMBS, JPEG, JPEG2000, ZEROS, dicom
-from lmsfe_sam.errors import LONGEST_SENTENCE, InputError
+from lmsfe_sam.errors import MAX_SENTENCE, InputError
 from lmsfe_sam.images import limits
 from lmsfe_sam.images.dicom import decoding as dicom_decoding
-from lmsfe_sam.images.limits import TooManyPixelsError, coded_pixels, unfold
+from lmsfe_sam.images.limits import TooManyPixelsError, coded_pixels, decompress_bounded
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.inference.reading import LoadFileImaged
 
@@ -31,7 +31,7 @@ from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1]) // 1024
 
-dicom_decoding.MOST_PIXELS = 2**22
+dicom_decoding.MAX_PIXELS = 2**22
 results = {"start": ["", peak()]}
 for path in map(pathlib.Path, sys.argv[1:]):
     try:
@@ -59,8 +59,8 @@ def test_no_small_file_takes_much_memory(tmp_path: Path) -> None:
     before = results.pop("start")[1]
     for name, (said, peak) in results.items():
         assert said, f"{name} was read"
-        assert len(said) <= LONGEST_SENTENCE and "\n" not in said
-        assert peak - before < 24, (name, peak, before)  # MiB: less than what one of them unfolds to
+        assert len(said) <= MAX_SENTENCE and "\n" not in said
+        assert peak - before < 24, (name, peak, before)  # MiB: less than what one of them decompresses to
         before = max(before, peak)
 
 
@@ -92,7 +92,7 @@ def test_run_lengths_that_unfold_are_refused(tmp_path: Path, monkeypatch: pytest
     frame = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + segment
     dicom(tmp_path / "a.dcm", RLELossless, frame)
     monkeypatch.setattr(limits, "UNSCANNED", 100)
-    with pytest.raises(InputError, match="unfolds to more pixels than it states"):
+    with pytest.raises(InputError, match="decompresses to more pixels than it states"):
         read_image(tmp_path / "a.dcm")
 
 
@@ -101,8 +101,8 @@ def test_a_deflated_file_may_be_as_large_as_the_limit(
 ) -> None:
     BOMBS["deflated.dcm"](tmp_path / "a.dcm")
     assert read_image(tmp_path / "a.dcm").pixels.shape == (8, 8)
-    monkeypatch.setattr(dicom_decoding, "MOST_PIXELS", 2**22)
-    with pytest.raises(InputError, match="unfolds to more pixels than it states"):
+    monkeypatch.setattr(dicom_decoding, "MAX_PIXELS", 2**22)
+    with pytest.raises(InputError, match="decompresses to more pixels than it states"):
         read_image(tmp_path / "a.dcm")
 
 
@@ -115,13 +115,13 @@ def test_what_unfolds_is_whole_up_to_the_limit(tmp_path: Path, method: str, size
 
     content = np.random.default_rng(0).integers(0, 4, size, np.uint8).tobytes()
     packed = {"zlib": zlib, "bz2": bz2}[method].compress(content)
-    assert unfold(io.BytesIO(packed), size, tmp_path, method) == content
+    assert decompress_bounded(io.BytesIO(packed), size, tmp_path, method) == content
     if size:
         with pytest.raises(InputError):
-            unfold(io.BytesIO(packed), size - 1, tmp_path, method)
+            decompress_bounded(io.BytesIO(packed), size - 1, tmp_path, method)
     bomb = {"zlib": zlib, "bz2": bz2}[method].compress(ZEROS[: 2**22])
     with pytest.raises(InputError):
-        unfold(io.BytesIO(bomb), 2**21, tmp_path, method)
+        decompress_bounded(io.BytesIO(bomb), 2**21, tmp_path, method)
 
 
 def test_the_sizes_in_code_streams(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_shadow_and_enhancement_are_as_deep_as_asked(loss):
 
 def test_refraction_shadows_hang_from_both_sides():
     medium, outline = flat_medium(), Outline(y=90, x=160, semi_y=30, semi_x=60)
-    medium.graze(*outline.level(SHAPE), 10.0)
+    medium.add_edge_shadows(*outline.level(SHAPE), 10.0)
     columns = medium.loss.sum(axis=0)
     assert columns[100] == pytest.approx(10, rel=0.05) and columns[219] == pytest.approx(10, rel=0.05)
     assert columns[160] < 0.1 and not medium.loss[:80].any()

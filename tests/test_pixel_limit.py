@@ -17,7 +17,7 @@ from lmsfe_sam.data.transforms.loading import LoadUltrasoundd
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.foreign import foreign_masks
 from lmsfe_sam.images import reading
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 
 
 def records_of(folder: Path, max_pixels: int, objects: str = "union") -> DataList:
@@ -48,17 +48,17 @@ def test_a_higher_limit_is_a_higher_limit_for_every_reader(
     opened: list[tuple[str, int]] = []
     open_image = reading.open_image
 
-    def note(path: str, max_pixels: int = MOST_PIXELS) -> reading.ImageFile:
+    def note(path: str, max_pixels: int = MAX_PIXELS) -> reading.ImageFile:
         opened.append((str(path), max_pixels))
         return open_image(path, max_pixels)
 
     monkeypatch.setattr(reading, "open_image", note)
-    found = records_of(tmp_path, MOST_PIXELS + 1, "labels").select("all")
+    found = records_of(tmp_path, MAX_PIXELS + 1, "labels").select("all")
     check_records(found)
     LoadUltrasoundd()(separate_objects(found)[0])
-    masks = foreign_masks(str(tmp_path / "masks"), records_of(tmp_path, MOST_PIXELS + 1).select("all"), 256)
+    masks = foreign_masks(str(tmp_path / "masks"), records_of(tmp_path, MAX_PIXELS + 1).select("all"), 256)
     assert masks is not None and masks(found[0]["name"], (30, 40)).any()
-    assert len(opened) > 30 and {most for _, most in opened} == {MOST_PIXELS + 1}
+    assert len(opened) > 30 and {most for _, most in opened} == {MAX_PIXELS + 1}
 
 
 def test_the_limit_is_not_of_the_data_list(tmp_path: Path) -> None:

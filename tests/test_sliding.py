@@ -236,9 +236,9 @@ class TestHowLongItTakes:
         self, size: tuple[int, int], step: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         count = len(window_grid(size, 64, step))
-        monkeypatch.setattr(sliding, "MOST_WINDOWS", count)
+        monkeypatch.setattr(sliding, "MAX_WINDOWS", count)
         window_grid(size, 64, step)
-        monkeypatch.setattr(sliding, "MOST_WINDOWS", count - 1)
+        monkeypatch.setattr(sliding, "MAX_WINDOWS", count - 1)
         with pytest.raises(InputError, match=f"makes {count} windows"):
             window_grid(size, 64, step)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lmsfe_sam import LMSFESAM, Predictor
-from lmsfe_sam.errors import LONGEST_SENTENCE, InputError
+from lmsfe_sam.errors import MAX_SENTENCE, InputError
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.checkpoints import (
     network_from_checkpoint,
@@ -104,7 +104,7 @@ def test_names_of_tensors_are_shortened(tmp_path: Path, name: str) -> None:
     torch.save({name: torch.full((2,), torch.nan)}, tmp_path / "m.pt")
     with pytest.raises(InputError) as caught:
         read_state(tmp_path / "m.pt")
-    assert len(str(caught.value)) <= LONGEST_SENTENCE and str(caught.value).isprintable()
+    assert len(str(caught.value)) <= MAX_SENTENCE and str(caught.value).isprintable()
 
 
 NONSENSE: list[Any] = [
@@ -133,7 +133,7 @@ def test_a_nonsensical_description_is_one_sentence(
             continue
         with pytest.raises(InputError) as caught:
             read(tmp_path / "m.pt")
-        assert len(str(caught.value)) <= LONGEST_SENTENCE and "\n" not in str(caught.value)
+        assert len(str(caught.value)) <= MAX_SENTENCE and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_damaged_description_is_one_sentence(own: Path, tmp_path: Path, text: 
     (tmp_path / "m.json").write_text(text)
     with pytest.raises(InputError, match="restore it or remove it") as caught:
         read_description(tmp_path / "m.pt")
-    assert len(str(caught.value)) <= LONGEST_SENTENCE
+    assert len(str(caught.value)) <= MAX_SENTENCE
 
 
 @pytest.mark.parametrize("table", [torch.zeros(3), torch.tensor(1.0), torch.zeros(1, 999, 999, 32)])

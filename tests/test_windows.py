@@ -20,7 +20,7 @@ WINDOW = Window(top=100, left=200, height=64, width=32)
 
 
 def concerned(prompt: ObjectPrompt, window: Window = WINDOW) -> bool:
-    return bool(Prompts.of([prompt]).concern(window)[0])
+    return bool(Prompts.of([prompt]).relevant_to(window)[0])
 
 
 def clipped(*prompts: ObjectPrompt) -> list[list[float]]:
@@ -68,8 +68,8 @@ class TestConcern:
     def test_nothing_is_everywhere(self) -> None:
         prompts = Prompts.of([ObjectPrompt(), box(0, 0, 5, 5), click(7, 7, 0)])
         assert (prompts.has_box() | (prompts.clicks() > 0)).tolist() == [False, True, True]
-        assert prompts.concern(WINDOW).tolist() == [True, False, False]
-        assert Prompts.of([]).concern(WINDOW).tolist() == [True]
+        assert prompts.relevant_to(WINDOW).tolist() == [True, False, False]
+        assert Prompts.of([]).relevant_to(WINDOW).tolist() == [True]
 
 
 class TestClipping:
@@ -98,8 +98,8 @@ class TestClipping:
             return
         prompts = Prompts.of([box(x0, y0, x1, y1)])
         inside = prompt_rows(prompts.clip(WINDOW))[0]
-        assert bool(prompts.concern(WINDOW)[0]) is not bool(np.isnan(inside).any())
-        if prompts.concern(WINDOW)[0]:
+        assert bool(prompts.relevant_to(WINDOW)[0]) is not bool(np.isnan(inside).any())
+        if prompts.relevant_to(WINDOW)[0]:
             assert inside[0] >= 0 and inside[1] >= 0 and inside[2] <= 32 and inside[3] <= 64
             assert (inside[2:] > inside[:2]).all()
 

@@ -11,16 +11,16 @@ from typing import Any
 
 from lmsfe_sam.stopping import Stopped, raise_stopped
 
-LONGEST_SENTENCE = 500
+MAX_SENTENCE = 500
 """Characters of a sentence; what a user gave may be millions of them long."""
 
-MOST_DETAILS = 50
+MAX_DETAILS = 50
 
 
 class InputError(ValueError):
     """Bad input. The message is one sentence that names the input and the remedy.
 
-    Whatever input it echoes, it has one line of at most `LONGEST_SENTENCE` characters.
+    Whatever input it echoes, it has one line of at most `MAX_SENTENCE` characters.
 
     Args:
         sentence: a longer one loses its middle, so that its beginning and the remedy stay.
@@ -28,13 +28,13 @@ class InputError(ValueError):
     """
 
     def __init__(self, sentence: str, details: Sequence[str] = ()) -> None:
-        lines = [sentence, *details[:MOST_DETAILS]]
-        if len(details) > MOST_DETAILS:
-            lines.append(f"and {len(details) - MOST_DETAILS} more.")
+        lines = [sentence, *details[:MAX_DETAILS]]
+        if len(details) > MAX_DETAILS:
+            lines.append(f"and {len(details) - MAX_DETAILS} more.")
         super().__init__("\n".join(map(_shorten, lines)))
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return ``repr(value)``, shortened: lists to some of their items, texts to their ends.
 
     It is made for whatever a user may give: endless nesting and numbers of thousands of digits included.
@@ -55,10 +55,10 @@ def _shorten(sentence: str) -> str:
 
 
 def _ends(text: str) -> str:
-    if len(text) <= LONGEST_SENTENCE:
+    if len(text) <= MAX_SENTENCE:
         return text
-    tail = LONGEST_SENTENCE * 2 // 5
-    return f"{text[: LONGEST_SENTENCE - tail - 5]} ... {text[-tail:]}"
+    tail = MAX_SENTENCE * 2 // 5
+    return f"{text[: MAX_SENTENCE - tail - 5]} ... {text[-tail:]}"
 
 
 _NO_SHARED_MEMORY = re.compile(

@@ -79,8 +79,8 @@ def draw(
 def choose_images(run: EvaluatedRun, mode: str, count: int) -> list[str]:
     """Return ``count`` images, from the best of a run to its worst, at equal steps of the ranking."""
     ranked = sorted(run.images, key=lambda image: (-run.scores[image, mode]["dice"], image))
-    places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
-    return [ranked[place] for place in places]
+    indices = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
+    return [ranked[index] for index in indices]
 
 
 def _mode(run: EvaluatedRun, prompts: Sequence[str]) -> str:

@@ -51,12 +51,12 @@ def remove_leftovers(folder: Path) -> None:
     Raises:
         InputError: a file cannot be removed.
     """
-    for place, _, names in os.walk(folder):
+    for root, _, names in os.walk(folder):
         for name in filter(_TEMPORARY.fullmatch, names):
             try:
-                Path(place, name).unlink(missing_ok=True)
+                Path(root, name).unlink(missing_ok=True)
             except OSError as error:
-                raise unwritable(Path(place, name), error) from error
+                raise unwritable(Path(root, name), error) from error
 
 
 def append_whole(file: FileIO, content: bytes, path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.model.presets import PRESETS
 from lmsfe_sam.prompts.categories import CATEGORIES
 
@@ -301,7 +301,7 @@ def check_options(schema: type[Options], values: Mapping[str, Any]) -> None:
             if error["type"] == "extra_forbidden":
                 raise InputError(f"{key} is not an option: leave it out.") from None
             raise InputError(
-                f"{key} is {shown(values[key])}: give {describe(schema, key)} with --{key}."
+                f"{key} is {short_repr(values[key])}: give {describe(schema, key)} with --{key}."
             ) from None
 
 

@@ -42,7 +42,7 @@ class Table:
         caption: above it.
         heads: of its columns.
         rows: a row's cells.
-        printed: places of the rows that are the paper's own.
+        printed: indices of the rows that are the paper's own.
         notes: below it.
     """
 

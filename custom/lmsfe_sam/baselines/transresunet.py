@@ -23,7 +23,7 @@ VGG_LAYERS = {
     "block3_conv2": 12,
     "block3_conv3": 14,
 }
-"""Our convolutions, and their places in ``features`` of torchvision's ``vgg16``."""
+"""Our convolutions, and their indices in ``features`` of torchvision's ``vgg16``."""
 
 
 class TransResUNet(nn.Module):
@@ -92,13 +92,13 @@ class TransResUNet(nn.Module):
         Raises:
             InputError: it is none.
         """
-        for name, place in VGG_LAYERS.items():
+        for name, index in VGG_LAYERS.items():
             conv = self.get_submodule(name)
             try:
-                conv.load_state_dict({kind: state[f"features.{place}.{kind}"] for kind in ("weight", "bias")})
+                conv.load_state_dict({kind: state[f"features.{index}.{kind}"] for kind in ("weight", "bias")})
             except (KeyError, RuntimeError):
                 raise InputError(
-                    f"features.{place} is missing or of another shape: give torchvision's vgg16."
+                    f"features.{index} is missing or of another shape: give torchvision's vgg16."
                 ) from None
 
 

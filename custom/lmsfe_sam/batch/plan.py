@@ -76,9 +76,9 @@ def make_plan(sources: Callable[[], Iterable[Source]], record: Record) -> Plan:
             writer.add(source)
     writer.flush()
     for numbers, what in ((images, "is there twice"), (results, "has results by the name of another's")):
-        place = _second(numbers)
-        if place is not None:
-            image = next(islice(sources(), place, None)).image
+        index = _second(numbers)
+        if index is not None:
+            image = next(islice(sources(), index, None)).image
             raise InputError(
                 f"image '{image}' {what}: put all of its objects into one row, or rows that follow each "
                 "other, and give different images different names."
@@ -104,7 +104,7 @@ def clear_plan(store: Store) -> None:
 
 
 def _second(numbers: array[int]) -> int | None:
-    """Return the place of the first number that has been there before, or None."""
+    """Return the index of the first number that has been there before, or None."""
     _, first = np.unique(np.array(numbers, np.uint64), return_index=True)
     again = np.ones(len(numbers), bool)
     again[first] = False
@@ -113,8 +113,8 @@ def _second(numbers: array[int]) -> int | None:
 
 def _holds(numbers: np.ndarray, number: int) -> bool:
     """Whether a sorted array holds a number."""
-    place = int(np.searchsorted(numbers, np.uint64(number)))
-    return place < len(numbers) and int(numbers[place]) == number
+    index = int(np.searchsorted(numbers, np.uint64(number)))
+    return index < len(numbers) and int(numbers[index]) == number
 
 
 class _Writer:

@@ -76,10 +76,10 @@ class Finished:
 
     def key(self, image: int) -> int | None:
         """Return the key that an image was finished with, or None."""
-        place = int(np.searchsorted(self.images, np.uint64(image)))
-        if place == len(self.images) or int(self.images[place]) != image:
+        index = int(np.searchsorted(self.images, np.uint64(image)))
+        if index == len(self.images) or int(self.images[index]) != image:
             return None
-        return int(self.keys[place])
+        return int(self.keys[index])
 
 
 def image_number(image: str) -> int:

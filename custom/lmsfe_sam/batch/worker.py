@@ -124,10 +124,10 @@ class Worker:
             return
         with ThreadPoolExecutor(1) as reader:
             begun = reader.submit(self.begin, items[0])
-            for place, item in enumerate(items):
+            for index, item in enumerate(items):
                 loaded = begun.result()
-                if place + 1 < len(items):
-                    begun = reader.submit(self.begin, items[place + 1])
+                if index + 1 < len(items):
+                    begun = reader.submit(self.begin, items[index + 1])
                 yield self.finish(item, *loaded)
 
     def begin(self, item: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, str, int]:

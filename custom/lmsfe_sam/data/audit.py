@@ -87,8 +87,8 @@ class Audit:
         """Return the near-duplicates whose classes or patients differ."""
         return [pair for pair in self.pairs if self._label(pair.first) != self._label(pair.second)]
 
-    def _label(self, place: int) -> tuple[str, str]:
-        record = self.records[place]
+    def _label(self, index: int) -> tuple[str, str]:
+        record = self.records[index]
         known = self.datalist.grouping != NEAR_DUPLICATES and self.datalist.split_rule != "own"
         return record["subgroup"].get("class", ""), record["group"] if known else ""
 
@@ -182,8 +182,8 @@ class Thumbnail:
     crossing: bool = False
 
 
-def write_page(found: Audit, path: Path, most: int) -> None:
-    """Write the audit as one HTML file, with at most ``most`` entries in a section.
+def write_page(found: Audit, path: Path, max_entries: int) -> None:
+    """Write the audit as one HTML file, with at most ``max_entries`` entries in a section.
 
     Raises:
         InputError: the file cannot be written.
@@ -199,8 +199,8 @@ def write_page(found: Audit, path: Path, most: int) -> None:
             counts=found.counts(),
             problems=found.problems,
             totals={name: len(own) for name, own in pairs.items()} | {"marked": len(marked)},
-            shown={name: [_pair(found, pair) for pair in own[:most]] for name, own in pairs.items()}
-            | {"marked": [_marked(found.records[place], marks) for place, marks in marked[:most]]},
+            shown={name: [_pair(found, pair) for pair in own[:max_entries]] for name, own in pairs.items()}
+            | {"marked": [_marked(found.records[index], marks) for index, marks in marked[:max_entries]]},
         )
     )
     with atomic_write(path) as temporary:
@@ -208,12 +208,12 @@ def write_page(found: Audit, path: Path, most: int) -> None:
 
 
 def _pair(found: Audit, pair: Pair) -> Thumbnail:
-    records = [found.records[place] for place in (pair.first, pair.second)]
-    parts = [found.parts[place] for place in (pair.first, pair.second)]
+    records = [found.records[index] for index in (pair.first, pair.second)]
+    parts = [found.parts[index] for index in (pair.first, pair.second)]
     images = [to_rgb_uint8(read_image(record["image"]).pixels) for record in records]
     pictures = [_jpeg(Image.fromarray(image)) for image in images]
     names = " and ".join(f"{record['name']} ({part})" for record, part in zip(records, parts, strict=True))
-    return Thumbnail(pictures, f"{names}: {pair.likeness:.2f}", crossing=parts[0] != parts[1])
+    return Thumbnail(pictures, f"{names}: {pair.similarity:.2f}", crossing=parts[0] != parts[1])
 
 
 def _marked(record: Record, markings: Sequence[Marking]) -> Thumbnail:

@@ -67,7 +67,7 @@ def _mask_name(record: Mapping[str, Any]) -> str:
     return f"'{label if isinstance(label, str | Path) else label[0]}'"
 
 
-def leave_out_normal(found: FolderContents, root: Path) -> None:
+def exclude_normal_images(found: FolderContents, root: Path) -> None:
     """Take out the images whose masks are all black, and count them.
 
     Raises:

@@ -12,7 +12,7 @@ from lmsfe_sam.data.layouts.folders import Record
 from lmsfe_sam.data.phantoms.rendering import phantom_records
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.settings import folders_of
 
 
@@ -28,7 +28,7 @@ def find_records(
     objects: str | Sequence[str] = "union",
     prompted_only: Sequence[str] = (),
     masks: str | None = None,
-    max_pixels: int = MOST_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> DataList:
     """Return the records of a dataset or of several, split, or those of ``phantoms`` made-up images.
 
@@ -58,7 +58,7 @@ def find_records(
         _mark_objects(found, objects, prompted_only)
         for record in (record for one in found for part in PARTS for record in one.records[part]):
             record.update({"masks": masks} if masks else {})
-            record.update({"max_pixels": max_pixels} if max_pixels != MOST_PIXELS else {})
+            record.update({"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {})
         return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
     held_out = max(1, round(0.15 * phantoms))
     records = phantom_records(phantoms, seed)

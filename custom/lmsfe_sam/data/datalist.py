@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmsfe_sam.data.checking import leave_out_normal
+from lmsfe_sam.data.checking import exclude_normal_images
 from lmsfe_sam.data.datalist_entries import read_entry
 from lmsfe_sam.data.duplicates import find_pairs, groups_of
 from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, FolderContents, Record
@@ -21,7 +21,7 @@ from lmsfe_sam.data.layouts.registry import LAYOUTS, Layout
 from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 """Our names of the parts, and MONAI's in a ``datalist.json``."""
@@ -134,7 +134,7 @@ def build_datalist(
     seed: int = 0,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
-    max_pixels: int = MOST_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> DataList:
     """Find the images of a data folder and divide them.
 
@@ -202,7 +202,7 @@ def _divided(
         raise InputError(
             f"dataset_dir '{root}' holds no images: the layout {chosen.name} is {chosen.description}."
         )
-    leave_out_normal(found, root)
+    exclude_normal_images(found, root)
     own_name = chosen.name in ("plain", "coco", "nnunet", "split", "suffix")
     name = root.name if own_name else chosen.name
     result = DataList(name, root, chosen.name, {}, split_rule, seed)
@@ -282,9 +282,9 @@ def _watch_part_of_training(result: DataList, validation_fraction: float, max_pi
     train = result.records["train"]
     _group_near_duplicates(train, max_pixels)
     wanted = {"val": counts_by_fraction(len(train), validation_fraction, 0)["val"]}
-    places = divide([record["group"] for record in train], [""] * len(train), wanted, result.seed)
-    result.records["val"] = [train[place] for place in places["val"]]
-    result.records["train"] = [train[place] for place in places["train"]]
+    indices = divide([record["group"] for record in train], [""] * len(train), wanted, result.seed)
+    result.records["val"] = [train[index] for index in indices["val"]]
+    result.records["train"] = [train[index] for index in indices["train"]]
     result.notes.append("The folder names no validation part: it is taken from the training images.")
 
 
@@ -298,8 +298,8 @@ def _group_near_duplicates(records: Sequence[Record], max_pixels: int) -> None:
 def _divide(result: DataList, found: FolderContents, wanted: Mapping[str, int]) -> None:
     records = sorted(found.records, key=lambda record: record["name"])
     groups = [record["group"] for record in records]
-    places = divide(groups, [record["subgroup"].get("class", "") for record in records], wanted, result.seed)
-    result.records = {part: [records[place] for place in places[part]] for part in PARTS}
+    indices = divide(groups, [record["subgroup"].get("class", "") for record in records], wanted, result.seed)
+    result.records = {part: [records[index] for index in indices[part]] for part in PARTS}
 
 
 def _divide_as_the_paper(result: DataList, found: FolderContents, validation_fraction: float) -> None:
@@ -332,7 +332,7 @@ def _divide_as_the_paper(result: DataList, found: FolderContents, validation_fra
             counts_by_fraction(len(learned), validation_fraction, 0),
             result.seed,
         )
-        result.records["val"] = [learned[place] for place in watched["val"]]
+        result.records["val"] = [learned[index] for index in watched["val"]]
         result.notes.append(
             f"The paper keeps no validation part: the {len(result.records['val'])} validation images are "
             "training images, to watch the training by and not to report."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.data.layouts.folders import Record
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 
 
 def read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
@@ -22,7 +22,9 @@ def read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
         InputError: it is no entry, or a file is not there.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-        raise InputError(f"'{source}' has the entry {shown(entry)}: every entry needs an \"image\", a path.")
+        raise InputError(
+            f"'{source}' has the entry {short_repr(entry)}: every entry needs an \"image\", a path."
+        )
     label = entry.get("label", entry.get("mask")) or []
     masks = [label] if isinstance(label, str) else list(label)
     if not masks and not entry.get("outlines"):
@@ -50,7 +52,7 @@ def _read_spacing(spacing: Any, name: str, source: Path) -> list[float]:
             raise ValueError
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"'{source}' gives '{name}' the spacing {shown(spacing)}: "
+            f"'{source}' gives '{name}' the spacing {short_repr(spacing)}: "
             "write a pixel's height and width in mm, such as [0.1, 0.1]."
         ) from error
     return [down, across]

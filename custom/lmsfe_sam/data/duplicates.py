@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
@@ -44,20 +44,20 @@ _BLOCK = 1024  # rows of the pair tables held at once
 
 
 class Pair(NamedTuple):
-    """Two near-duplicates by their places in the list, the first before the second."""
+    """Two near-duplicates by their indices in the list, the first before the second."""
 
     first: int
     second: int
-    likeness: float
+    similarity: float
     """The correlation of their fine structure, MIN_FINE to 1."""
 
 
-def find_pairs(paths: Sequence[str | Path], max_pixels: int = MOST_PIXELS) -> list[Pair]:
+def find_pairs(paths: Sequence[str | Path], max_pixels: int = MAX_PIXELS) -> list[Pair]:
     """Find the near-duplicates among picture files, the most alike first."""
     return compare(thumbnails(paths, max_pixels))
 
 
-def thumbnails(paths: Sequence[str | Path], max_pixels: int = MOST_PIXELS) -> np.ndarray:
+def thumbnails(paths: Sequence[str | Path], max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read pictures as grey thumbnails, (N, 32, 32) float32 in 0..255, on a few threads.
 
     An unreadable file, or one of more than ``max_pixels``, gives a black one, which is like no other: naming
@@ -86,15 +86,15 @@ def compare(pictures: np.ndarray) -> list[Pair]:
     pairs: list[Pair] = []
     for start in range(0, len(pictures), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        likeness = fine[rows] @ fine.T
+        similarity = fine[rows] @ fine.T
         # Two hashes of K signs differ in (K - their product) / 2 places.
         bits = (signs.shape[1] - signs[rows] @ signs.T) / 2
-        alike = (likeness > MIN_FINE) & (centre[rows] @ centre.T > MIN_CENTRE) & (bits <= MAX_BITS)
+        alike = (similarity > MIN_FINE) & (centre[rows] @ centre.T > MIN_CENTRE) & (bits <= MAX_BITS)
         for row, second in zip(*np.nonzero(alike), strict=True):
             if start + row < second:
                 # Rounded, since the last digits of equals depend on the processor and would order them.
-                pairs.append(Pair(int(start + row), int(second), round(float(likeness[row, second]), 5)))
-    return sorted(pairs, key=lambda pair: (-pair.likeness, pair.first, pair.second))
+                pairs.append(Pair(int(start + row), int(second), round(float(similarity[row, second]), 5)))
+    return sorted(pairs, key=lambda pair: (-pair.similarity, pair.first, pair.second))
 
 
 def groups_of(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:

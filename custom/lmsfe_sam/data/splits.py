@@ -33,13 +33,13 @@ def divide(
         seed: whole number.
 
     Returns:
-        The places of the images in each part, "train", "val" and "test", ascending.
+        The indices of the images in each part, "train", "val" and "test", ascending.
     """
     members: dict[str, list[int]] = defaultdict(list)
-    for place, group in enumerate(groups):
-        members[group].append(place)
+    for index, group in enumerate(groups):
+        members[group].append(index)
     stratum = {
-        group: "+".join(sorted({strata[place] for place in places})) for group, places in members.items()
+        group: "+".join(sorted({strata[index] for index in indices})) for group, indices in members.items()
     }
     free = sorted(members, key=lambda group: hashlib.sha256(f"{seed}/{group}".encode()).digest())
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
@@ -47,9 +47,9 @@ def divide(
         taken = _take(free, {group: len(members[group]) for group in free}, stratum, wanted.get(part, 0))
         if len(taken) == len(free) and sum(wanted.values()) < len(groups):
             taken.discard(max(taken, key=lambda group: (len(members[group]), group)))
-        parts[part] = sorted(place for group in taken for place in members[group])
+        parts[part] = sorted(index for group in taken for index in members[group])
         free = [group for group in free if group not in taken]
-    parts["train"] = sorted(place for group in free for place in members[group])
+    parts["train"] = sorted(index for group in free for index in members[group])
     return parts
 
 

@@ -14,7 +14,7 @@ from lmsfe_sam.data.masks.reading import resize_mask
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import known_suffix, stem
-from lmsfe_sam.images.limits import MOST_PIXELS, pixel_limit
+from lmsfe_sam.images.limits import MAX_PIXELS, pixel_limit
 from lmsfe_sam.images.reading import read_header
 
 MODE = "predictions"
@@ -44,7 +44,7 @@ class ForeignMasks:
             raise InputError(
                 f"predictions '{folder}' is no folder: give one that holds a mask for each image."
             )
-        self.max_pixels = max(map(pixel_limit, records), default=MOST_PIXELS)
+        self.max_pixels = max(map(pixel_limit, records), default=MAX_PIXELS)
         self.files = self._match([str(record["name"]) for record in records])
         for record in records:
             self._check_size(record, metric_size)

@@ -150,9 +150,9 @@ class PromptedEvaluation:
         for own, own_boxes, own_found in zip(predictions, boxes, found, strict=True):
             own.jitter.extend(own_found)
             for mode, percent in modes.items():
-                place = percents.index(percent)
-                x0, y0, x1, y1 = own_boxes[place].tolist()
-                own.by_mode[mode] = own_found[place]
+                row = percents.index(percent)
+                x0, y0, x1, y1 = own_boxes[row].tolist()
+                own.by_mode[mode] = own_found[row]
                 own.prompts[mode] = ObjectPrompt(box=(x0, y0, x1, y1))
 
     def _add_clicks(

@@ -25,7 +25,7 @@ from lmsfe_sam.evaluation.statistics import (
 )
 
 SIZES = ("small", "medium", "large")
-MOST_SUBGROUPS = 12
+MAX_SUBGROUPS = 12
 """A label with more values than this names each image rather than a subgroup."""
 
 
@@ -246,7 +246,7 @@ def subgroup_rows(
     rows = []
     for subgroup in sorted({kind for own in known for kind in own}):
         values = {own[subgroup] for own in known if subgroup in own}
-        if not 2 <= len(values) <= MOST_SUBGROUPS:
+        if not 2 <= len(values) <= MAX_SUBGROUPS:
             continue
         for value in sorted(values, key=_order):
             members = [i for i, own in enumerate(known) if own.get(subgroup) == value]

@@ -9,13 +9,13 @@ from pathlib import Path
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, VIDEO_SUFFIXES, known_suffix, list_images, stem
 from lmsfe_sam.images.image import FileImage, Header, ImageFile
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.images.reading import open_image
 
 _NUMBERED = re.compile(r"(.*?)(\d+)$")
 
 
-def open_frames(path: Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
+def open_frames(path: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Open a file of one or several frames, a video, or a folder of numbered pictures.
 
     Args:

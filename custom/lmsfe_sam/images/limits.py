@@ -1,7 +1,7 @@
-"""How large an image may be, and compressed bytes that unfold to no more than they should.
+"""How large an image may be, and compressed bytes that decompress to no more than they should.
 
-A few kilobytes can state, or unfold to, gigabytes. Sizes in headers are held against a limit before anything
-is decoded, and what is decompressed ends where the header says that the pixels end.
+A few kilobytes can state, or decompress to, gigabytes. Sizes in headers are held against a limit before
+anything is decoded, and decompression ends where the header says that the pixels end.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import IO, Any
 
 from lmsfe_sam.errors import InputError
 
-MOST_PIXELS = 2**27
+MAX_PIXELS = 2**27
 """Of a frame, or of all frames of a file that is read as a whole: 11585 x 11585."""
 
-LONGEST_HEADER = 2**20
+MAX_HEADER = 2**20
 """Bytes of a text header, or before the voxels of a NIfTI file."""
 
 CHUNK = 2**20
 
 UNSCANNED = 2**22
-"""Bytes of a run-length encoded frame that may unfold as they like: to at most 64 times as many."""
+"""Bytes of a run-length encoded frame that may expand freely: to at most 64 times as many."""
 
 
 class TooManyPixelsError(InputError):
@@ -32,36 +32,36 @@ class TooManyPixelsError(InputError):
 
 def pixel_limit(record: Mapping[Any, Any]) -> int:
     """Return how many pixels a record's files may have: what the option ``max_pixels`` says."""
-    return int(record.get("max_pixels", MOST_PIXELS))
+    return int(record.get("max_pixels", MAX_PIXELS))
 
 
-def hold(file: Path, count: int, most: int) -> None:
+def check_pixel_count(file: Path, count: int, max_pixels: int) -> None:
     """Hold a number of pixels against the limit.
 
     Raises:
         TooManyPixelsError: it is above.
     """
-    if count > most:
+    if count > max_pixels:
         raise TooManyPixelsError(
-            f"'{file}' has {count} pixels, more than {most}: "
+            f"'{file}' has {count} pixels, more than {max_pixels}: "
             "make it smaller, or allow more with --max_pixels."
         )
 
 
-def unfolds_too_far(file: Path) -> InputError:
+def decompression_error(file: Path) -> InputError:
     """The sentence for compressed bytes that are more than the header says."""
     return InputError(
-        f"'{file}' unfolds to more pixels than it states: "
+        f"'{file}' decompresses to more pixels than it states: "
         "copy it again from its source, or save it uncompressed."
     )
 
 
-def unfold(stream: IO[bytes], most: int, file: Path, method: str = "zlib") -> bytes:
-    """Decompress the rest of a stream, which must not be longer than ``most`` bytes.
+def decompress_bounded(stream: IO[bytes], max_bytes: int, file: Path, method: str = "zlib") -> bytes:
+    """Decompress the rest of a stream, which must not be longer than ``max_bytes`` bytes.
 
     Args:
         stream: of compressed bytes.
-        most: bytes that may come out.
+        max_bytes: bytes that may come out.
         file: for the message.
         method: "zlib", which is gzip, too, or "bz2".
 
@@ -77,18 +77,18 @@ def unfold(stream: IO[bytes], most: int, file: Path, method: str = "zlib") -> by
             break
         while True:
             content += tool.decompress(packed, CHUNK)
-            if len(content) > most:
-                raise unfolds_too_far(file)
+            if len(content) > max_bytes:
+                raise decompression_error(file)
             packed = b"" if method == "bz2" else tool.unconsumed_tail
             if not packed:
                 break
-    if method == "zlib" and not tool.eof and len(content) <= most:
+    if method == "zlib" and not tool.eof and len(content) <= max_bytes:
         content += tool.flush()
     return bytes(content)
 
 
-def check_unfolding(stream: IO[bytes], most: int, file: Path) -> None:
-    """Refuse deflated bytes, without a header of zlib, that unfold to more than ``most``; none are kept.
+def check_decompressed_size(stream: IO[bytes], max_bytes: int, file: Path) -> None:
+    """Refuse raw deflated bytes that decompress to more than ``max_bytes``; none are kept.
 
     Raises:
         InputError: they do.
@@ -98,29 +98,29 @@ def check_unfolding(stream: IO[bytes], most: int, file: Path) -> None:
         while not tool.eof and (packed := stream.read(CHUNK)):
             while packed:
                 total += len(tool.decompress(packed, CHUNK))
-                if total > most:
-                    raise unfolds_too_far(file)
+                if total > max_bytes:
+                    raise decompression_error(file)
                 packed = tool.unconsumed_tail
     except zlib.error:
         return  # reading says what is wrong with them
 
 
-def runs_unfold_to_at_most(segment: bytes, most: int) -> bool:
-    """Whether a segment of run lengths (PackBits) decodes to at most ``most`` bytes; nothing is decoded."""
-    place, length = 0, 0
-    while place < len(segment) and length <= most:
-        code = segment[place]
+def runs_fit(segment: bytes, max_bytes: int) -> bool:
+    """Whether a segment of run lengths (PackBits) decodes to at most ``max_bytes``; nothing is decoded."""
+    offset, length = 0, 0
+    while offset < len(segment) and length <= max_bytes:
+        code = segment[offset]
         if code < 128:
-            place, length = place + code + 2, length + code + 1
+            offset, length = offset + code + 2, length + code + 1
         else:
-            place, length = place + 2, length + (257 - code if code > 128 else 0)
-    return length <= most
+            offset, length = offset + 2, length + (257 - code if code > 128 else 0)
+    return length <= max_bytes
 
 
 def check_runs(frame: bytes, pixels: int, file: Path) -> None:
     """Refuse a frame of DICOM's run lengths that decodes to more than its pixels.
 
-    pydicom unfolds a segment before it looks at how long that has become.
+    pydicom expands a segment before it looks at how long that has become.
 
     Raises:
         InputError: it does.
@@ -128,10 +128,10 @@ def check_runs(frame: bytes, pixels: int, file: Path) -> None:
     if len(frame) <= UNSCANNED:
         return
     count = int.from_bytes(frame[:4], "little")
-    places = [int.from_bytes(frame[4 * k : 4 * k + 4], "little") for k in range(1, min(count, 15) + 1)]
-    for start, end in zip(places, [*places[1:], len(frame)]):
-        if not runs_unfold_to_at_most(frame[start:end], pixels + 2):
-            raise unfolds_too_far(file)
+    offsets = [int.from_bytes(frame[4 * k : 4 * k + 4], "little") for k in range(1, min(count, 15) + 1)]
+    for start, end in zip(offsets, [*offsets[1:], len(frame)]):
+        if not runs_fit(frame[start:end], pixels + 2):
+            raise decompression_error(file)
 
 
 def coded_pixels(frame: bytes) -> int:
@@ -144,14 +144,14 @@ def coded_pixels(frame: bytes) -> int:
         numbers = frame[start + 8 : start + 24]
         right, bottom, left, top = (int.from_bytes(numbers[k : k + 4], "big") for k in range(0, 16, 4))
         return max(0, right - left) * max(0, bottom - top)
-    place = 2
-    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
-        marker = frame[place + 1]
+    offset = 2
+    while frame[:2] == b"\xff\xd8" and offset + 9 <= len(frame) and frame[offset] == 0xFF:
+        marker = frame[offset + 1]
         if marker == 0xFF:
-            place += 1
+            offset += 1
         elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = (int.from_bytes(frame[place + k : place + k + 2], "big") for k in (5, 7))
+            rows, columns = (int.from_bytes(frame[offset + k : offset + k + 2], "big") for k in (5, 7))
             return rows * columns
         else:
-            place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+            offset += 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
     return 0

@@ -15,7 +15,7 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError
 
-LONGEST_HEADER = 2**20
+MAX_HEADER = 2**20
 """Bytes of the lines before the pixels."""
 
 _TYPES = {
@@ -118,19 +118,19 @@ def read_volume(file: Path, header: MetaHeader) -> np.ndarray:
 def _lines(file: Path) -> tuple[Mapping[str, str], int]:
     """Return the keys in lower case with their values, and where the pixels start."""
     with file.open("rb") as stream:
-        head = stream.read(LONGEST_HEADER)
+        head = stream.read(MAX_HEADER)
     lines: dict[str, str] = {}
-    place = 0
-    while place < len(head):
-        end = head.find(b"\n", place)
+    offset = 0
+    while offset < len(head):
+        end = head.find(b"\n", offset)
         end = len(head) if end < 0 else end
-        key, equals, value = head[place:end].decode("latin-1").partition("=")
+        key, equals, value = head[offset:end].decode("latin-1").partition("=")
         if not equals or not key.strip().isprintable():
             raise ValueError("it has no header of MetaImage")
         lines[key.strip().lower()] = value.strip()
-        place = end + 1
+        offset = end + 1
         if key.strip().lower() == "elementdatafile":
-            return lines, place
+            return lines, offset
     raise ValueError("it has no header of MetaImage")
 
 

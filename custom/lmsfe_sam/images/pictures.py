@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import tiff
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
-from lmsfe_sam.images.limits import MOST_PIXELS, hold
+from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 """Formats of Pillow that are opened; it would run Ghostscript on a PostScript file named ``.png``."""
@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # th
 ANIMATED = ("PNG", "GIF", "WEBP", "TIFF")
 """Formats whose frames count; the other pictures of an MPO are previews or a second eye's."""
 
-MOST_PAGES = 10_000
+MAX_PAGES = 10_000
 
 _KEPT_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"})
 _BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}
@@ -42,7 +42,7 @@ _READ_ERRORS = (
 )
 
 
-def open_picture(path: str | Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
+def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Read the header of a picture file.
 
     Args:
@@ -65,7 +65,7 @@ def open_picture(path: str | Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
             picture.seek(page)
             columns, rows = max(columns, picture.width), max(rows, picture.height)
             tags: Any = getattr(picture, "tag_v2", {})
-            hold(file, math.prod(max(1, int(tags.get(tag, 1))) for tag in tiff.TILE), max_pixels)
+            check_pixel_count(file, math.prod(max(1, int(tags.get(tag, 1))) for tag in tiff.TILE), max_pixels)
         header = Header(len(pages), rows, columns, len(picture.getbands()), _BITS.get(picture.mode, 8))
 
     def read(frame: int) -> FileImage:
@@ -134,8 +134,8 @@ def brightest_value(path: str | Path) -> float | None:
 def orientation(picture: Image.Image) -> int:
     """Return EXIF's orientation of an open picture, 1 to 8; 1 is as it is stored."""
     if picture.format == "PNG" and "exif" not in picture.info:
-        place = getattr(picture, "filename", None)
-        if not place or not _has_late_exif(Path(place)):
+        path = getattr(picture, "filename", None)
+        if not path or not _has_late_exif(Path(path)):
             return 1  # getexif would decode the picture
     try:
         stated = picture.getexif().get(tiff.ORIENTATION, 1)
@@ -179,21 +179,21 @@ def _has_late_exif(file: Path) -> bool:
 
 
 def _pages(picture: Image.Image) -> list[int]:
-    """Return the places of a picture's frames.
+    """Return the indices of a picture's frames.
 
     Reduced copies and masks in a TIFF are none, nor is what an APNG shows where it cannot be animated.
     """
     count = getattr(picture, "n_frames", 1) if picture.format in ANIMATED else 1
-    if count > MOST_PAGES:
+    if count > MAX_PAGES:
         name = getattr(picture, "filename", "")
-        raise InputError(f"'{name}' has more than {MOST_PAGES} pages: save fewer of them.")
+        raise InputError(f"'{name}' has more than {MAX_PAGES} pages: save fewer of them.")
     if count == 1 or picture.format != "TIFF":
         return list(range(1 if count > 1 and picture.info.get("default_image") else 0, count))
     frames = []
-    for place, page in enumerate(ImageSequence.Iterator(picture)):
+    for index, page in enumerate(ImageSequence.Iterator(picture)):
         tags: Any = getattr(page, "tag_v2", {})
         if not int(tags.get(tiff.SUBFILE_TYPE, 0) or 0) & (tiff.REDUCED | tiff.MASK):
-            frames.append(place)
+            frames.append(index)
     picture.seek(0)
     return frames or [0]
 

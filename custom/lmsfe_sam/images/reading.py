@@ -25,14 +25,14 @@ from lmsfe_sam.images.formats import (
     known_suffix,
 )
 from lmsfe_sam.images.image import FileImage, Header, ImageFile, choose_frame
-from lmsfe_sam.images.limits import MOST_PIXELS, hold
+from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
 from lmsfe_sam.images.pictures import open_picture
 from lmsfe_sam.images.volumes import open_metaimage, open_nifti, open_nrrd
 
 logger = logging.getLogger(__name__)
 
 
-def read_header(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> Header:
+def read_header(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Header:
     """Return what a file says of its pixels; nothing is decoded.
 
     Raises:
@@ -41,7 +41,7 @@ def read_header(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> 
     return open_image(path, max_pixels).header
 
 
-def open_image(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> ImageFile:
+def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Read a file's header, and return it with a function that reads a frame.
 
     Args:
@@ -59,7 +59,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> I
     open_file, form = _opener(file, max_pixels)
     try:
         opened = open_file(file)
-        hold(file, opened.header.pixels_at_once(), max_pixels)
+        check_pixel_count(file, opened.header.pixels_at_once(), max_pixels)
     except Exception as error:  # the libraries raise whatever they like on a damaged file
         raise _named(error, file, form) from error
 
@@ -74,7 +74,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MOST_PIXELS) -> I
 
 
 def read_image(
-    path: str | os.PathLike[str], slice_index: int | None = None, max_pixels: int = MOST_PIXELS
+    path: str | os.PathLike[str], slice_index: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> FileImage:
     """Read the image of a file.
 

@@ -128,15 +128,15 @@ def _region(item: Any, dataset: Any) -> tuple[float, ...]:
     corners = [number(item, f"RegionLocation{key}") for key in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
     x0, y0, x1, y1 = corners
     if x0 is None or y0 is None or x1 is None or y1 is None or x1 < x0 or y1 < y0:
-        place: tuple[float, ...] = (0, 0, width, height)
+        box: tuple[float, ...] = (0, 0, width, height)
     else:
-        place = (x0, y0, x1 + 1, y1 + 1)
+        box = (x0, y0, x1 + 1, y1 + 1)
     units = {number(item, f"PhysicalUnits{axis}Direction") for axis in "XY"}
     deltas = [number(item, f"PhysicalDelta{axis}") for axis in "YX"]
     spacing = tuple(10 * abs(delta) if delta else math.nan for delta in deltas)
     if units != {_CENTIMETRES} or _is_spectral(item) or not is_known(spacing):
         spacing = UNKNOWN
-    return (*place, *spacing)
+    return (*box, *spacing)
 
 
 def _pixel_spacing(dataset: Any, name: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
-from lmsfe_sam.images.limits import unfold
+from lmsfe_sam.images.limits import decompress_bounded
 
 SUFFIXES = (".tif", ".tiff")
 
@@ -82,7 +82,7 @@ def open_tiff(file: Path) -> ImageFile:
                 f"'{file}' is a TIFF with the compression {compression}, which is not read with {bits} bits: "
                 "save it uncompressed, or with 8 bits."
             ) from error
-        order = [place for place, axis in enumerate(axes) if axis not in "YXS"]
+        order = [index for index, axis in enumerate(axes) if axis not in "YXS"]
         order += [axes.index("Y"), axes.index("X"), *([] if colour is None else [colour])]
         pixels = volume.transpose(order).reshape(frames, rows, columns, *([samples] if samples > 1 else []))
         chosen = np.ascontiguousarray(pixels[frame])
@@ -99,22 +99,22 @@ def _check_order(opened: Any, file: Path) -> None:
         InputError: there is one.
     """
     tiff, stream = opened.tiff, opened.filehandle
-    place, seen = opened.pages.first.offset, set[int]()
-    while 0 < place < stream.size:
-        if place in seen:
+    offset, seen = opened.pages.first.offset, set[int]()
+    while 0 < offset < stream.size:
+        if offset in seen:
             raise InputError(f"'{file}' has pages that follow each other in a circle: save it again.")
-        seen.add(place)
+        seen.add(offset)
         try:
-            stream.seek(place)
+            stream.seek(offset)
             tags = struct.unpack(tiff.tagnoformat, stream.read(tiff.tagnosize))[0]
-            stream.seek(place + tiff.tagnosize + tags * tiff.tagsize)
-            place = struct.unpack(tiff.offsetformat, stream.read(tiff.offsetsize))[0]
+            stream.seek(offset + tiff.tagnosize + tags * tiff.tagsize)
+            offset = struct.unpack(tiff.offsetformat, stream.read(tiff.offsetsize))[0]
         except struct.error:  # cut short, which reading names
             return
 
 
 def _check_segments(series: Any, file: Path) -> None:
-    """Refuse deflated strips and tiles that unfold to more than one of them holds; tifffile does not look.
+    """Refuse deflated strips and tiles that decompress to more than one of them holds: tifffile does not.
 
     Raises:
         InputError: one does.
@@ -122,11 +122,11 @@ def _check_segments(series: Any, file: Path) -> None:
     for page in series.pages:
         if page is None or page.compression.name not in ("ADOBE_DEFLATE", "DEFLATE"):
             continue
-        most = max(int(np.prod(page.chunks)), 1) * series.dtype.itemsize * max(1, page.samplesperpixel)
+        max_bytes = max(int(np.prod(page.chunks)), 1) * series.dtype.itemsize * max(1, page.samplesperpixel)
         with file.open("rb") as stream:
-            for place, length in zip(page.dataoffsets, page.databytecounts, strict=True):
-                stream.seek(place)
-                unfold(io.BytesIO(stream.read(length)), most, file)
+            for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+                stream.seek(offset)
+                decompress_bounded(io.BytesIO(stream.read(length)), max_bytes, file)
 
 
 def negative(pixels: np.ndarray) -> np.ndarray:

@@ -11,13 +11,13 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
-from lmsfe_sam.images.limits import MOST_PIXELS, hold
+from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
 
 KEPT = 16
 """Frames before the one asked for that are kept in memory."""
 
 
-def open_video(file: Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
+def open_video(file: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Read the header of a video and count its frames, which decodes it once.
 
     Raises:
@@ -27,7 +27,7 @@ def open_video(file: Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
     return _open(file, lambda: file.open("rb"), max_pixels)
 
 
-def open_stream(content: bytes, file: Path, max_pixels: int = MOST_PIXELS) -> ImageFile:
+def open_stream(content: bytes, file: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Read the header of a video that lies within a file, as `open_video` does.
 
     Args:
@@ -96,6 +96,6 @@ def _list_frames(start: Callable[[], IO[bytes]], file: Path, max_pixels: int) ->
 
     with start() as content, av.open(content, "r") as container:
         stream = container.streams.video[0]
-        hold(file, stream.codec_context.width * stream.codec_context.height, max_pixels)
+        check_pixel_count(file, stream.codec_context.width * stream.codec_context.height, max_pixels)
         stream.thread_type = "AUTO"
         yield from container.decode(stream)

@@ -15,7 +15,7 @@ import numpy as np
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import metaimage
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
-from lmsfe_sam.images.limits import CHUNK, LONGEST_HEADER, unfold
+from lmsfe_sam.images.limits import CHUNK, MAX_HEADER, decompress_bounded
 from lmsfe_sam.images.scale import UNKNOWN_SCALE, Scale, header_scale, is_known
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ def open_nifti(file: Path) -> ImageFile:
     import nibabel
 
     raw = _raw_nifti(file)
-    if not 0 <= float(raw["vox_offset"]) <= LONGEST_HEADER:  # all before the voxels is read at once
-        raise InputError(f"'{file}' has a header of more than {LONGEST_HEADER} bytes: save it again.")
+    if not 0 <= float(raw["vox_offset"]) <= MAX_HEADER:  # all before the voxels is read at once
+        raise InputError(f"'{file}' has a header of more than {MAX_HEADER} bytes: save it again.")
     with _quiet_nibabel():
         image: Any = nibabel.load(file)
     shape = tuple(int(size) for size in image.shape)
@@ -71,10 +71,10 @@ def open_nifti(file: Path) -> ImageFile:
     scale = header_scale([float(step) for step in spacing], str(file))
 
     def read(frame: int) -> FileImage:
-        place = [slice(None), slice(None), *(frame if size > 1 else 0 for size in spatial[2:])]
-        place += [0] * (len(shape) - len(place) - vector) + [slice(None)] * vector
+        index = [slice(None), slice(None), *(frame if size > 1 else 0 for size in spatial[2:])]
+        index += [0] * (len(shape) - len(index) - vector) + [slice(None)] * vector
         with _quiet_nibabel():
-            pixels = np.asanyarray(image.dataobj[tuple(place)])
+            pixels = np.asanyarray(image.dataobj[tuple(index)])
         if pixels.dtype.fields:  # RGB24 and RGBA32 are structures of bytes
             pixels = np.stack([pixels[name] for name in pixels.dtype.fields], axis=-1)
         return FileImage(_rows_first(pixels), _usable(affine, file), spatial, frame, scale)
@@ -272,17 +272,17 @@ def _nrrd_volume(file: Path) -> np.ndarray:
     pynrrd would decompress, and read of the file of the pixels, all that there is.
 
     Raises:
-        InputError: the pixels are elsewhere than in a file, or unfold to more than is stated.
+        InputError: the pixels are elsewhere than in a file, or decompress to more than is stated.
     """
     import nrrd
 
     with file.open("rb") as own:
         header: Any = nrrd.read_header(own)
         own.seek(own.tell())
-        place = next((header.pop(key) for key in ("data file", "datafile") if key in header), None)
-        with own if place is None else _detached(file, place).open("rb") as stream:
+        data_file = next((header.pop(key) for key in ("data file", "datafile") if key in header), None)
+        with own if data_file is None else _detached(file, data_file).open("rb") as stream:
             for _ in range(int(next((header.pop(k) for k in ("line skip", "lineskip") if k in header), 0))):
-                if not stream.readline(LONGEST_HEADER):
+                if not stream.readline(MAX_HEADER):
                     break
             skip = int(next((header.pop(k) for k in ("byte skip", "byteskip") if k in header), 0))
             values = math.prod(int(size) for size in header["sizes"])
@@ -290,7 +290,7 @@ def _nrrd_volume(file: Path) -> np.ndarray:
             encoding = str(header["encoding"]).lower()
             if encoding in ("gzip", "gz", "bzip2", "bz2"):
                 method = "bz2" if encoding.startswith("b") else "zlib"
-                content = unfold(stream, length + max(skip, 0) + CHUNK, file, method)
+                content = decompress_bounded(stream, length + max(skip, 0) + CHUNK, file, method)
                 content = content[-length:] if skip == -1 else content[max(skip, 0) :]
                 header["encoding"] = "raw"
             elif encoding == "raw":
@@ -302,13 +302,15 @@ def _nrrd_volume(file: Path) -> np.ndarray:
     return nrrd.read_data(header, io.BytesIO(content), str(file))
 
 
-def _detached(file: Path, place: Any) -> Path:
+def _detached(file: Path, data_file: Any) -> Path:
     """Return the file of the pixels that a header names."""
-    path = file.parent / str(place).replace("\\", "/")
-    if not isinstance(place, str) or place.upper().startswith("LIST") or "%" in place:
+    path = file.parent / str(data_file).replace("\\", "/")
+    if not isinstance(data_file, str) or data_file.upper().startswith("LIST") or "%" in data_file:
         raise InputError(f"'{file}' has its pixels in several files: save it as one .nrrd.")
     if not path.is_file():
-        raise InputError(f"'{file}' has its pixels in '{place}', which is no file: put it beside the header.")
+        raise InputError(
+            f"'{file}' has its pixels in '{data_file}', which is no file: put it beside the header."
+        )
     return path
 
 

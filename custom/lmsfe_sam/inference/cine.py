@@ -17,7 +17,7 @@ from monai.inferers import Inferer
 from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.images.frames import open_frames
 from lmsfe_sam.images.image import ImageFile
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.inference.dataset import SkippingDataset
 from lmsfe_sam.inference.inferers import PROBABILITIES, ZoomInferer
 from lmsfe_sam.inference.loops import STATES, FramesWriter, frame_alone, loop_writers
@@ -63,7 +63,7 @@ class CineSegmenter:
         min_overlap: float = Tracking.min_overlap,
         min_contrast: float = Tracking.min_contrast,
         batch_size: int = Tracking.batch_size,
-        max_pixels: int = MOST_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.dataset = dataset
         self.results = results

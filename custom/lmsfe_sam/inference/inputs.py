@@ -12,7 +12,7 @@ from typing import Any
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, is_input, stem
 from lmsfe_sam.images.frames import choose_frames, is_video, numbered_pictures, open_frames
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompt import ObjectPrompt
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 OF_PROBABILITIES = ("dicom_seg_fractional", "uncertainty")
 """Outputs that need each object's probabilities."""
 
-MOST_NAMED = 8
+MAX_NAMED = 8
 """So many of the files that are left out are named."""
 
 
@@ -49,7 +49,7 @@ def find_inputs(
     prompts: str | os.PathLike[str] | None = None,
     slice_index: int | None = None,
     frames: str | int | None = None,
-    max_pixels: int = MOST_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[dict[str, Any]]:
     """List the images to segment, with their prompts.
 
@@ -143,11 +143,11 @@ def _cine_record(
     path = Path(record["image"])
     chosen = list(choose_frames(frames, count, path))
     own: dict[int, list[ObjectPrompt]] = {}
-    places = {nfc(picture.name): frame for frame, picture in enumerate(pictures)}
+    numbered = {nfc(picture.name): frame for frame, picture in enumerate(pictures)}
     for key, objects in given.items():
         name, mark, number = key.rpartition("#")
-        if key in places:
-            own[places[key]] = objects
+        if key in numbered:
+            own[numbered[key]] = objects
         elif key in (nfc(record["name"]), nfc(path.name)):
             own.setdefault(chosen[0], objects)
         elif mark and number.isdigit() and name in (nfc(record["name"]), nfc(path.name)):
@@ -268,8 +268,8 @@ def _note_others(paths: Sequence[Path], source: Path) -> None:
         return
     kinds = Counter(path.suffix.lower() or "no suffix" for path in paths)
     counted = ", ".join(f"{count} with {kind}" for kind, count in kinds.most_common(6))
-    named = ", ".join(f"'{path.relative_to(source)}'" for path in sorted(paths)[:MOST_NAMED])
-    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
+    named = ", ".join(f"'{path.relative_to(source)}'" for path in sorted(paths)[:MAX_NAMED])
+    more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
     logger.warning("%d file(s) are left out (%s): %s%s.", len(paths), counted, named, more)
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
     if videos:

@@ -201,11 +201,11 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> str:
     for panel, key in enumerate(_PLOTTED):
         top, bottom = panel * _HEIGHT + _TOP, (panel + 1) * _HEIGHT - 30
         values = [row[key] for row in rows if row[key] is not None]
-        most = max(values, default=0) or 1
+        maximum = max(values, default=0) or 1
         unit = f" ({rows[0]['unit']})" if key == "long_axis" else ""
         lines.append(f'<text x="{_LEFT}" y="{top - 6}">{key.replace("_", " ")}{unit}</text>')
         lines.append(f'<path d="M{_LEFT},{top}V{bottom}H{_WIDTH - 10}" fill="none" stroke="black"/>')
-        for value, y in ((0, bottom), (most, top)):
+        for value, y in ((0, bottom), (maximum, top)):
             lines.append(f'<text x="{_LEFT - 4}" y="{y + 4}" text-anchor="end">{value:.4g}</text>')
         for value, x in ((first, _LEFT), (last, _WIDTH - 10)):
             lines.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{value}</text>')
@@ -218,7 +218,7 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> str:
                     pen = "M"
                     continue
                 x = _LEFT + (frame - first) / max(1, last - first) * (_WIDTH - 10 - _LEFT)
-                path += f"{pen}{x:.1f},{bottom - value / most * (bottom - top):.1f}"
+                path += f"{pen}{x:.1f},{bottom - value / maximum * (bottom - top):.1f}"
                 pen = "L"
             lines.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
     return "\n".join([*lines, "</svg>", ""])

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 from monai.utils import MetaKeys, SpaceKeys
 
 from lmsfe_sam.images.image import FileImage, choose_frame
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.images.reading import open_image
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
@@ -53,7 +53,7 @@ class LoadFileImaged(MapTransform):
         keys: KeysCollection,
         slice_index: int | None = None,
         allow_missing_keys: bool = False,
-        max_pixels: int = MOST_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.slice_index = slice_index

@@ -151,8 +151,8 @@ class SaveResults:
             writer.write(self.results.folder / file, item)
         rows = [{"image": item["name"], **row} for row in item[OBJECTS]]
         self.results.finish(item["stem"], files, rows)
-        place = self.results.folder / (files[-1] if files else TABLE)
-        logger.info("%s: %d object(s) in %s", item["name"], len(rows), place)
+        target = self.results.folder / (files[-1] if files else TABLE)
+        logger.info("%s: %d object(s) in %s", item["name"], len(rows), target)
 
 
 def run(evaluator: Engine, results: Results, cines: Callable[[], None] | None = None) -> None:

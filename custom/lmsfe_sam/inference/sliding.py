@@ -32,7 +32,7 @@ from lmsfe_sam.prompts.prompt import Prompts
 
 logger = logging.getLogger(__name__)
 
-MOST_WINDOWS = 50_000
+MAX_WINDOWS = 50_000
 """Windows of one image: some 20 minutes with the default preset on two cores of a CPU."""
 
 LONG = 60.0
@@ -116,14 +116,14 @@ def window_grid(size: Size, side: int, step: float) -> list[Window]:
         step: from one window to the next, a share of the side.
 
     Raises:
-        InputError: they are more than `MOST_WINDOWS`.
+        InputError: they are more than `MAX_WINDOWS`.
     """
     interval = max(1, int(side * step))
     count = math.prod(math.ceil(max(0, length - side) / interval) + 1 for length in size)
-    if count > MOST_WINDOWS:
+    if count > MAX_WINDOWS:
         raise InputError(
             f"window_size {side} makes {count} windows of an image of {size[1]} x {size[0]} pixels, more "
-            f"than {MOST_WINDOWS}: give a larger --window_size or a smaller --window_overlap."
+            f"than {MAX_WINDOWS}: give a larger --window_size or a smaller --window_overlap."
         )
     return [
         Window(
@@ -138,7 +138,7 @@ def window_grid(size: Size, side: int, step: float) -> list[Window]:
 
 def select_windows(windows: Iterable[Window], prompts: Prompts) -> list[View]:
     """Return those of the windows that the prompts of N objects concern, with the objects of each."""
-    views = [View(window, prompts.concern(window).nonzero()[:, 0].tolist()) for window in windows]
+    views = [View(window, prompts.relevant_to(window).nonzero()[:, 0].tolist()) for window in windows]
     return [view for view in views if view.objects]
 
 

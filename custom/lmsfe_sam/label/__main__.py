@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.label.start import check_version, prepare_app, set_log, settled
+from lmsfe_sam.label.start import check_version, configured_app, prepare_app, set_log
 
 NAMES = "lmsfe_sam_ultrasound_segmentation,lmsfe_sam_ultrasound_deepgrow"
 BUNDLE = Path(__file__).resolve().parents[3] / "bundle"
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     app = Path(options.app).resolve()
     prepare_app(app, Path(options.bundle), names)
     log = set_log(app, options.verbose)
-    with settled(app, options.studies, names, options.max_pixels) as instance:
+    with configured_app(app, options.studies, names, options.max_pixels) as instance:
         from lmsfe_sam.label.server import Rules, build, serve
         from lmsfe_sam.label.state import State
 

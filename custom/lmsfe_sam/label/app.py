@@ -22,8 +22,8 @@ from monailabel.tasks.activelearning.random import Random
 
 from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.label.answers import AnsweringTask
-from lmsfe_sam.label.checks import NotFoundError, check_tag, for_clients, shown
-from lmsfe_sam.label.datastore.headers import MOST_PIXELS, check_file
+from lmsfe_sam.label.checks import NotFoundError, check_tag, for_clients, shorten
+from lmsfe_sam.label.datastore.headers import MAX_PIXELS, check_file
 from lmsfe_sam.label.datastore.records import SafeSessions
 from lmsfe_sam.label.datastore.store import SafeStore
 from lmsfe_sam.label.request import add_request_transforms
@@ -57,7 +57,7 @@ class UltrasoundApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         names = [name.strip() for name in conf["models"].split(",")]
-        self.max_pixels = int(conf.get("max_pixels", MOST_PIXELS))
+        self.max_pixels = int(conf.get("max_pixels", MAX_PIXELS))
         self.inferring = RLock()  # the pipeline changes its config and Python's path; one image is in memory
         self.bundles = {name: str(Path(app_dir) / "model" / name) for name in names}
         super().__init__(
@@ -180,7 +180,7 @@ class UltrasoundApp(MONAILabelApp):
             there = (
                 f"there are {', '.join(known)}" if 0 < len(known) <= 20 else f"there are {len(known)} others"
             )
-            raise NotFoundError(f"there is no image '{shown(name)}': {there}.")
+            raise NotFoundError(f"there is no image '{shorten(name)}': {there}.")
         return path
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:

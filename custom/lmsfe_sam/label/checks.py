@@ -48,7 +48,7 @@ PIPELINE = (
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-LONGEST_NAME = 200
+MAX_NAME = 200
 """Bytes of a name: file systems take 255, with a suffix."""
 
 LARGEST_INFO = 2**18
@@ -113,7 +113,7 @@ def check_known(what: str, name: Any, known: Collection[str]) -> None:
     """
     if not isinstance(name, str) or name not in known:
         there = f"there are {', '.join(known)}" if 0 < len(known) <= 20 else f"there are {len(known)} others"
-        raise NotFoundError(f"there is no {what} '{shown(name)}': {there}.")
+        raise NotFoundError(f"there is no {what} '{shorten(name)}': {there}.")
 
 
 def check_tag(tag: Any) -> None:
@@ -125,7 +125,7 @@ def check_tag(tag: Any) -> None:
         InputError: it is not.
     """
     if not is_plain(tag):
-        raise InputError(f"'{shown(tag)}' is not a plain name: give letters and digits, such as final.")
+        raise InputError(f"'{shorten(tag)}' is not a plain name: give letters and digits, such as final.")
 
 
 def is_plain(name: Any) -> bool:
@@ -136,7 +136,7 @@ def is_plain(name: Any) -> bool:
         and not name.startswith((".", " ", "~"))
         and not name.endswith((" ", "."))
         and not set(name) & set('/\\:*?"<>|%\ufffd')
-        and 0 < len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+        and 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME
     )
 
 
@@ -149,7 +149,7 @@ def read_parameters(text: str, key: str = "params") -> dict[str, Any]:
     try:
         parameters = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{key} is not JSON ({shown(error)}): send an object such as {{}}.") from error
+        raise InputError(f"{key} is not JSON ({shorten(error)}): send an object such as {{}}.") from error
     if not isinstance(parameters, dict):
         raise InputError(f"{key} is not a JSON object: send one such as {{}}.")
     return parameters
@@ -189,13 +189,13 @@ def check_inference(parameters: Mapping[str, Any], models: Path) -> dict[str, An
             raise InputError(f"params has {key}, which is not for clients to set: leave it out.")
     level = parameters.get("logging")
     if level is not None and (not isinstance(level, str) or level.upper() not in LEVELS):
-        raise InputError(f"logging is '{shown(level)}': give one of {', '.join(LEVELS)}, or leave it out.")
+        raise InputError(f"logging is '{shorten(level)}': give one of {', '.join(LEVELS)}, or leave it out.")
     for key in ("result_compress", "restore_label_idx", "save_label"):
         if not isinstance(parameters.get(key, False), bool | None):
-            raise InputError(f"{key} is '{shown(parameters[key])}': give true or false, or leave it out.")
+            raise InputError(f"{key} is '{shorten(parameters[key])}': give true or false, or leave it out.")
     for key in ("result_extension", "result_dtype"):
         if not isinstance(parameters.get(key), str | None):
-            raise InputError(f"{key} is '{shown(parameters[key])}': give a text, or leave it out.")
+            raise InputError(f"{key} is '{shorten(parameters[key])}': give a text, or leave it out.")
     check_tag(parameters.get("label_tag", "original"))
     passed = {key: parameters[key] for key in PIPELINE if parameters.get(key) is not None}
     passed.update(chosen_device(parameters))
@@ -215,13 +215,13 @@ def chosen_device(parameters: Mapping[str, Any]) -> dict[str, str]:
         return {}
     name = device[0] if isinstance(device, list) else device
     if not isinstance(name, str):
-        raise InputError(f"device is '{shown(device)}': give cpu, or leave it out.")
+        raise InputError(f"device is '{shorten(device)}': give cpu, or leave it out.")
     _check_device(name)
     return {"device": name}
 
 
-def whole_number(parameters: Mapping[str, Any], key: str, most: int = 10**6) -> dict[str, int]:
-    """Return a parameter if it is given, a whole number of 0 to ``most``.
+def whole_number(parameters: Mapping[str, Any], key: str, maximum: int = 10**6) -> dict[str, int]:
+    """Return a parameter if it is given, a whole number of 0 to ``maximum``.
 
     Raises:
         InputError: it is not one.
@@ -229,8 +229,8 @@ def whole_number(parameters: Mapping[str, Any], key: str, most: int = 10**6) -> 
     value = parameters.get(key)
     if value is None:
         return {}
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise InputError(f"{key} is {shown(value, 40)}: give a whole number of images, 0 for all.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
+        raise InputError(f"{key} is {shorten(value, 40)}: give a whole number of images, 0 for all.")
     return {key: value}
 
 
@@ -250,7 +250,7 @@ def _check_device(name: str) -> None:
     names = [torch.cuda.get_device_name(index) for index in range(count)]
     known = [*names, *(f"{each}:{index}" for index, each in enumerate(names))]
     if name not in known and name != "cuda":  # MONAI Label takes the processor where there is no cuda
-        check_device(name if len(name) <= 40 else shown(name, 40))
+        check_device(name if len(name) <= 40 else shorten(name, 40))
 
 
 def is_full_disk(error: BaseException | None) -> bool:
@@ -264,11 +264,11 @@ def is_full_disk(error: BaseException | None) -> bool:
     return False
 
 
-def shown(value: object, most: int = 80) -> str:
+def shorten(value: object, maximum: int = 80) -> str:
     """Return what a client sent, short and on one line, to be repeated in a sentence."""
-    text = str(value)[: most + 1]
+    text = str(value)[: maximum + 1]
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= maximum else text[: maximum - 3] + "..."
 
 
 def for_clients(sentence: str) -> str:
@@ -284,4 +284,4 @@ def for_clients(sentence: str) -> str:
 
 def base_name(name: str | None, default: str = "upload") -> str:
     """Return the last part of a file's name as a client gave it, whatever its slashes look like."""
-    return shown(Path((name or default).replace("\\", "/").rstrip("/") or default).name or default)
+    return shorten(Path((name or default).replace("\\", "/").rstrip("/") or default).name or default)

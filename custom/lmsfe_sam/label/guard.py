@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from lmsfe_sam.label.checks import shown
+from lmsfe_sam.label.checks import shorten
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -89,7 +89,7 @@ class CheckOrigin:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        wrong = self.what_is_wrong(scope)
+        wrong = self.rejection(scope)
         if wrong:
             await refuse(scope, send, 403, wrong)
         elif scope["type"] == "http":
@@ -97,18 +97,18 @@ class CheckOrigin:
         else:
             await self.app(scope, receive, send)
 
-    def what_is_wrong(self, scope: Message) -> str:
+    def rejection(self, scope: Message) -> str:
         """Return the sentence for a request that may not pass, or nothing."""
         hosts, origins = values(scope, b"host"), values(scope, b"origin")
         if len(hosts) != 1 or not self._is_own(hosts[0].lower(), scope):
             return (
-                f"the host '{shown(' '.join(hosts), 60)}' is not this server's: open it by its own address, "
-                "or start it with --allow_host NAME."
+                f"the host '{shorten(' '.join(hosts), 60)}' is not this server's: open it by its own "
+                "address, or start it with --allow_host NAME."
             )
         named = len(origins) == 1 and origins[0] in self.origins
         if origins and not named and not (len(origins) == 1 and self._is_same(origins[0], hosts[0], scope)):
             return (
-                f"web pages of '{shown(' '.join(origins), 60)}' have no access: open this server's own, "
+                f"web pages of '{shorten(' '.join(origins), 60)}' have no access: open this server's own, "
                 "or start it with --allow_origin."
             )
         sites = {site.strip().lower() for site in values(scope, b"sec-fetch-site")}
@@ -314,9 +314,9 @@ class _Watch:
 
 def is_upload(scope: Message, headers: dict[bytes, bytes]) -> bool:
     """Whether a request sends a file."""
-    place = UPLOADS.get(scope.get("method", ""))
+    pattern = UPLOADS.get(scope.get("method", ""))
     is_form = headers.get(b"content-type", b"").strip().lower().startswith(b"multipart/form-data")
-    return is_form and place is not None and place.fullmatch(scope.get("path", "")) is not None
+    return is_form and pattern is not None and pattern.fullmatch(scope.get("path", "")) is not None
 
 
 def too_long(limit: int, upload: bool) -> str:

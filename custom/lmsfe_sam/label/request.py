@@ -22,7 +22,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import MetaKeys
 
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix, stem
 from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.prompting import PROMPTS
@@ -165,9 +165,9 @@ def chosen_slice(request: Mapping[Any, Any]) -> int | None:
     if index is not None and index >= 0:  # clients say -1 for none
         return index
     for key in ("foreground", "background"):
-        places = [click[2] for click in read_clicks(request, key) if len(click) > 2]
-        if places:
-            return round(places[-1])
+        slices = [click[2] for click in read_clicks(request, key) if len(click) > 2]
+        if slices:
+            return round(slices[-1])
     region = read_region(request.get("roi"))
     return None if region is None or region.slices is None else round(sum(region.slices)) // 2
 
@@ -182,7 +182,7 @@ def read_clicks(request: Mapping[Any, Any], key: str) -> list[tuple[float, ...]]
     if not isinstance(clicks, Sequence) or isinstance(clicks, str):
         raise InputError(f"{key} is {_short(clicks)}: give a list of clicks [x, y] or [x, y, slice].")
     for click in clicks:
-        if not _numbers(click) or len(click) not in (2, 3) or any(place < 0 for place in click[2:]):
+        if not _numbers(click) or len(click) not in (2, 3) or any(coordinate < 0 for coordinate in click[2:]):
             raise InputError(f"{key} has the click {_short(click)}: give [x, y] or [x, y, slice] in pixels.")
     return [tuple(click) for click in clicks]
 
@@ -248,7 +248,7 @@ def _numbers(values: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = shown(value)
+    text = short_repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -38,7 +38,7 @@ Measure = Callable[[Predictor], float]
 SERVED_LATELY = 60 * 60
 """Seconds for which a served image steps behind the others, so that several annotators get different ones."""
 
-MOST_SLICES = 8
+MAX_SLICES = 8
 """Largest number of slices of a volume that are scored, evenly spaced."""
 
 STRETCHES = ((0.1, 0.1), (-0.1, -0.1), (0.1, -0.1), (-0.1, 0.1))
@@ -86,16 +86,16 @@ class Uncertainty(ScoringMethod):
     Args:
         name: a key of `MEASURES`, under which the score is stored.
         task: whose network is used.
-        most: pixels of an image.
+        max_pixels: pixels of an image.
         lock: held while the network works.
     """
 
-    def __init__(self, name: str, task: BundleInferTask, most: int, lock: RLock) -> None:
+    def __init__(self, name: str, task: BundleInferTask, max_pixels: int, lock: RLock) -> None:
         self.measure, description = MEASURES[name]
         super().__init__(f"{description}: images with the highest value benefit most from a label")
         self.name = name
         self.task = task
-        self.most = most
+        self.max_pixels = max_pixels
         self.lock = lock
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Uncertainty(ScoringMethod):
     def _store(self, image: str, predictor: Predictor, datastore: Datastore) -> bool:
         try:
             path = datastore.get_image_uri(image)
-            check_file(path, self.most)
+            check_file(path, self.max_pixels)
             with self.lock:
                 score = score_file(path, predictor, self.measure)
         except InputError:
@@ -198,5 +198,5 @@ def score_file(path: str | Path, predictor: Predictor, measure: Callable[[Predic
 def _slices(path: str | Path) -> Iterator[np.ndarray]:
     first = read_image(path, 0)
     count = int(np.prod(first.shape[2:], dtype=int))
-    for index in np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int)):
+    for index in np.unique(np.linspace(0, count - 1, min(count, MAX_SLICES)).round().astype(int)):
         yield first.pixels if index == 0 else read_image(path, int(index)).pixels

@@ -23,7 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.label.checks import FULL_DISK, Fault, for_clients, is_full_disk, shown
+from lmsfe_sam.label.checks import FULL_DISK, Fault, for_clients, is_full_disk, shorten
 from lmsfe_sam.label.guard import App, CheckOrigin, CheckToken, LimitBody, Message, Receive, Send
 from lmsfe_sam.label.routes import main as routes
 from lmsfe_sam.label.routes import ohif as routes_ohif
@@ -138,10 +138,10 @@ def handle_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, MONAILabelException) and error.error == MONAILabelError.INVALID_INPUT:
         return _sentence(404, for_clients(error.msg))
     frame = traceback.extract_tb(error.__traceback__)[-1:]
-    place = f"{frame[0].filename.rsplit('/', 2)[-1]}:{frame[0].lineno}" if frame else "nowhere"
+    where = f"{frame[0].filename.rsplit('/', 2)[-1]}:{frame[0].lineno}" if frame else "nowhere"
     route = getattr(request.scope.get("route"), "path", "an unknown address")
     # Neither the message, which may name a patient, nor a traceback, unless --verbose DEBUG is given.
-    logger.error("%s %s failed: %s at %s", request.method, route, type(error).__name__, place)
+    logger.error("%s %s failed: %s at %s", request.method, route, type(error).__name__, where)
     logger.debug("The traceback:", exc_info=error)
     return _sentence(
         500, f"the server failed with {type(error).__name__}: its log says where, and it goes on."
@@ -173,17 +173,17 @@ class Quiet:
 
 def _what_is_invalid(error: RequestValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(shown(part, 40) for part in first["loc"] if part not in ("query", "path", "body"))
+    where = ".".join(shorten(part, 40) for part in first["loc"] if part not in ("query", "path", "body"))
     text = str(first["msg"])
-    return for_clients(f"{place or 'the body'} cannot be right: {text[:1].lower()}{text[1:]}.")
+    return for_clients(f"{where or 'the body'} cannot be right: {text[:1].lower()}{text[1:]}.")
 
 
 def _in_words(request: Request, error: HTTPException) -> str:
-    path = shown(request.url.path)
+    path = shorten(request.url.path)
     if error.status_code == 404 and error.detail == "Not Found":
         return f"there is no address '{path}' on this server: docs/monai-label.md lists those that there are."
     if error.status_code == 405:
-        return f"{shown(request.method, 20)} is not for '{path}': see docs/monai-label.md for what is."
+        return f"{shorten(request.method, 20)} is not for '{path}': see docs/monai-label.md for what is."
     detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
     if error.status_code == 400 and "parsing the body" in detail:
         detail = "the body is not a form or JSON that can be read: send it again."

@@ -79,7 +79,7 @@ def check_version() -> None:
 
 
 @contextmanager
-def settled(app: Path, studies: str, names: list[str], max_pixels: int) -> Iterator[UltrasoundApp]:
+def configured_app(app: Path, studies: str, names: list[str], max_pixels: int) -> Iterator[UltrasoundApp]:
     """Set MONAI Label up in an app's folder, and yield its app; remove the temporary files in the end.
 
     The processes that MONAI Label starts read the same settings from the environment.
@@ -204,10 +204,10 @@ def write_bundle(bundle: Path, target: Path) -> None:
 def _put_aside(target: Path, before: Path) -> None:
     if target.exists():
         before.mkdir(exist_ok=True)
-        place = before / f"{target.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        target.rename(place)
+        backup = before / f"{target.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        target.rename(backup)
         logger.warning(
-            "The bundle has other weights now: '%s' and what was trained in it is in '%s'.", target, place
+            "The bundle has other weights now: '%s' and what was trained in it is in '%s'.", target, backup
         )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_WAITING = 4
+MAX_WAITING = 4
 """Trainings that may wait for the one that runs."""
 
 WORDS = {"train": "training", "scoring": "scoring", "batch_infer": "batch inference"}
@@ -60,7 +60,7 @@ class Work:
         """
         with self._deciding:
             waiting = [task for task in tasks(self.kind) if task["status"] in ("SUBMITTED", "RUNNING")]
-            queue = enqueue and not run_sync and len(waiting) <= MOST_WAITING
+            queue = enqueue and not run_sync and len(waiting) <= MAX_WAITING
             if self._here or (waiting and not queue):
                 word = WORDS[self.kind]
                 raise BusyError(f"a {word} runs already: wait for it, or stop it, and try again.")

@@ -30,7 +30,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write, unwritable
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.label.checks import TooLargeError
-from lmsfe_sam.label.datastore.headers import MOST_PIXELS, check_file
+from lmsfe_sam.label.datastore.headers import MAX_PIXELS, check_file
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
 from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.options import LabelTrainingOptions, check_options
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULTS = {"max_epochs": 20, "val_split": 0.2, "learning_rate": 0.0001, "batch_size": 4, "pretrained": True}
 
-MOST_MEMBERS = 20_000
+MAX_MEMBERS = 20_000
 
 SLACK = 2**24
 """Bytes that a file of weights may have beyond the served one, for other metadata."""
@@ -59,7 +59,7 @@ class LabelTrainTask(BundleTrainTask):
         most_pixels: of an image that is trained on.
     """
 
-    most_pixels = MOST_PIXELS
+    most_pixels = MAX_PIXELS
 
     def config(self) -> dict[str, Any]:
         """What a client may set, with its defaults."""
@@ -275,7 +275,7 @@ def weights_info(served: Path) -> dict[str, Any]:
 def check_archive(sent: Path, served: Path) -> None:
     """Refuse a file that is not a plain archive of tensors, before anything in it is read.
 
-    PyTorch's own files are archives without compression; a compressed one may unfold to anything.
+    PyTorch's own files are archives without compression; a compressed one may decompress to anything.
 
     Raises:
         InputError: it is not one.
@@ -289,13 +289,13 @@ def check_archive(sent: Path, served: Path) -> None:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError("the file of weights is damaged: send it again.") from error
-    if len(members) > MOST_MEMBERS or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+    if len(members) > MAX_MEMBERS or any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise InputError(
             "the file of weights is compressed, or no PyTorch checkpoint: save it with torch.save."
         )
-    most = 2 * served.stat().st_size + SLACK
+    max_bytes = 2 * served.stat().st_size + SLACK
     total = sum(max(member.file_size, member.compress_size) for member in members)
-    if max(total, sent.stat().st_size) > most:
+    if max(total, sent.stat().st_size) > max_bytes:
         raise TooLargeError(
             "the file of weights is far larger than the served one: send the state_dict() alone."
         )

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.model.encoder.backbone import PLAIN
 from lmsfe_sam.model.network import LMSFESAM
@@ -35,7 +35,7 @@ from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
 
-LONGEST_DESCRIPTION = 2**20
+MAX_DESCRIPTION = 2**20
 """Bytes of the file beside a checkpoint."""
 
 POSITION_STAGES = "image_encoder.position_adapter.stages."
@@ -159,8 +159,8 @@ class Description(BaseModel):
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > LONGEST_DESCRIPTION:
-            raise ValueError(f"it is longer than {LONGEST_DESCRIPTION} bytes")
+        if file.stat().st_size > MAX_DESCRIPTION:
+            raise ValueError(f"it is longer than {MAX_DESCRIPTION} bytes")
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{file}' is not JSON ({str(error)[:100]}): restore it or remove it.") from error
@@ -192,7 +192,7 @@ def _validated(content: dict[str, Any], file: Path) -> Description:
         return Description.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key, value = ".".join(map(str, first["loc"])), shown(first["input"])[:60]
+        key, value = ".".join(map(str, first["loc"])), short_repr(first["input"])[:60]
         raise InputError(f"'{file}' has {key} {value} ({first['msg']}): restore it or remove it.") from error
 
 

@@ -311,7 +311,7 @@ class LMSFESAM(UnpromptedNetwork):
         prompts, n = flatten_prompts(Prompts(boxes, points, point_labels, masks), batch, device)
         groups = group_prompts(prompts, n)
         parts = [self._decode_group(embedding, group) for group in groups]
-        order = torch.argsort(torch.cat([group.place for group in groups]))
+        order = torch.argsort(torch.cat([group.flat_index for group in groups]))
         return DecodedTokens(
             torch.cat([part[0] for part in parts])[order].unflatten(0, (batch, n)),
             torch.cat([part[1] for part in parts])[order].unflatten(0, (batch, n)),

@@ -14,13 +14,13 @@ class PromptGroup(NamedTuple):
     """Objects that all have the same number of tokens.
 
     Attributes:
-        place: ``(M,)``, that of each object in the batch's flat order.
+        flat_index: ``(M,)``, that of each object in the batch's flat order.
         image: ``(M,)``, the image it is on.
         prompts: boxes ``(M, 4)``, points ``(M, K, 2)``, labels ``(M, K)`` and masks ``(M, h, w)`` without
             any padding; all None for objects without a prompt.
     """
 
-    place: Tensor
+    flat_index: Tensor
     image: Tensor
     prompts: Prompts
 

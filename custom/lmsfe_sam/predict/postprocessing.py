@@ -134,12 +134,12 @@ def paint_objects(masks: Sequence[Iterable[MaskPart]], iou: Sequence[float], siz
 
 def _reach(occupied: Tensor, length: int) -> slice:
     """Pixels of an axis resized to ``length`` to which the occupied ones contribute."""
-    places = occupied.nonzero()[:, 0]
-    if len(places) == 0:
+    positions = occupied.nonzero()[:, 0]
+    if len(positions) == 0:
         return slice(0, 0)
     scale = length / len(occupied)
-    start = math.floor((int(places[0]) - 0.5) * scale - 0.5)
-    stop = math.ceil((int(places[-1]) + 1.5) * scale - 0.5)
+    start = math.floor((int(positions[0]) - 0.5) * scale - 0.5)
+    stop = math.ceil((int(positions[-1]) + 1.5) * scale - 0.5)
     return slice(max(start, 0), min(stop, length))
 
 
@@ -147,10 +147,10 @@ def _interpolate(values: Tensor, dim: int, length: int, window: slice) -> Tensor
     """The part ``window`` of ``values`` resized linearly to ``length`` along ``dim``, pixel centres kept."""
     count = values.shape[dim]
     pixels = torch.arange(window.start, window.stop, dtype=torch.float64, device=values.device)
-    places = ((pixels + 0.5) * (count / length) - 0.5).clamp(0, count - 1)
-    before = places.long()
+    positions = ((pixels + 0.5) * (count / length) - 0.5).clamp(0, count - 1)
+    before = positions.long()
     after = (before + 1).clamp(max=count - 1)
-    weight = (places - before).to(values.dtype)
+    weight = (positions - before).to(values.dtype)
     return torch.lerp(
         values.index_select(dim, before),
         values.index_select(dim, after),

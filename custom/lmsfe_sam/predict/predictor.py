@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
 from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
 from lmsfe_sam.predict.decoding import DecodedObjects, decode_objects
@@ -125,7 +125,7 @@ class Predictor:
         """
         self._current_embedding()
         if multimask_output is not None and not isinstance(multimask_output, (bool, np.bool_)):
-            raise InputError(f"multimask_output is {shown(multimask_output)}: give True, False or None.")
+            raise InputError(f"multimask_output is {short_repr(multimask_output)}: give True, False or None.")
         prompt = ObjectPrompt(_as_list(box), _as_list(points), _as_list(labels))
         self._check([prompt])
         decoded = self._decode([prompt], None if mask is None else _one_mask(mask), multimask_output)
@@ -177,7 +177,7 @@ class Predictor:
 
     def _check(self, prompts: Sequence[ObjectPrompt]) -> None:
         if not isinstance(prompts, Sequence) or not all(isinstance(one, ObjectPrompt) for one in prompts):
-            raise InputError(f"The prompts are {shown(prompts)}: give a list of ObjectPrompt.")
+            raise InputError(f"The prompts are {short_repr(prompts)}: give a list of ObjectPrompt.")
         if not prompts:
             raise InputError("The list of prompts is empty: give one ObjectPrompt an object.")
         for prompt in prompts:
@@ -218,9 +218,9 @@ def _one_mask(mask: ArrayLike) -> Tensor:
     try:
         array = np.asarray(mask)
     except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"The mask prompt is {shown(mask)}: {form}") from error
+        raise InputError(f"The mask prompt is {short_repr(mask)}: {form}") from error
     if array.dtype.kind not in "iuf":
-        raise InputError(f"The mask prompt is {shown(mask)}: {form}")
+        raise InputError(f"The mask prompt is {short_repr(mask)}: {form}")
     if array.ndim == 3 and len(array) > 1:
         raise InputError(
             f"The mask prompt holds {len(array)} masks: choose one of them, such as low_res[iou.argmax()]."

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.prompts.coordinates import Size
 
@@ -38,7 +38,7 @@ def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
     try:
         pixels = np.asarray(array)
     except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"The image is {shown(array)}: give an array (H, W) or (H, W, C).") from error
+        raise InputError(f"The image is {short_repr(array)}: give an array (H, W) or (H, W, C).") from error
     shape = pixels.shape
     if pixels.ndim == 2:
         pixels = pixels[..., None]

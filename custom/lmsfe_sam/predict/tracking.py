@@ -159,12 +159,12 @@ def _carry(
     before = seed.prediction
     if before is None or mask_box(before.logits, before.window) is None:
         return
-    place = 0
+    index = 0
     device = next(network.parameters()).device
     shown = load_windows(read(start), [before.window], network.image_size, device)
     contrast = contrast_of(shown[0], before.logits > 0)
-    while place < len(path):
-        batch = path[place : place + settings.batch_size]
+    while index < len(path):
+        batch = path[index : index + settings.batch_size]
         images = [read(frame) for frame in batch]
         size = (images[0].shape[1], images[0].shape[2])
         window = _window(before, size, network.image_size, settings)
@@ -179,7 +179,7 @@ def _carry(
             if not _stands_out(contrast_of(inputs[number], after.logits > 0), contrast, settings):
                 return
             yield TrackedObject(CARRIED, after)
-            before, place = after, place + 1
+            before, index = after, index + 1
 
 
 def _window(before: WindowPrediction, size: Size, side: int, settings: Tracking) -> Window:

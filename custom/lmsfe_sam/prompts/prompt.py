@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.prompts.coordinates import Size, Window
 
 _FAR_AWAY = 2**31
@@ -52,7 +52,8 @@ class ObjectPrompt:
         for label in labels:
             if not _is_number(label) or label not in (0, 1):
                 raise InputError(
-                    f"the label {shown(label)} is unknown: give 1 for inside the object or 0 for outside it."
+                    f"the label {short_repr(label)} is unknown: give 1 for inside the object "
+                    "or 0 for outside it."
                 )
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "labels", tuple(int(label) for label in labels))
@@ -182,7 +183,7 @@ class Prompts:
             labels = torch.where(inside, labels, -1)
         return Prompts(boxes, points, labels, self.masks)
 
-    def concern(self, window: Window) -> Tensor:
+    def relevant_to(self, window: Window) -> Tensor:
         """Which objects of one image have to be decoded in a window of it, ``(N,)`` bool.
 
         Those whose box shares some area with it, or that have a positive click in it; an object with
@@ -226,7 +227,7 @@ def _checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
 def _rows(points: Any) -> Sequence[Any] | np.ndarray:
     if isinstance(points, (list, tuple)) or (isinstance(points, np.ndarray) and points.ndim == 2):
         return points
-    raise InputError(f"the points are {shown(points)}: give a list of [x, y] pairs.")
+    raise InputError(f"the points are {short_repr(points)}: give a list of [x, y] pairs.")
 
 
 def _labels(labels: Any) -> tuple[Any, ...]:
@@ -234,7 +235,7 @@ def _labels(labels: Any) -> tuple[Any, ...]:
         return ()
     if isinstance(labels, (list, tuple)) or (isinstance(labels, np.ndarray) and labels.ndim == 1):
         return tuple(labels)
-    raise InputError(f"the labels are {shown(labels)}: give a list with one label a point.")
+    raise InputError(f"the labels are {short_repr(labels)}: give a list with one label a point.")
 
 
 def _is_number(value: Any) -> bool:
@@ -245,10 +246,10 @@ def _numbers(values: Any, count: int, what: str, form: str) -> tuple[Any, ...]:
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if not isinstance(values, (list, tuple)) or len(values) != count:
-        raise InputError(f"{what} is {shown(values)}: give {form}.")
+        raise InputError(f"{what} is {short_repr(values)}: give {form}.")
     for value in values:
         if not _is_number(value) or not abs(value) < _FAR_AWAY:
-            raise InputError(f"{what} is {shown(values)}: give {form} in numbers.")
+            raise InputError(f"{what} is {short_repr(values)}: give {form} in numbers.")
     return tuple(float(value) for value in values)
 
 

@@ -75,8 +75,8 @@ class BoxOrClick:
 
     def _moved(self, box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         shorter = min(box[2] - box[0], box[3] - box[1])
-        most = min(self.shift, int(SHARE_OF_SIDE * shorter))
-        return box + np.tile(rng.integers(-most, most, size=2) if most else np.zeros(2), 2)
+        maximum = min(self.shift, int(SHARE_OF_SIDE * shorter))
+        return box + np.tile(rng.integers(-maximum, maximum, size=2) if maximum else np.zeros(2), 2)
 
 
 def error_clicks(targets: Tensor, logits: Tensor, count: int, rng: np.random.Generator) -> Prompts:
@@ -92,12 +92,12 @@ def error_clicks(targets: Tensor, logits: Tensor, count: int, rng: np.random.Gen
     shape = truths.shape[:2]
     points = np.zeros((*shape, count, 2), dtype=np.float32)
     labels = np.full((*shape, count), PADDING)
-    for place in np.ndindex(*shape):
-        rows, columns = np.nonzero(truths[place] != predictions[place])
+    for index in np.ndindex(*shape):
+        rows, columns = np.nonzero(truths[index] != predictions[index])
         if len(rows):
             chosen = rng.integers(len(rows), size=count)
-            points[place] = np.stack([columns[chosen], rows[chosen]], axis=-1)
-            labels[place] = truths[place][rows[chosen], columns[chosen]]
+            points[index] = np.stack([columns[chosen], rows[chosen]], axis=-1)
+            labels[index] = truths[index][rows[chosen], columns[chosen]]
     return Prompts(
         points=torch.from_numpy(points).to(targets.device),
         point_labels=torch.from_numpy(labels).to(targets.device),

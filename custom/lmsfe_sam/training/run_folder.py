@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 
 from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.distributed import launch_id, restart_count
-from lmsfe_sam.errors import InputError, shown
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.files import atomic_write, ensure_folder, lock_file, remove_leftovers, unwritable
 from lmsfe_sam.model.checkpoints import seal_weights
 from lmsfe_sam.settings import config_files, given_keys
@@ -156,8 +156,8 @@ class RunFolder:
         for key, value in self.settings.items():
             if key not in MAY_CHANGE and before.get(key, value) != value:
                 raise InputError(
-                    f"resume '{source}' was started with {key} {shown(before[key])}, not {shown(value)}: "
-                    f"repeat the options that it was started with, or start a new run."
+                    f"resume '{source}' was started with {key} {short_repr(before[key])}, not "
+                    f"{short_repr(value)}: repeat the options that it was started with, or start a new run."
                 )
 
     def _make_room(self, log: _RunLog) -> None:

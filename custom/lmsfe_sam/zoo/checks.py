@@ -196,11 +196,11 @@ def metadata_schema(bundle: Path, schema: str) -> str:
         raise Skipped("jsonschema is not installed")
     if not schema:
         raise Skipped("give the schema's file with --schema, or let MONAI download it with --online")
-    place = bundle / "eval" / "schema.json"
-    place.parent.mkdir(exist_ok=True)
+    target = bundle / "eval" / "schema.json"
+    target.parent.mkdir(exist_ok=True)
     if schema != ONLINE:
-        place.write_bytes(Path(schema).read_bytes())
-    verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(place))
+        target.write_bytes(Path(schema).read_bytes())
+    verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(target))
     return "verify_metadata"
 
 

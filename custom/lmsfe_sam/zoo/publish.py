@@ -209,11 +209,11 @@ def _no_network(calls: list[str]) -> Iterator[None]:
             calls.append(f"  create_repo {repo_id}: {'private' if options['private'] else 'public'}")
 
         def upload_folder(self, repo_id: str, folder_path: str) -> None:
-            place = Path(folder_path)
-            files = sorted(path for path in place.rglob("*") if path.is_file())
+            folder = Path(folder_path)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
             size = sum(path.stat().st_size for path in files)
             calls.append(f"  upload_folder {repo_id}: {len(files)} files, {size / 1e6:.1f} MB")
-            card = (place / "README.md").read_text(encoding="utf-8").split("---")[1].split("\n")
+            card = (folder / "README.md").read_text(encoding="utf-8").split("---")[1].split("\n")
             calls.append(f"  model card: {'; '.join(line for line in card if line)}")
 
         def create_tag(self, repo_id: str, tag: str, **_: Any) -> None:

@@ -57,10 +57,10 @@ def run_commands(folder: str, commands: str) -> None:
 
 def package_inside(bundle: Path, schema: str) -> str:
     """Every module of the package can be imported, and comes from the bundle."""
-    place = (bundle / PACKAGE).resolve()
-    files = sorted(place.rglob("*.py"))
+    package = (bundle / PACKAGE).resolve()
+    files = sorted(package.rglob("*.py"))
     for file in files:
-        name = ".".join((PACKAGE, *file.relative_to(place).with_suffix("").parts)).removesuffix(".__init__")
+        name = ".".join((PACKAGE, *file.relative_to(package).with_suffix("").parts)).removesuffix(".__init__")
         _check_origin(bundle, importlib.import_module(name))
     return f"{len(files)} modules are imported from the bundle"
 
@@ -241,8 +241,8 @@ CHECKS: tuple[Callable[[Path, str], str], ...] = (
 
 def _check_origin(bundle: Path, module: ModuleType) -> None:
     """Refuse a module that was not imported from the bundle."""
-    place = Path(str(module.__file__)).resolve()
-    assert place.is_relative_to(bundle.resolve()), f"{module.__name__} comes from {place}"
+    package = Path(str(module.__file__)).resolve()
+    assert package.is_relative_to(bundle.resolve()), f"{module.__name__} comes from {package}"
 
 
 def _metadata(bundle: Path) -> dict[str, Any]:

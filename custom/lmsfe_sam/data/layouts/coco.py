@@ -21,7 +21,7 @@ from lmsfe_sam.images.reading import read_header
 
 logger = logging.getLogger(__name__)
 
-MOST_NAMED = 8
+MAX_NAMED = 8
 """So many annotations that are left out are named."""
 
 _PARTS = {
@@ -32,13 +32,13 @@ _PARTS = {
     "validation": "val",
     "test": "test",
 }
-_PLACES = ("", "annotations", *_PARTS)
+_FOLDERS = ("", "annotations", *_PARTS)
 
 
 def annotation_files(root: Path) -> list[Path]:
     """List the COCO files of a data folder: in it, in annotations/, or in train/, val/, test/."""
     return [
-        path for place in _PLACES for path in sorted((root / place).glob("*.json")) if _is_coco(_load(path))
+        path for name in _FOLDERS for path in sorted((root / name).glob("*.json")) if _is_coco(_load(path))
     ]
 
 
@@ -64,8 +64,8 @@ def read(root: Path) -> tuple[list[tuple[str, Path, list[Any]]], dict[str, int]]
         empty += sum(not outlines[key] for key in images)
         left_out += len(bad)
         if bad:
-            more = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
-            logger.warning("'%s': left out are %s%s.", path, "; ".join(bad[:MOST_NAMED]), more)
+            more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+            logger.warning("'%s': left out are %s%s.", path, "; ".join(bad[:MAX_NAMED]), more)
     skipped = {"images without an annotation": empty} if empty else {}
     if left_out:
         skipped["annotations that are malformed or hold no pixel"] = left_out
@@ -77,15 +77,15 @@ def _read_file(root: Path, path: Path) -> tuple[dict[Hashable, Path], dict[Hasha
     content = _load(path)
     bad: list[str] = []
     images: dict[Hashable, Path] = {}
-    for place, image in enumerate(content["images"]):
+    for index, image in enumerate(content["images"]):
         name = image.get("file_name") if isinstance(image, dict) else None
         if not isinstance(name, str) or not name or not _is_key(image.get("id")):
-            bad.append(f"image entry {place}, without an id and a file name")
+            bad.append(f"image entry {index}, without an id and a file name")
         else:
             images[image["id"]] = _find_image(root, path, name)
     outlines: dict[Hashable, list[Any]] = defaultdict(list)
-    for place, annotation in enumerate(content["annotations"]):
-        name = f"annotation {annotation.get('id', place) if isinstance(annotation, dict) else place}"
+    for index, annotation in enumerate(content["annotations"]):
+        name = f"annotation {annotation.get('id', index) if isinstance(annotation, dict) else index}"
         key = annotation.get("image_id") if isinstance(annotation, dict) else None
         if not _is_key(key):
             bad.append(f"{name}, of no image")
@@ -120,7 +120,7 @@ def _outlines(segmentation: Any) -> list[Any]:
     if all(isinstance(part, int | float | str) for part in segmentation):
         polygons: list[Any] = [segmentation]  # not nested, as some tools write it
     elif len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation):
-        polygons = [[place for point in segmentation for place in point]]  # a list of points
+        polygons = [[value for point in segmentation for value in point]]  # a list of points
     else:
         polygons = segmentation
     return [_numbers(polygon) for polygon in polygons]
@@ -128,7 +128,7 @@ def _outlines(segmentation: Any) -> list[Any]:
 
 def _numbers(polygon: Any) -> Any:
     try:
-        return [float(place) for place in polygon] if isinstance(polygon, list) else polygon
+        return [float(value) for value in polygon] if isinstance(polygon, list) else polygon
     except (TypeError, ValueError):
         return polygon
 
@@ -148,9 +148,9 @@ def _fault(outline: Any, image: Path) -> str:
         if mask.shape != size:
             return f"its run lengths are of {mask.shape[1]} x {mask.shape[0]} pixels"
         return "" if mask.any() else "it encloses no pixel"
-    if not isinstance(outline, list) or not all(isinstance(place, float) for place in outline):
+    if not isinstance(outline, list) or not all(isinstance(value, float) for value in outline):
         return "its coordinates are no numbers"
-    if len(outline) % 2 or len(outline) < 6 or not all(math.isfinite(place) for place in outline):
+    if len(outline) % 2 or len(outline) < 6 or not all(math.isfinite(value) for value in outline):
         return f"{len(outline)} coordinates make no polygon"
     corners = np.array(outline).reshape(-1, 2)
     low, high = corners.min(axis=0), corners.max(axis=0)

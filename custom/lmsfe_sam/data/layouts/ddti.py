@@ -107,4 +107,4 @@ def _polygon(text: str) -> list[float]:
         polygon = [float(point[axis]) for point in points for axis in ("x", "y")]
     except (ValueError, TypeError, KeyError, RecursionError):
         return []
-    return polygon if len(polygon) >= 6 and all(math.isfinite(place) for place in polygon) else []
+    return polygon if len(polygon) >= 6 and all(math.isfinite(value) for value in polygon) else []

@@ -112,7 +112,7 @@ def _without_affixes(files: Mapping[str, Path]) -> dict[str, Path]:
 
 def _common_start(names: Sequence[str]) -> str:
     first, last = min(names), max(names)
-    length = next((place for place, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
+    length = next((index for index, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
     return first[:length]
 
 

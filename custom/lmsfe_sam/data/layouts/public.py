@@ -125,9 +125,11 @@ def find_tn3k(root: Path) -> FolderContents:
             "put TN3K's own file there, or use --layout plain on a folder with images/ and masks/."
         )
     numbers = read_json(fold)
-    places = {int(Path(record["image"]).stem): record for record in trainval}
-    parts = {part: [places[int(n)] for n in numbers[part] if int(n) in places] for part in ("train", "val")}
-    absent = sum(int(n) not in places for part in ("train", "val") for n in numbers[part])
+    numbered = {int(Path(record["image"]).stem): record for record in trainval}
+    parts = {
+        part: [numbered[int(n)] for n in numbers[part] if int(n) in numbered] for part in ("train", "val")
+    }
+    absent = sum(int(n) not in numbered for part in ("train", "val") for n in numbers[part])
     skipped = {"images that the fold file lists and the folder lacks": absent} if absent else {}
     unlisted = len(trainval) - sum(len(part) for part in parts.values())
     if unlisted:

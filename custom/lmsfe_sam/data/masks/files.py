@@ -14,7 +14,7 @@ import numpy as np
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.dicom.reading import read_segmentation
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.images.pictures import brightest_value, read_indices
 from lmsfe_sam.images.reading import read_image
 
@@ -73,7 +73,7 @@ def read_mask(path: str | Path, frame: int | None = None) -> np.ndarray:
     return mask
 
 
-def read_label_map(path: str | Path, frame: int | None = None, max_pixels: int = MOST_PIXELS) -> MaskFile:
+def read_label_map(path: str | Path, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> MaskFile:
     """Read the class values of a mask file, which may be all 0.
 
     Args:
@@ -206,9 +206,9 @@ def _from_grey(grey: np.ndarray, name: str, lossy: bool) -> MaskFile:
     if not len(levels):
         return MaskFile((scaled > THRESHOLD).astype(np.int32), soft)
     steps = np.concatenate([[0.0], levels.astype(float)])
-    places = np.searchsorted((steps[1:] + steps[:-1]) / 2, grey, side="left")
+    indices = np.searchsorted((steps[1:] + steps[:-1]) / 2, grey, side="left")
     labels = np.rint(steps).astype(np.int32) if len(levels) > 1 else np.arange(2, dtype=np.int32)
-    return MaskFile(labels[places], soft)
+    return MaskFile(labels[indices], soft)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
@@ -234,21 +234,21 @@ def _from_colours(colours: np.ndarray) -> np.ndarray | None:
     if colours.dtype != np.uint8:
         return None
     packed = colours.astype(np.int32) @ np.array([65536, 256, 1])
-    found, places = np.unique(packed, return_inverse=True)
-    places = places.reshape(packed.shape)
+    found, indices = np.unique(packed, return_inverse=True)
+    indices = indices.reshape(packed.shape)
     palette = np.stack([found >> 16, (found >> 8) & 255, found & 255], axis=-1)
     black = (palette.max(axis=-1) < GREY_LOW) | (palette == _VOID).all(axis=-1)
     if not black.any() or len(found) > 16 * _FEW:
         return None
     flat = np.zeros(len(found), dtype=bool)
-    flat[np.unique(places[_flat(places)])] = True
+    flat[np.unique(indices[_flat(indices)])] = True
     areas = flat & ~black
     if not areas.any() or (len(found) > _FEW and areas.sum() > _FEW):
         return None
     # What is between two colours is a soft border: it goes to the nearest of them, or of black.
     classes = np.concatenate([[(0, 0, 0)], palette[areas]])
     nearest = np.linalg.norm(palette[:, None] - classes[None], axis=-1).argmin(axis=1)
-    return np.where(black, 0, nearest).astype(np.int32)[places]
+    return np.where(black, 0, nearest).astype(np.int32)[indices]
 
 
 def _from_palette(indices: np.ndarray, shown: np.ndarray) -> np.ndarray | None:

@@ -57,7 +57,7 @@ def record_objects(record: Mapping[str, Any], size: tuple[int, int]) -> list[Lab
     objects = []
     for label, mask in record_labels(record, size):
         parts = connected_parts(mask) if rule == "parts" else [mask]
-        objects += [LabelledObject(part, label, place == 0) for place, part in enumerate(parts)]
+        objects += [LabelledObject(part, label, index == 0) for index, part in enumerate(parts)]
     return objects
 
 
@@ -75,8 +75,8 @@ def connected_parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     numbered = label(mask, connectivity=2)
     areas = np.bincount(numbered.ravel())[1:]
     order = np.argsort(-areas, kind="stable")
-    large = [place for place in order if areas[place] >= SMALLEST_PART * mask.size]
-    return [numbered == place + 1 for place in large or order[:1]]
+    large = [index for index in order if areas[index] >= SMALLEST_PART * mask.size]
+    return [numbered == index + 1 for index in large or order[:1]]
 
 
 def object_map(objects: Sequence[LabelledObject], name: str) -> NDArray[np.uint8]:
@@ -91,8 +91,8 @@ def object_map(objects: Sequence[LabelledObject], name: str) -> NDArray[np.uint8
         )
     areas = [one.mask.sum() for one in objects]
     labels = np.zeros(objects[0].mask.shape, np.uint8)
-    for place in np.argsort(-np.array(areas), kind="stable"):
-        labels[objects[place].mask] = place + 1
+    for index in np.argsort(-np.array(areas), kind="stable"):
+        labels[objects[index].mask] = index + 1
     return labels
 
 

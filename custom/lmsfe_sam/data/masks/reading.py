@@ -87,7 +87,7 @@ def _labels_of(
 ) -> list[tuple[int, np.ndarray]]:
     """Return each (label, mask) of a file, read as the record's ``masks`` says and turned as its image."""
     read = read_label_map(path, record.get("frame"), pixel_limit(record))
-    labels = turned_alike(read.labels, path, record["image"], size)
+    labels = match_orientation(read.labels, path, record["image"], size)
     kind = record.get("masks") or "as_drawn"
     if kind == "inverted":
         labels = (labels == 0).astype(np.int32)
@@ -97,7 +97,7 @@ def _labels_of(
     return [(label, filled(mask)) for label, mask in found] if kind == "filled" else found
 
 
-def turned_alike(
+def match_orientation(
     labels: np.ndarray, path: str | Path, image: str | Path, size: tuple[int, int]
 ) -> np.ndarray:
     """Turn a label map (H, W) as EXIF turned its image, if the map was drawn on the stored pixels.

@@ -77,7 +77,7 @@ class Medium:
         window, radius = outline.level(self.shape, 1.2)
         self.loss[window] += np.float32(loss / (2 * outline.semi_y)) * smooth_step((1 - radius) / 0.15 + 0.5)
 
-    def graze(self, window: tuple[slice, slice], radius: Map, loss: float) -> None:
+    def add_edge_shadows(self, window: tuple[slice, slice], radius: Map, loss: float) -> None:
         """Put a thin shadow, ``loss`` dB deep, under either side of an outline: refraction at its border.
 
         ``window`` and ``radius`` are what `Outline.level` gave.
@@ -193,8 +193,8 @@ def _add_contact_shadow(medium: Medium, rng: np.random.Generator) -> None:
     """Darken a band of columns from the skin on, as under poor contact or the nipple."""
     if rng.random() < 0.3:
         width = medium.shape[1]
-        place = rng.choice([rng.uniform(-0.05, 0.12), rng.uniform(0.88, 1.05), rng.uniform(0, 1)])
-        medium.shade(place * width, rng.uniform(0.06, 0.25) * width, 2, rng.uniform(5, 16))
+        centre = rng.choice([rng.uniform(-0.05, 0.12), rng.uniform(0.88, 1.05), rng.uniform(0, 1)])
+        medium.shade(centre * width, rng.uniform(0.06, 0.25) * width, 2, rng.uniform(5, 16))
 
 
 def _wavy_depth(shape: tuple[int, int], amplitude: float, rng: np.random.Generator) -> Map:

@@ -64,7 +64,7 @@ class Lesion:
             for y, x in core[rng.integers(len(core), size=self.specks)]:
                 target[y, x] += rng.uniform(22, 30)
         medium.cast(self.outline, self.loss)
-        medium.graze(window, radius, self.edge_loss)
+        medium.add_edge_shadows(window, radius, self.edge_loss)
         mask[window] |= radius < 1
 
     def _fluid(self, radius: Map, rng: np.random.Generator) -> Map:

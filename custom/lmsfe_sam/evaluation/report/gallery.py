@@ -14,7 +14,7 @@ from PIL import Image
 from lmsfe_sam.evaluation.report.formatting import control_of
 from lmsfe_sam.evaluation.results import ImageResult
 
-LONGEST_SIDE = 512
+MAX_SIDE = 512
 """Largest side of an embedded picture in pixels."""
 
 OUTLINE_TOLERANCE = 0.3
@@ -160,7 +160,7 @@ def _outline(mask: NDArray[np.bool_]) -> str:
 def _jpeg(picture: NDArray[np.uint8], shape: tuple[int, int]) -> str:
     """Return a picture (H,W,3) as JPEG in base 64, with the aspect ratio of ``shape``."""
     height, width = shape
-    shrink = min(1.0, LONGEST_SIDE / max(height, width))
+    shrink = min(1.0, MAX_SIDE / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     file = io.BytesIO()
     image = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)

@@ -159,10 +159,10 @@ def interval_plot(title: str, x_label: str, rows: Sequence[tuple[str, str, Estim
         y_names=[label for label, _, _ in rows],
     )
     marks = []
-    for place, (label, style, value) in enumerate(rows):
+    for row, (label, style, value) in enumerate(rows):
         note = f"{label}: {value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
-        marks.append(axes.line(style, [value.low, value.high], place))
-        marks.append(axes.dot(f"dot {style}", value.mean, place, 5, note))
+        marks.append(axes.line(style, [value.low, value.high], row))
+        marks.append(axes.dot(f"dot {style}", value.mean, row, 5, note))
     return _drawing(title, axes, marks)
 
 

@@ -128,12 +128,12 @@ def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
                     f"{both} were measured with {key} {first.summary.get(key)} and {other.summary.get(key)}: "
                     "evaluate both with the same."
                 )
-        for place in sorted(first.scores.keys() & other.scores.keys()):
-            gap = abs(first.scores[place]["dice"] - other.scores[place]["dice"])
-            if place[1] in CONTROLS and gap > TIE:
+        for name, mode in sorted(first.scores.keys() & other.scores.keys()):
+            gap = abs(first.scores[name, mode]["dice"] - other.scores[name, mode]["dice"])
+            if mode in CONTROLS and gap > TIE:
                 raise InputError(
                     f"{both} were measured on different masks or with different seeds (the control of "
-                    f"'{place[0]}' differs): evaluate both in the same way."
+                    f"'{name}' differs): evaluate both in the same way."
                 )
 
 

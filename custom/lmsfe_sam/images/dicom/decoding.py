@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.limits import MOST_PIXELS, check_runs, check_unfolding, coded_pixels, hold
+from lmsfe_sam.images.limits import (
+    MAX_PIXELS,
+    check_decompressed_size,
+    check_pixel_count,
+    check_runs,
+    coded_pixels,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +55,7 @@ def decode_frame(dataset: Any, frame: int, file: Path) -> tuple[np.ndarray, str]
 
 
 def check_deflated(file: Path) -> None:
-    """Refuse a deflated file that unfolds to more than four bytes a pixel of the limit.
+    """Refuse a deflated file that decompresses to more than four bytes a pixel of the limit.
 
     pydicom inflates the whole file at once.
 
@@ -67,11 +73,11 @@ def check_deflated(file: Path) -> None:
         return
     with file.open("rb") as stream:
         stream.seek(_DATASET_START + int(meta.get("FileMetaInformationGroupLength", 0)))
-        check_unfolding(stream, 4 * MOST_PIXELS, file)
+        check_decompressed_size(stream, 4 * MAX_PIXELS, file)
 
 
-def check_frame(dataset: Any, frame: int, file: Path, most: int) -> None:
-    """Refuse a compressed frame that states, or unfolds to, more pixels than it may have.
+def check_frame(dataset: Any, frame: int, file: Path, max_pixels: int) -> None:
+    """Refuse a compressed frame that states, or decompresses to, more pixels than it may have.
 
     Raises:
         InputError: it does.
@@ -89,7 +95,7 @@ def check_frame(dataset: Any, frame: int, file: Path, most: int) -> None:
     if syntax == RLELossless:
         check_runs(data, dataset.Rows * dataset.Columns, file)
     else:
-        hold(file, coded_pixels(data), most)
+        check_pixel_count(file, coded_pixels(data), max_pixels)
 
 
 def guess_syntax(dataset: Any, stated: str) -> Any:
@@ -209,9 +215,9 @@ def _compression(data: bytes) -> Any:
         return None
     markers = {0xC0: uid.JPEGBaseline8Bit, 0xC1: uid.JPEGExtended12Bit, 0xC3: uid.JPEGLosslessSV1}
     markers[0xF7] = uid.JPEGLSLossless
-    place = 2
-    while place + 4 <= len(first) and first[place] == 0xFF:
-        if found := markers.get(first[place + 1]):
+    offset = 2
+    while offset + 4 <= len(first) and first[offset] == 0xFF:
+        if found := markers.get(first[offset + 1]):
             return found
-        place += 2 + int.from_bytes(first[place + 2 : place + 4], "big")
+        offset += 2 + int.from_bytes(first[offset + 2 : offset + 4], "big")
     return None

@@ -77,8 +77,8 @@ def _palette(pixels: np.ndarray, dataset: Any, file: Path) -> np.ndarray:
     # Entries of 16 bits hold 8 in their upper half, or, against the standard, in their lower one.
     if lookup.dtype.itemsize > 1:
         lookup = lookup >> 8 if lookup.max(initial=0) > 255 else lookup
-    places = (pixels.astype(np.int64) - first).clip(0, len(lookup) - 1)
-    return lookup.astype(np.uint8)[places]
+    indices = (pixels.astype(np.int64) - first).clip(0, len(lookup) - 1)
+    return lookup.astype(np.uint8)[indices]
 
 
 def _table(dataset: Any, name: str) -> Any:

@@ -17,7 +17,7 @@ from lmsfe_sam.images.dicom.decoding import check_deflated, check_frame, decode_
 from lmsfe_sam.images.dicom.display import as_shown
 from lmsfe_sam.images.formats import is_dicom_content
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, NoImageError
-from lmsfe_sam.images.limits import MOST_PIXELS, hold
+from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
 from lmsfe_sam.images.scale import Scale, dicom_scale, is_known, number, numbers, text
 from lmsfe_sam.images.video import open_stream
 
@@ -42,13 +42,13 @@ _NO_IMAGES = {
 _COLOURS = ("RGB", "YBR", "ARGB", "CMYK", "HSV")
 
 
-def open_dicom(file: Path, segmentations: bool = False, max_pixels: int = MOST_PIXELS) -> ImageFile:
+def open_dicom(file: Path, segmentations: bool = False, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """Read the header of a DICOM file, with or without the preamble.
 
     Args:
         file: the file.
         segmentations: take DICOM SEG for an image, too.
-        max_pixels: that a frame's compressed pixels may state or unfold to.
+        max_pixels: that a frame's compressed pixels may state or decompress to.
 
     Raises:
         NoImageError: it is whole and holds no image.
@@ -106,7 +106,7 @@ def read_segmentation(file: Path) -> np.ndarray | None:
     if not text(dataset, "SOPClassUID").startswith("1.2.840.10008.5.1.4.1.1.66."):
         return None
     image = open_dicom(file, segmentations=True)
-    hold(file, image.header.pixels_at_once(), MOST_PIXELS)
+    check_pixel_count(file, image.header.pixels_at_once(), MAX_PIXELS)
     labels = np.zeros((image.header.rows, image.header.columns), np.int32)
     seen: set[int] = set()
     for frame in range(image.header.frames):
@@ -132,10 +132,10 @@ def flattened(dataset: Any, frame: int) -> Any:
     flat.file_meta = dataset.file_meta
     implicit, little = dataset.original_encoding
     flat.set_original_encoding(implicit, little, dataset.original_character_set)
-    for key, place in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
+    for key, index in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
         try:
             groups = dataset.get(key) or []
-            group = groups[place] if place < len(groups) else []
+            group = groups[index] if index < len(groups) else []
             for element in group:
                 if element.VR == "SQ" and len(element.value) == 1:
                     flat.update({item.tag: item for item in element.value[0]})

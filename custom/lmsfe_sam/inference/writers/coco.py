@@ -52,8 +52,8 @@ def merge_coco(files: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             ids[image["id"]] = len(images) + 1
             images.append({**image, "id": len(images) + 1})
         for annotation in file["annotations"]:
-            place = {"id": len(annotations) + 1, "image_id": ids[annotation["image_id"]]}
-            annotations.append({**annotation, **place})
+            numbers = {"id": len(annotations) + 1, "image_id": ids[annotation["image_id"]]}
+            annotations.append({**annotation, **numbers})
     return _content(images, annotations)
 
 

@@ -41,7 +41,7 @@ def polygons(mask: np.ndarray) -> list[list[Ring]]:
         found.append(
             [
                 _turned(rings[outer], 1),
-                *(_turned(ring, -1) for place, ring in enumerate(rings) if place != outer),
+                *(_turned(ring, -1) for index, ring in enumerate(rings) if index != outer),
             ]
         )
     return found

@@ -175,8 +175,8 @@ def write_coco(folder: Path, outputs: Sequence[str], finished: Sequence[str]) ->
     """
     if "coco" not in outputs:
         return
-    place = DRAWINGS["coco"][0].split("{")[0]
-    files = [folder / name for name in finished if name.startswith(place)]
+    prefix = DRAWINGS["coco"][0].split("{")[0]
+    files = [folder / name for name in finished if name.startswith(prefix)]
     content = merge_coco([json.loads(file.read_text(encoding="utf-8")) for file in files])
     with atomic_write(folder / COCO) as temporary:
         temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")

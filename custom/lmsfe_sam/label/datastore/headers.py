@@ -1,6 +1,6 @@
 """Checks of image files before anything is decoded, and private copies of uploaded ones.
 
-A file of a few megabytes can unfold to gigabytes, and some formats name other files as their data. The
+A file of a few megabytes can decompress to gigabytes, and some formats name other files as their data. The
 readers behind this look at the same headers; here they are read with the libraries' own parsers where those
 do not decode, and strictly where a line of text is all there is.
 """
@@ -32,7 +32,7 @@ from lmsfe_sam.images.limits import check_runs
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.label.checks import TooLargeError, base_name
 
-MOST_PIXELS = 2**27
+MAX_PIXELS = 2**27
 """Of an image, or voxels of a volume."""
 
 PICTURES = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
@@ -41,20 +41,20 @@ PICTURES = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 TILE = (322, 323)
 """TIFF's tags for the width and length of a tile, which is decoded as a whole."""
 
-MOST_PAGES = 10_000
-LONGEST_HEADER = 2**20
+MAX_PAGES = 10_000
+MAX_HEADER = 2**20
 """Bytes of a text header, or before the voxels of a NIfTI file."""
 
 RAW = ".bin"
 """Of labels without a header, as OHIF sends them."""
 
 
-def check_file(path: str | Path, most: int = MOST_PIXELS) -> None:
+def check_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
     """Refuse an image file that is too large once decoded, or whose data is in another file.
 
     Args:
         path: the file; its suffix says what it is.
-        most: pixels of a picture or of a DICOM frame, voxels of a volume.
+        max_pixels: pixels of a picture or of a DICOM frame, voxels of a volume.
 
     Raises:
         InputError: it is one of these, or its header is damaged.
@@ -76,7 +76,7 @@ def check_file(path: str | Path, most: int = MOST_PIXELS) -> None:
             f"'{file}' is of no known format: give a picture, NIfTI, NRRD, MetaImage or DICOM file."
         )
     try:
-        check(file, most)
+        check(file, max_pixels)
     except InputError:
         raise
     except Exception as error:  # the libraries raise whatever they like on a damaged file
@@ -89,7 +89,7 @@ def check_file(path: str | Path, most: int = MOST_PIXELS) -> None:
         ) from error
 
 
-def hold(file: Path, count: int, most: int) -> None:
+def check_pixel_count(file: Path, count: int, max_pixels: int) -> None:
     """Hold a number of pixels against the limit.
 
     Raises:
@@ -98,29 +98,29 @@ def hold(file: Path, count: int, most: int) -> None:
     """
     if count <= 0:
         raise InputError(f"'{file}' has no pixels: copy it again from its source.")
-    if count > most:
+    if count > max_pixels:
         raise TooLargeError(
-            f"'{file}' has {count} pixels, more than {most}: make it smaller, or start the server "
-            "with a higher --max_pixels."
+            f"'{file}' has {count} pixels, more than {max_pixels}: make it smaller, or start the "
+            "server with a higher --max_pixels."
         )
 
 
-def _check_picture(file: Path, most: int) -> None:
+def _check_picture(file: Path, max_pixels: int) -> None:
     with Image.open(file, formats=PICTURES) as picture:
-        hold(file, picture.width * picture.height, most)
+        check_pixel_count(file, picture.width * picture.height, max_pixels)
         if picture.format != "TIFF":
             return
         pages = getattr(picture, "n_frames", 1)
-        if pages > MOST_PAGES:
-            raise TooLargeError(f"'{file}' has more than {MOST_PAGES} pages: save fewer of them.")
+        if pages > MAX_PAGES:
+            raise TooLargeError(f"'{file}' has more than {MAX_PAGES} pages: save fewer of them.")
         for page in range(pages):
             picture.seek(page)
-            hold(file, picture.width * picture.height, most)
+            check_pixel_count(file, picture.width * picture.height, max_pixels)
             tags: Any = getattr(picture, "tag_v2", {})
-            hold(file, math.prod(max(1, int(tags.get(tag, 1))) for tag in TILE), most)
+            check_pixel_count(file, math.prod(max(1, int(tags.get(tag, 1))) for tag in TILE), max_pixels)
 
 
-def _check_nifti(file: Path, most: int) -> None:
+def _check_nifti(file: Path, max_pixels: int) -> None:
     opener: Any = gzip.open if file.name.lower().endswith(".gz") else Path.open
     with opener(file, "rb") as stream:
         try:
@@ -134,15 +134,15 @@ def _check_nifti(file: Path, most: int) -> None:
     header = kind.from_fileobj(io.BytesIO(block[: kind.sizeof_hdr]), check=False)
     if bytes(header["magic"])[:3] not in (b"n+1", b"n+2"):
         raise _elsewhere(file)
-    if not 0 <= float(header["vox_offset"]) <= LONGEST_HEADER:
-        raise TooLargeError(f"'{file}' has a header of more than {LONGEST_HEADER} bytes: save it again.")
+    if not 0 <= float(header["vox_offset"]) <= MAX_HEADER:
+        raise TooLargeError(f"'{file}' has a header of more than {MAX_HEADER} bytes: save it again.")
     shape = [int(size) for size in header.get_data_shape()]
     if not shape or min(shape) < 1:
         raise InputError(f"'{file}' has no pixels: copy it again from its source.")
-    hold(file, math.prod(shape), most)
+    check_pixel_count(file, math.prod(shape), max_pixels)
 
 
-def _check_nrrd(file: Path, most: int) -> None:
+def _check_nrrd(file: Path, max_pixels: int) -> None:
     head = _head(file)
     end = re.search(rb"\r?\n[ \t]*\r?\n", head)
     if not head.startswith(b"NRRD000") or end is None:
@@ -155,10 +155,10 @@ def _check_nrrd(file: Path, most: int) -> None:
     kinds = [value.split() for key, value in fields if key.strip() == "type"]
     if len(sizes) != 1 or len(kinds) != 1 or "block" in kinds[0]:
         raise _damaged(file, "NRRD", "it does not state its sizes and its type once")
-    hold(file, _product(file, "NRRD", sizes[0]), most)
+    check_pixel_count(file, _product(file, "NRRD", sizes[0]), max_pixels)
 
 
-def _check_meta_image(file: Path, most: int) -> None:
+def _check_meta_image(file: Path, max_pixels: int) -> None:
     head = _head(file)
     sizes: list[list[str]] = []
     channels, packed = 1, 0
@@ -173,7 +173,7 @@ def _check_meta_image(file: Path, most: int) -> None:
                 raise _elsewhere(file)
             if len(sizes) != 1:
                 break
-            hold(file, _product(file, "MetaImage", sizes[0]) * channels, most)
+            check_pixel_count(file, _product(file, "MetaImage", sizes[0]) * channels, max_pixels)
             if packed > file.stat().st_size:
                 break
             return
@@ -190,7 +190,7 @@ def _check_meta_image(file: Path, most: int) -> None:
 
 def _head(file: Path) -> bytes:
     with file.open("rb") as stream:
-        return stream.read(LONGEST_HEADER)
+        return stream.read(MAX_HEADER)
 
 
 def _product(file: Path, form: str, sizes: list[str]) -> int:
@@ -212,12 +212,12 @@ def _elsewhere(file: Path) -> InputError:
     )
 
 
-def check_dicom(file: Path, most: int) -> None:
+def check_dicom(file: Path, max_pixels: int) -> None:
     """Refuse a DICOM file with frames of too many pixels, or one whose compression hides how many.
 
     Args:
         file: the file.
-        most: pixels of a frame.
+        max_pixels: pixels of a frame.
 
     Raises:
         InputError: it is one of these.
@@ -233,10 +233,10 @@ def check_dicom(file: Path, most: int) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if rows * columns <= 0 or samples not in (1, 3, 4) or not 1 <= bits <= 64 or frames < 1:
         raise InputError(f"'{file}' has no pixels that can be shown: copy it again from its source.")
-    if rows * columns > most:
+    if rows * columns > max_pixels:
         raise TooLargeError(
-            f"'{file}' has {rows * columns} pixels, more than {most}: make it smaller, or start the server "
-            "with a higher --max_pixels."
+            f"'{file}' has {rows * columns} pixels, more than {max_pixels}: make it smaller, or start the "
+            "server with a higher --max_pixels."
         )
     if syntax == RLELossless:
         _check_runs(file, frames, rows * columns)
@@ -273,11 +273,11 @@ def upload_suffix(name: str | None) -> str:
     return RAW if plain.endswith(RAW) else known_suffix(Path(plain))
 
 
-def check_image(path: str | Path, most: int = MOST_PIXELS) -> None:
+def check_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> None:
     """Check an image's header, then read it.
 
     Raises:
         InputError: it is too large, has its data elsewhere, or cannot be read.
     """
-    check_file(path, most)
-    read_image(path, 0, most)
+    check_file(path, max_pixels)
+    read_image(path, 0, max_pixels)

@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,10}){0,2}")
 
-MOST = 64
+MAX_SESSIONS = 64
 """Sessions at once; the one that was not used for longest goes first."""
 
-MOST_BYTES = 2**33
+MAX_BYTES = 2**33
 """Of all sessions together; the same rule holds."""
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -143,15 +143,15 @@ def whole_entries(text: str) -> dict[str, ImageLabelModel]:
     """Return the entries of a damaged record that are whole."""
     start = re.search(r'"objects"\s*:\s*\{', text)
     entries: dict[str, ImageLabelModel] = {}
-    place = start.end() if start else len(text)
+    offset = start.end() if start else len(text)
     decoder = json.JSONDecoder()
     try:
-        while match := re.compile(r'[\s,]*(?=")').match(text, place):
-            name, place = decoder.raw_decode(text, match.end())
-            colon = re.compile(r"\s*:\s*").match(text, place)
+        while match := re.compile(r'[\s,]*(?=")').match(text, offset):
+            name, offset = decoder.raw_decode(text, match.end())
+            colon = re.compile(r"\s*:\s*").match(text, offset)
             if colon is None:
                 break
-            entry, place = decoder.raw_decode(text, colon.end())
+            entry, offset = decoder.raw_decode(text, colon.end())
             entries[name] = ImageLabelModel.model_validate(entry)
     except (ValueError, RecursionError, ValidationError):
         pass  # here it is damaged
@@ -250,7 +250,7 @@ class SafeSessions(Sessions):
         known = {number: self.get(number) or self._read(number) for number in numbers}
         by_use = sorted(numbers, key=lambda number: getattr(known[number], "last_access_ts", 0))
         sizes = {number: self._size(number) for number in numbers}
-        while by_use and (len(by_use) >= MOST or sum(sizes.values()) + size > MOST_BYTES):
+        while by_use and (len(by_use) >= MAX_SESSIONS or sum(sizes.values()) + size > MAX_BYTES):
             number = by_use.pop(0)
             sizes.pop(number)
             self.remove_session(number)

@@ -26,14 +26,14 @@ from monailabel.interfaces.datastore import DefaultLabelTag
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import unwritable
-from lmsfe_sam.label.checks import NotFoundError, TakenError, TooLargeError, check_tag, is_plain, shown
+from lmsfe_sam.label.checks import NotFoundError, TakenError, TooLargeError, check_tag, is_plain, shorten
 from lmsfe_sam.label.datastore.records import RecordFile
 
 logger = logging.getLogger(__name__)
 
 FINAL = DefaultLabelTag.FINAL.value
 
-MOST_KEYS = 200
+MAX_KEYS = 200
 """Different things that may be stored about one image."""
 
 
@@ -129,7 +129,7 @@ class SafeStore(LocalDatastore):
             known = change.objects.get(name)
             if os.path.lexists(target) or (known and os.path.lexists(self._image_file(name, known))):
                 raise TakenError(
-                    f"there is an image '{shown(name)}' already: choose another name, or delete it."
+                    f"there is an image '{shorten(name)}' already: choose another name, or delete it."
                 )
             info = {**(image_info or {}), "ts": int(time.time()), "name": target.name}
             change.objects[name] = ImageLabelModel(image=DataModel(info=info, ext=suffix))
@@ -187,7 +187,7 @@ class SafeStore(LocalDatastore):
             entry = self._entry(change, label_id)
             label = entry.labels.get(label_tag)
             if label is None:
-                raise NotFoundError(f"there is no label '{shown(label_tag)}' of '{shown(label_id)}'.")
+                raise NotFoundError(f"there is no label '{shorten(label_tag)}' of '{shorten(label_id)}'.")
             labels = {tag: other for tag, other in entry.labels.items() if tag != label_tag}
             change.objects[label_id] = entry.model_copy(update={"labels": labels})
             change.after.append(_removing(self._label_file(label_id, label_tag, label)))
@@ -210,7 +210,7 @@ class SafeStore(LocalDatastore):
             entry = self._entry(change, label_id)
             label = entry.labels.get(label_tag)
             if label is None:
-                raise NotFoundError(f"there is no label '{shown(label_tag)}' of '{shown(label_id)}'.")
+                raise NotFoundError(f"there is no label '{shorten(label_tag)}' of '{shorten(label_id)}'.")
             label = label.model_copy(update={"info": _added(label.info, info)})
             change.objects[label_id] = entry.model_copy(update={"labels": {**entry.labels, label_tag: label}})
 
@@ -348,13 +348,15 @@ class SafeStore(LocalDatastore):
         folder.mkdir(parents=True, exist_ok=True)
         if os.path.realpath(folder) != str(folder):
             raise NotFoundError(
-                f"the folder of labels '{shown(folder.name)}' is a link: replace it by a folder."
+                f"the folder of labels '{shorten(folder.name)}' is a link: replace it by a folder."
             )
 
     def _entry(self, change: Change, name: str) -> ImageLabelModel:
         entry = change.objects.get(name)
         if entry is None:
-            raise NotFoundError(f"there is no image '{shown(name)}': there are {len(change.objects)} others.")
+            raise NotFoundError(
+                f"there is no image '{shorten(name)}': there are {len(change.objects)} others."
+            )
         return entry
 
     def _on_any_event(self, event: Any) -> None:
@@ -370,8 +372,8 @@ class SafeStore(LocalDatastore):
 
 def _added(info: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     together = {**info, **more}
-    if len(together) > max(MOST_KEYS, len(info)):
-        raise TooLargeError(f"more than {MOST_KEYS} things would be stored about this: leave some out.")
+    if len(together) > max(MAX_KEYS, len(info)):
+        raise TooLargeError(f"more than {MAX_KEYS} things would be stored about this: leave some out.")
     return together
 
 

@@ -28,7 +28,7 @@ from lmsfe_sam.label.checks import (
     check_tag,
     chosen_device,
     read_parameters,
-    shown,
+    shorten,
     whole_number,
 )
 from lmsfe_sam.label.datastore.headers import check_image, uploaded
@@ -113,7 +113,7 @@ def next_sample(state: Shared, strategy: str, params: dict[str, Any] | None = No
     store, name = app.datastore(), result["id"]
     info = store.get_image_info(name)
     served = info["strategy"] if isinstance(info.get("strategy"), dict) else {}
-    entry = {"ts": int(time.time()), "client_id": shown(client or "annotator")}
+    entry = {"ts": int(time.time()), "client_id": shorten(client or "annotator")}
     store.update_image_info(name, {"strategy": {**served, strategy: entry}})
     return {**store.get_image_info(name), **result}
 
@@ -175,7 +175,7 @@ def session_image(state: State, session_id: str) -> str:
     info = None if sessions is None else sessions.get_session(session_id)
     if info is None:
         raise NotFoundError(
-            f"there is no session '{shown(session_id)}': it may have expired, open a new one."
+            f"there is no session '{shorten(session_id)}': it may have expired, open a new one."
         )
     return str(info.image)
 
@@ -283,9 +283,9 @@ def get_model(state: Shared, model: str) -> Any:
 @router.put("/model/{model}")
 def set_model(state: Shared, model: str, file: Annotated[UploadFile, File()]) -> Any:
     """Serve other weights, if they fit and work."""
-    place = served(state, model)
+    target = served(state, model)
     with uploaded(file.file, file.filename) as copy:
-        return replace_weights(Path(copy), place)
+        return replace_weights(Path(copy), target)
 
 
 def served(state: State, model: str) -> Path:

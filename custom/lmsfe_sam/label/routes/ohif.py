@@ -20,7 +20,7 @@ from monailabel.config import settings
 from monailabel.utils.others.generic import get_mime_type
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.label.checks import NotFoundError, UpstreamError, shown
+from lmsfe_sam.label.checks import NotFoundError, UpstreamError, shorten
 from lmsfe_sam.label.state import Shared
 
 router = APIRouter(prefix="/ohif")
@@ -50,9 +50,9 @@ def get_ohif(path: str) -> Response:
     if OHIF in wanted.parents and wanted.is_file() and wanted.name != "index.html":
         return FileResponse(wanted, media_type=get_mime_type(str(wanted)), headers=headers)
     if wanted.suffix and OHIF in wanted.parents and not re.fullmatch(r"\.[0-9]+", wanted.suffix):
-        raise NotFoundError(f"OHIF has no file '{shown(path)}'.")
+        raise NotFoundError(f"OHIF has no file '{shorten(path)}'.")
     if wanted != OHIF and OHIF not in wanted.parents:
-        raise NotFoundError(f"OHIF has no file '{shown(path)}'.")
+        raise NotFoundError(f"OHIF has no file '{shorten(path)}'.")
     return HTMLResponse(local_page((OHIF / "index.html").read_text(encoding="utf-8")), headers=headers)
 
 

@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import file_checksum, get_mime_type
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import known_suffix, stem
 from lmsfe_sam.label.app import DicomWebStore
-from lmsfe_sam.label.checks import NotFoundError, base_name, check_known, check_tag, read_info, shown
+from lmsfe_sam.label.checks import NotFoundError, base_name, check_known, check_tag, read_info, shorten
 from lmsfe_sam.label.datastore.headers import RAW, check_file, check_image, uploaded
 from lmsfe_sam.label.state import Shared, State
 from lmsfe_sam.label.training import check_label, check_raw_label
@@ -207,10 +207,10 @@ def known_label(state: State, name: str, tag: str) -> str:
     known_image(state, name)
     store = state.app.datastore()
     tags = list(store.get_labels_by_image_id(name))
-    check_known(f"label of '{shown(name, 40)}' with the tag", tag, tags)
+    check_known(f"label of '{shorten(name, 40)}' with the tag", tag, tags)
     path = store.get_label_uri(name, tag)
     if not path:
-        raise NotFoundError(f"there is no label '{shown(tag)}' of '{shown(name)}'.")
+        raise NotFoundError(f"there is no label '{shorten(tag)}' of '{shorten(name)}'.")
     return path
 
 

@@ -1,4 +1,4 @@
-"""What a file of weights must not hold: an archive that unfolds, tensors that are no finite numbers."""
+"""What a file of weights must not hold: an archive that expands, tensors that are no finite numbers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_tensor(file: Path, name: str, tensor: Tensor) -> None:
 
 
 def refuse_compression(file: Path) -> None:
-    """Refuse a compressed archive, which may unfold to anything; PyTorch writes none.
+    """Refuse a compressed archive, which may decompress to anything; PyTorch writes none.
 
     Raises:
         InputError: it is one.
