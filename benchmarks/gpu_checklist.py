@@ -27,8 +27,7 @@ from lmsfe_sam import LMSFESAM
 from lmsfe_sam.data.phantoms.rendering import render_phantom
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.inference.inferers import LABELS, ZoomInferer
-from lmsfe_sam.inference.prompting import PROMPTS
+from lmsfe_sam.inference.inferers import LABELS, PROMPTS, ZoomInferer
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
 from lmsfe_sam.predict.preprocessing import prepare

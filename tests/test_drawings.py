@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from lmsfe_sam.data.layouts.coco import read
 from lmsfe_sam.images.scale import UNKNOWN_SCALE
-from lmsfe_sam.inference.merging import measure_objects
+from lmsfe_sam.inference.transforms import measure_objects
 from lmsfe_sam.inference.writers.coco import merge_coco, segmentation, to_coco
 from lmsfe_sam.inference.writers.contours import polygons, to_geojson, to_svg
 from lmsfe_sam.inference.writers.image_result import ImageResult

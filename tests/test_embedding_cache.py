@@ -8,8 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from boxnet import BoxNetwork
-from lmsfe_sam.inference.inferers import FullImageInferer
-from lmsfe_sam.inference.prompting import PROMPTS
+from lmsfe_sam.inference.inferers import PROMPTS, FullImageInferer
 from lmsfe_sam.predict.embedding_cache import EmbeddingCache
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 

@@ -17,9 +17,9 @@ from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference import results
 from lmsfe_sam.inference.inputs import find_inputs
-from lmsfe_sam.inference.merging import measure_objects
 from lmsfe_sam.inference.results import COLUMNS, Results, format_rows
 from lmsfe_sam.inference.saving import SaveResults
+from lmsfe_sam.inference.transforms import measure_objects
 from lmsfe_sam.stopping import Stopped, raise_stopped
 
 WRITES = [

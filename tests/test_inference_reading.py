@@ -20,7 +20,7 @@ from pydicom.uid import JPEGBaseline8Bit
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import is_input, stem
 from lmsfe_sam.images.reading import read_image
-from lmsfe_sam.inference.reading import SLICE, SPACING, LoadFileImaged
+from lmsfe_sam.inference.transforms import SLICE, SPACING, LoadFileImaged
 from medical_files import save_dicom, ultrasound_region
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (11, 17), np.uint8)

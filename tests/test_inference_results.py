@@ -18,9 +18,13 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference.dataset import SkippingDataset
 from lmsfe_sam.inference.inferers import FullImageInferer
-from lmsfe_sam.inference.merging import MeasureObjectsd, MergeObjectsd, measure_objects
-from lmsfe_sam.inference.prompting import AttachPromptsd
-from lmsfe_sam.inference.reading import LoadFileImaged
+from lmsfe_sam.inference.transforms import (
+    AttachPromptsd,
+    LoadFileImaged,
+    MeasureObjectsd,
+    MergeObjectsd,
+    measure_objects,
+)
 from lmsfe_sam.inference.writers import overlay
 from lmsfe_sam.inference.writers.label_maps import OUTPUT_SUFFIXES, to_file_axes, write_label_map
 from lmsfe_sam.inference.writers.overlay import COLOURS, INSIDE, OUTSIDE, draw_overlay

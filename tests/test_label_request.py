@@ -20,7 +20,7 @@ if find_spec("monailabel") is None:
     pytest.skip("MONAI Label is not installed: python -m lmsfe_sam.label.install", allow_module_level=True)
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.inference.reading import SLICE, LoadFileImaged
+from lmsfe_sam.inference.transforms import SLICE, LoadFileImaged
 from lmsfe_sam.label.checks import check_tag
 from lmsfe_sam.label.datastore.headers import uploaded
 from lmsfe_sam.label.guard import LimitBody

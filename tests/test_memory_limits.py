@@ -18,7 +18,7 @@ from lmsfe_sam.images import limits
 from lmsfe_sam.images.dicom import decoding as dicom_decoding
 from lmsfe_sam.images.limits import TooManyPixelsError, coded_pixels, decompress_bounded
 from lmsfe_sam.images.reading import read_image
-from lmsfe_sam.inference.reading import LoadFileImaged
+from lmsfe_sam.inference.transforms import LoadFileImaged
 
 PEAKS = """
 import json, pathlib, re, sys, warnings

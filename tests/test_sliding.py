@@ -15,8 +15,7 @@ from torch.nn import functional
 from boxnet import BoxNetwork
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference import sliding
-from lmsfe_sam.inference.inferers import IOU, LABELS
-from lmsfe_sam.inference.prompting import PROMPTS
+from lmsfe_sam.inference.inferers import IOU, LABELS, PROMPTS
 from lmsfe_sam.inference.sliding import (
     BlendedObject,
     PromptedWindowInferer,

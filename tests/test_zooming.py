@@ -8,9 +8,8 @@ import torch
 from monai.data import MetaTensor, decollate_batch
 
 from boxnet import BoxNetwork
-from lmsfe_sam.inference.inferers import IOU, LABELS, FullImageInferer, ZoomInferer
-from lmsfe_sam.inference.merging import MergeObjectsd
-from lmsfe_sam.inference.prompting import PROMPTS, AttachPromptsd
+from lmsfe_sam.inference.inferers import IOU, LABELS, PROMPTS, FullImageInferer, ZoomInferer
+from lmsfe_sam.inference.transforms import AttachPromptsd, MergeObjectsd
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 
 HEIGHT, WIDTH = 120, 160

@@ -15,8 +15,8 @@ import pyarrow as pa
 from lmsfe_sam.batch.record import RESULT, TYPES
 from lmsfe_sam.batch.storage import Store, filesystem, temporary_folder, unreadable
 from lmsfe_sam.errors import find_input_error
-from lmsfe_sam.inference.merging import OBJECTS
 from lmsfe_sam.inference.results import COLUMNS
+from lmsfe_sam.inference.transforms import OBJECTS
 from lmsfe_sam.prompts.prompts_file import read_objects
 
 logger = logging.getLogger(__name__)

@@ -19,13 +19,11 @@ from lmsfe_sam.images.frames import open_frames
 from lmsfe_sam.images.image import ImageFile
 from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.inference.dataset import SkippingDataset
-from lmsfe_sam.inference.inferers import PROBABILITIES, ZoomInferer
+from lmsfe_sam.inference.inferers import PROBABILITIES, PROMPTS, ZoomInferer
 from lmsfe_sam.inference.loops import STATES, FramesWriter, frame_alone, loop_writers
-from lmsfe_sam.inference.merging import OBJECTS, measure_objects
-from lmsfe_sam.inference.prompting import CATEGORY, PROMPTS
-from lmsfe_sam.inference.reading import SLICE, scale_of, to_tensor
 from lmsfe_sam.inference.results import Results
 from lmsfe_sam.inference.saving import LabelMapWriter, OverlayWriter, Writer
+from lmsfe_sam.inference.transforms import CATEGORY, OBJECTS, SLICE, measure_objects, scale_of, to_tensor
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.predict.postprocessing import paint_objects, probability_map
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8

@@ -12,13 +12,15 @@ from monai.engines.utils import default_prepare_batch
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor
 
-from lmsfe_sam.inference.prompting import carried_prompts
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.predict.embedding_cache import EmbeddingCache
 from lmsfe_sam.predict.postprocessing import paint_objects, probability_map
 from lmsfe_sam.predict.zoom import Encode, ObjectMask, WindowEncoder, WindowPrediction, Zoom
 from lmsfe_sam.prompts.coordinates import Size
 from lmsfe_sam.prompts.prompt import Prompts
+
+PROMPTS = "prompts"
+"""The key of the prompts, in a record and in an image's metadata."""
 
 LABELS = "labels"
 IOU = "predicted_iou"
@@ -183,3 +185,19 @@ def prepare_batch_for(inferer: Inferer) -> Callable[..., Any]:
 
 def _leave_where_it_is(batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
     return batch["image"], None
+
+
+def carried_prompts(inputs: Tensor) -> Prompts:
+    """Return the prompts in the metadata of one image (1, C, H, W).
+
+    Raises:
+        ValueError: more than one image; their prompts would not be of one shape.
+    """
+    if len(inputs) != 1:
+        raise ValueError(f"The inferer takes one image at a time, not {len(inputs)}: set batch_size to 1.")
+    meta: Mapping[str, Any] = getattr(inputs, "meta", {})
+    if PROMPTS not in meta:
+        return Prompts.of([])
+    prompts = Prompts(**{name: torch.as_tensor(tensor) for name, tensor in meta[PROMPTS].items()})
+    assert prompts.boxes is not None
+    return prompts if prompts.boxes.ndim == 2 else prompts.select(0)  # collated, there is one axis more

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.image import ImageFile
-from lmsfe_sam.inference.merging import OBJECTS
-from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.inference.reading import SLICE, scale_of
+from lmsfe_sam.inference.inferers import PROMPTS
 from lmsfe_sam.inference.results import MASKS
 from lmsfe_sam.inference.saving import LabelMapWriter, OverlayWriter, Writer
+from lmsfe_sam.inference.transforms import OBJECTS, SLICE, scale_of
 from lmsfe_sam.inference.writers.deidentifying import blacken_outside
 from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, write_volume
 from lmsfe_sam.inference.writers.overlay import COLOURS, draw_overlay

@@ -14,10 +14,9 @@ from PIL.Image import Image
 
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.formats import is_dicom
-from lmsfe_sam.inference.inferers import PROBABILITIES
-from lmsfe_sam.inference.merging import OBJECTS
-from lmsfe_sam.inference.prompting import PROMPTS
+from lmsfe_sam.inference.inferers import PROBABILITIES, PROMPTS
 from lmsfe_sam.inference.results import MASKS, OVERLAYS, TABLE, UNCERTAINTY, Results
+from lmsfe_sam.inference.transforms import OBJECTS
 from lmsfe_sam.inference.writers.deidentifying import blacken_outside
 from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, write_label_map
 from lmsfe_sam.inference.writers.overlay import draw_overlay, draw_uncertainty

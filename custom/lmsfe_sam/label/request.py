@@ -24,9 +24,8 @@ from monai.utils import MetaKeys
 
 from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix, stem
-from lmsfe_sam.inference.merging import OBJECTS
-from lmsfe_sam.inference.prompting import PROMPTS
-from lmsfe_sam.inference.reading import SLICE
+from lmsfe_sam.inference.inferers import PROMPTS
+from lmsfe_sam.inference.transforms import OBJECTS, SLICE
 from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, OUTPUT_SUFFIXES, to_file_axes
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 

@@ -14,10 +14,8 @@ from monai.utils import MetaKeys
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.formats import is_dicom
 from lmsfe_sam.inference.inferers import PROBABILITIES
-from lmsfe_sam.inference.merging import OBJECTS
-from lmsfe_sam.inference.prompting import CATEGORY
-from lmsfe_sam.inference.reading import SLICE, scale_of
 from lmsfe_sam.inference.results import MASKS
+from lmsfe_sam.inference.transforms import CATEGORY, OBJECTS, SLICE, scale_of
 from lmsfe_sam.inference.writers.coco import merge_coco, to_coco
 from lmsfe_sam.inference.writers.contours import to_geojson, to_svg
 from lmsfe_sam.inference.writers.image_result import ImageResult

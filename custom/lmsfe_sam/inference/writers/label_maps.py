@@ -14,7 +14,7 @@ from monai.utils import MetaKeys
 from PIL import Image
 
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.inference.reading import SLICE
+from lmsfe_sam.inference.transforms import SLICE
 
 OUTPUT_SUFFIXES = (".png", ".nii.gz", ".nii", ".nrrd", ".mha")
 DICOM_SUFFIX = ".dcm"
