@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +58,29 @@ def assert_complete(output: Path, names: list[str]) -> None:
     known = {"masks", "objects", "plan", "settings.json", "summary.json", "failures.parquet", ".lock"}
     assert {path.name for path in output.iterdir()} <= known
     assert not any((output / "plan").iterdir())
+
+
+@contextmanager
+def s3_server(bucket: str) -> Iterator[str]:
+    """Start an S3 server on this machine, name it in the environment, and yield a new bucket's URL."""
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    given = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    given |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "made-up")
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    fsspec.filesystem("s3").clear_instance_cache()
+    fsspec.filesystem("s3").mkdir(bucket)
+    try:
+        yield f"s3://{bucket}"
+    finally:
+        running.stop()
+        fsspec.filesystem("s3").clear_instance_cache()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

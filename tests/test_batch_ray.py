@@ -1,23 +1,84 @@
-"""Batch inference on a real local cluster of Ray, one of whose workers is killed on the way."""
+"""Batch inference on real local clusters of Ray: killed workers, a stopped writer, failures, S3."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("ray")
+if find_spec("ray") is None:  # it is not imported before it is told of its token
+    pytest.skip("Ray is not installed", allow_module_level=True)
 
+import fsspec
 from PIL import Image
 
-from batch_jobs import assert_complete, options, read_table, save_images
+from batch_jobs import assert_complete, options, read_table, s3_server, save_images
+from lmsfe_sam.batch import cluster as workers
+from lmsfe_sam.batch import job
 from lmsfe_sam.batch.job import run_batch
 from lmsfe_sam.errors import InputError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment() -> Iterator[None]:
+    """Ray's processes find the stand-in network, and know each other by a token of these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of a bucket on an S3 server."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    with s3_server("registry") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def running(bucket: str) -> Iterator[str]:
+    """The address of a cluster that runs beside the tests, and whose processes can reach the bucket."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["start", "--head", f"--port={port}", "--num-cpus=2", "--object-store-memory=100000000"]
+    words += ["--include-dashboard=false", "--disable-usage-stats", "--block"]
+    ray = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert ray.stdout is not None
+    try:
+        if not any("Ray runtime started" in line for line in ray.stdout):
+            pytest.skip("Ray does not start: the machine is too busy")
+        yield f"127.0.0.1:{port}"
+    finally:
+        ray.terminate()
+        ray.communicate()
+
+
+@pytest.fixture
+def cluster(running: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RAY_ADDRESS names a running cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", running)
 
 
 def kill_a_worker(killed: list[int], over: threading.Event) -> None:
@@ -37,11 +98,8 @@ def kill_a_worker(killed: list[int], over: threading.Event) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in /proc")
 def test_two_workers_do_what_one_process_does_though_one_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # the workers' stand-in network
     names = save_images(tmp_path / "in", 9)
     (tmp_path / "in" / "bad.png").write_bytes(b"\x89PNG")
     alone, together = tmp_path / "alone", tmp_path / "together"
@@ -68,3 +126,75 @@ def test_two_workers_do_what_one_process_does_though_one_is_killed(
     for name in names:
         masks = (np.asarray(Image.open(out / "masks" / name)) for out in (alone, together))
         np.testing.assert_array_equal(*masks)
+
+
+def settled(folder: Path, seconds: float = 3.0) -> int:
+    """Return how many files a folder holds once there have been no more for so long."""
+    count, since = -1, time.monotonic()
+    while time.monotonic() - since < seconds:
+        found = len([*folder.iterdir()]) if folder.is_dir() else 0
+        if found != count:
+            count, since = found, time.monotonic()
+        time.sleep(0.1)
+    return count
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_wait_for_a_writer_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = save_images(tmp_path / "in", 60)
+    add, ahead = job._Writing.add, []
+
+    def stopped(self: Any, results: Any) -> None:
+        if not ahead:
+            ahead.append(settled(tmp_path / "out" / "masks"))
+        add(self, results)
+
+    monkeypatch.setattr(workers, "AHEAD", 4000)
+    monkeypatch.setattr(job._Writing, "add", stopped)
+    run_batch(options(tmp_path / "in", tmp_path / "out", workers=1, piece=1))
+    assert 1 <= ahead[0] <= 30
+    assert_complete(tmp_path / "out", names)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_too_many_failures_end_workers_too_and_keep_what_is_done(tmp_path: Path) -> None:
+    names = save_images(tmp_path / "in", 8)
+    out = tmp_path / "out"
+    for name in names[5:]:
+        (tmp_path / "in" / name).write_bytes(b"no picture")
+    with pytest.raises(InputError, match="2 images failed, more than max_failures 1"):
+        run_batch(options(tmp_path / "in", out, workers=1, piece=1, max_failures=1))
+    done = [row["image"] for row in read_table(out)]
+    assert done and len(done) == len({*done}) and {*done} <= {*names[:5]}
+    assert len(read_table(out, "failures.parquet")) == 2
+    save_images(tmp_path / "in", 3, start=5)
+    assert run_batch(options(tmp_path / "in", out, max_failures=1)).finished == 8 - len(done)
+    assert_complete(out, names)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_plan_in_several_windows_from_and_to_s3(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3 = fsspec.filesystem("s3")
+    names = save_images(tmp_path / "in", 5)
+    for name in names:
+        s3.put_file(str(tmp_path / "in" / name), f"{bucket}/scans/{name}")
+    s3.pipe_file(f"{bucket}/scans/bad.png", b"no picture")
+    monkeypatch.setattr(workers, "WINDOW", 3)
+    summary = run_batch(options(f"{bucket}/scans", f"{bucket}/out", workers=1, piece=1))
+    assert (summary.total, summary.finished, summary.failures) == (6, 5, 1)
+    assert {row["image"]: row["mask"] for row in read_table(f"{bucket}/out")} == {
+        name: f"masks/{name}" for name in names
+    }
+    s3.invalidate_cache()
+    assert len(s3.find(f"{bucket}/out/masks")) == 5 and not s3.exists(f"{bucket}/out/writer.json")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_images(tmp_path / "in", 1)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=f"RAY_ADDRESS '{address}' names no running cluster"):
+        run_batch(options(tmp_path / "in", tmp_path / "out", workers=1))
+    assert not (tmp_path / "out").exists()

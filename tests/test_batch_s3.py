@@ -12,30 +12,19 @@ pytest.importorskip("s3fs")
 pytest.importorskip("moto.server")
 
 import fsspec
-from moto.server import ThreadedMotoServer
 
-from batch_jobs import options, read_table, save_images
+from batch_jobs import options, read_table, s3_server, save_images
 from lmsfe_sam.batch.job import run_batch
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "made-up")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.filesystem("s3").clear_instance_cache()
-    yield "s3://registry"
-    running.stop()
-    fsspec.filesystem("s3").clear_instance_cache()
+def server() -> Iterator[str]:
+    with s3_server("registry") as url:
+        yield url
 
 
 def test_a_job_from_and_to_s3_goes_on(server: str, tmp_path: Path) -> None:
     s3 = fsspec.filesystem("s3")
-    s3.mkdir("registry")
     names = save_images(tmp_path / "in", 3)
     for name in names[:2]:
         s3.put_file(str(tmp_path / "in" / name), f"registry/scans/sub/{name}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +25,15 @@ logger = logging.getLogger(__name__)
 OBJECT_STORE = 256 * 2**20
 """Bytes of Ray's shared memory where this process starts Ray; only pieces of the plan and rows are in it."""
 
+WINDOW = 2**14
+"""Images a worker that Ray is given of the plan at a time; for the next ones workers are started anew."""
+
+AHEAD = 2**20
+"""Bytes of results a worker, some thousand images', that may wait to be written until no more are made."""
+
+CONNECT = 10.0
+"""Seconds within which a running cluster answers."""
+
 STARTS = 3
 """How often Ray is started before the job gives up."""
 
@@ -31,12 +42,23 @@ def check_ray(store: Store) -> None:
     """Refuse workers where there can be none.
 
     Raises:
-        InputError: Ray is not installed, or the output is in this process's memory.
+        InputError: Ray is not installed, nothing answers at RAY_ADDRESS, or the output is in this process's
+            memory.
     """
     if find_spec("ray") is None:
         raise InputError('workers need Ray: run pip install -e ".[ray]", or leave out --workers.')
     if not store.is_shared:
         raise InputError(f"output '{store.url}' is in the memory of one process: leave out --workers.")
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdecimal()):  # "auto", or none
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT).close()
+    except (OSError, OverflowError) as error:  # Ray itself would wait for it, for many minutes
+        raise InputError(
+            f"RAY_ADDRESS '{address}' names no running cluster ({error}): start one, or unset it."
+        ) from error
 
 
 @contextmanager
@@ -78,8 +100,13 @@ def _start(ray: Any, own: dict[str, Any]) -> None:
             return
         except Exception as error:  # Ray raises Exception itself
             ray.shutdown()
-            if attempt == STARTS or not own:
-                reason = str(error).strip().splitlines()[0][:200]
+            reason = str(error).strip().splitlines()[0][:200].rstrip(".")
+            if not own:
+                raise InputError(
+                    f"the cluster of RAY_ADDRESS cannot be joined ({reason}): see whether it runs, and set "
+                    "RAY_AUTH_MODE=token if it asks for a token."
+                ) from error
+            if attempt == STARTS:
                 raise InputError(
                     f"Ray does not start ({reason}): leave out --workers, or read its last session's logs."
                 ) from error
@@ -96,8 +123,9 @@ def on_ray(
 ) -> Iterator[pa.Table]:
     """Yield the results of the images of a plan as they are finished.
 
-    A worker that dies is replaced, and the piece that it worked on is done again. No more pieces are under
-    way than the workers need, and an image is in the memory of its worker alone.
+    A worker that dies is replaced, and the piece that it worked on is done again. An image is in the memory
+    of its worker alone; of the plan, no more than `WINDOW` allows is outside its files, and workers wait
+    while results of `AHEAD` have not been taken.
 
     Args:
         ray: the module.
@@ -108,21 +136,24 @@ def on_ray(
         size: images of a piece.
         gpus: of each worker; a fraction shares one.
     """
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
-    # Blocks are the pieces: Ray spills those to disk that its shared memory has no room for.
-    pieces = ray.data.from_arrow([*read_plan(store, plan, size)])
-    results = pieces.map_batches(
-        Worker,
-        fn_constructor_args=(job,),
-        batch_format="pyarrow",
-        batch_size=None,
-        compute=ActorPoolStrategy(size=workers),
-        num_cpus=job.threads,
-        num_gpus=gpus,
+    context.execution_options.resource_limits = ExecutionResources.for_limits(
+        object_store_memory=workers * AHEAD
     )
-    yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    pieces = read_plan(store, plan, size)
+    while window := [*islice(pieces, max(1, workers * WINDOW // size))]:
+        results = ray.data.from_blocks(window).map_batches(
+            Worker,
+            fn_constructor_args=(job,),
+            batch_format="pyarrow",
+            batch_size=None,
+            compute=ActorPoolStrategy(size=workers),
+            num_cpus=job.threads,
+            num_gpus=gpus,
+        )
+        yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
