@@ -1,4 +1,4 @@
-"""Start ``python -m monai.bundle`` many times, in processes that are forked from one that has imported it.
+"""Start ``python -m MODULE`` many times, in processes forked from one that has imported the libraries.
 
 Importing takes most of a short command's time, and hundreds of commands are started. A forked process runs
 the module as ``python -m`` does, with its own arguments, standard streams, signals and exit code.
@@ -11,12 +11,13 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import monai.bundle  # noqa: F401
 import torch
 
+import lmsfe_sam.batch.job
 import lmsfe_sam.evaluation.iteration
 import lmsfe_sam.inference.saving
 import lmsfe_sam.inference.writers.exporting
@@ -25,6 +26,7 @@ import lmsfe_sam.training.run_folder
 import lmsfe_sam.training.settings  # noqa: F401
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+MODULE = "monai.bundle"
 
 torch.set_num_threads(1)  # threads do not survive a fork
 
@@ -33,17 +35,25 @@ class Command:
     """A running command.
 
     Args:
-        words: after ``python -m monai.bundle``.
+        words: after ``python -m MODULE``.
         output: file for what it prints.
+        module: that is run.
+        prepare: what the process does first, such as taking limits on.
     """
 
-    def __init__(self, words: Sequence[str], output: Path) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        output: Path,
+        module: str = MODULE,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
         self.output = output
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
-            _become(words, output)
+            _become(words, output, module, prepare)
 
     def wait(self, seconds: float = 600.0) -> int | None:
         """Return the exit code, or minus the signal's number; None if it runs on after so long."""
@@ -70,16 +80,22 @@ class Command:
         return self.output.read_text(errors="replace")
 
 
-def run(words: Sequence[str], output: Path, seconds: float = 600.0) -> tuple[int | None, str]:
+def run(
+    words: Sequence[str],
+    output: Path,
+    seconds: float = 600.0,
+    module: str = MODULE,
+    prepare: Callable[[], None] | None = None,
+) -> tuple[int | None, str]:
     """Run a command to its end; return the exit code (None: it did not end in time) and what it printed."""
-    command = Command(words, output)
+    command = Command(words, output, module, prepare)
     code = command.wait(seconds)
     if code is None:
         command.stop()
     return code, command.printed()
 
 
-def _become(words: Sequence[str], output: Path) -> None:
+def _become(words: Sequence[str], output: Path, module: str, prepare: Callable[[], None] | None) -> None:
     code = 1
     try:
         file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -92,16 +108,18 @@ def _become(words: Sequence[str], output: Path) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        code = _exit_code()
+        if prepare is not None:
+            prepare()
+        code = _exit_code(module)
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
 
 
-def _exit_code() -> int:
+def _exit_code(module: str) -> int:
     try:
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return _of(end)
     except BaseException as error:
