@@ -149,6 +149,16 @@ def test_what_has_changed_is_done_again_and_the_table_keeps_the_order(images: Pa
     assert run(images, out, prompts=prompts) == ["b.png"]
 
 
+def test_a_change_while_the_clock_is_set_back_is_seen(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(images, out)
+    earlier = (images / "b.png").stat().st_mtime - 3600
+    Image.fromarray(np.full((4, 4), 9, np.uint8)).save(images / "b.png")
+    os.utime(images / "b.png", (earlier, earlier))
+    assert run(images, out) == ["b.png"]
+    assert run(images, out) == []
+
+
 def test_an_input_that_is_gone_takes_its_results_with_it(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(images, out)

@@ -158,6 +158,42 @@ def test_helpers_of_a_distributed_run_write_nothing(tmp_path: Path) -> None:
     assert list(folder.path.iterdir()) == []
 
 
+def written_by(path: Path, version: str, **changes: object) -> None:
+    """Make a run look as if another version had written its settings; None takes an option out."""
+    content = json.loads((path / "run.json").read_text())
+    settings = {**content["settings"], **changes}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    (path / "run.json").write_text(json.dumps({"version": version, "settings": settings}))
+
+
+def test_a_run_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path / "run").close()
+    written_by(tmp_path / "run", "99.0", warp="fast", twist=2)
+    before = (tmp_path / "run" / "run.json").read_text()
+    with pytest.raises(
+        InputError, match=r"started by version 99\.0, with options that this .* \(twist, warp\)"
+    ):
+        RunFolder("default", str(tmp_path / "run"), SETTINGS)
+    assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_says_what_it_did_not_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished(tmp_path / "run").close()
+    written_by(tmp_path / "run", "0.1", preset=None, seed=None)
+    RunFolder("default", str(tmp_path / "run"), SETTINGS)
+    assert "was started by version 0.1, which had no option preset, seed:" in caplog.text
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["preset"] == "vit_t"
+
+
+def test_a_run_that_does_not_say_its_version_is_gone_on_with(tmp_path: Path) -> None:
+    finished(tmp_path / "run").close()
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"settings": settings}))
+    assert RunFolder("default", str(tmp_path / "run"), SETTINGS).path == tmp_path / "run"
+
+
 DAMAGE = {
     "missing": None,
     "empty": b"",

@@ -75,6 +75,31 @@ def test_what_is_no_plain_tensor_is_refused(own: Path, tmp_path: Path, kind: str
     assert NAME in str(caught.value) or kind == "quantized" or kind == "sparse"
 
 
+def test_weights_in_one_storage_are_loaded_as_they_are(own: Path, tmp_path: Path) -> None:
+    """Views of one long tensor, most of which is nobody's; the network keeps none of it."""
+    state = torch.load(own, weights_only=True)
+    floats = {name: tensor for name, tensor in state.items() if tensor.dtype == torch.float32}
+    storage = torch.zeros(2**22 + sum(tensor.numel() for tensor in floats.values()))
+    views, place = {}, 0
+    for name, tensor in floats.items():
+        views[name] = storage[place : place + tensor.numel()].view(tensor.shape)
+        views[name].copy_(tensor)
+        place += tensor.numel()
+    torch.save({**state, **views}, tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text(own.with_suffix(".json").read_text())
+    loaded = network_from_checkpoint(tmp_path / "model.pt").state_dict()
+    for name, tensor in state.items():
+        assert torch.equal(loaded[name], tensor)
+        assert loaded[name].untyped_storage().nbytes() < 2**22
+
+
+def test_many_names_of_one_storage_are_refused(own: Path, tmp_path: Path) -> None:
+    storage = torch.zeros(2**18)
+    torch.save({f"layer{number}.weight": storage for number in range(10_000)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"10485760000 bytes in a file of \d+, which share memory"):
+        read_state(tmp_path / "model.pt")
+
+
 def test_weights_that_are_numbers_and_give_none_are_named(own: Path, tmp_path: Path) -> None:
     state = torch.load(own, weights_only=True)
     torch.save(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,21 @@ def trained(workflow: Any, tmp_path: Path) -> Path:
     options = {**SMALL, "train#trainer#max_epochs": 2, "val_interval": 5, "network_def": NETWORK_DEF}
     run(workflow("train.json", **options, output_dir=str(tmp_path / "run")))
     return tmp_path / "run"
+
+
+def test_a_clock_that_is_set_back_while_it_trains_ends_no_run(
+    workflow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, calls = time.time(), itertools.count()
+    monkeypatch.setattr(time, "time", lambda: start - 3600 * next(calls))
+    options = {**SMALL, "train#trainer#max_epochs": 2, "network_def": NETWORK_DEF, "max_minutes": 5}
+    run(workflow("train.json", **options, output_dir=str(tmp_path / "run")))
+    assert next(calls) > 5
+    assert [0 <= float(row["seconds"]) < 300 for row in rows(tmp_path / "run" / "history.csv")] == [
+        True,
+        True,
+    ]
+    assert 0 <= json.loads((tmp_path / "run" / "machine_time.json").read_text())["minutes"] < 5
 
 
 def test_a_network_without_prompts_trains_and_validates_with_none(trained: Path) -> None:

@@ -32,7 +32,7 @@ def data_cases(folder: Path) -> Iterator[Case]:
     for number, content in enumerate(DATALISTS):
         root = make_plain(folder / f"list{number}", 4)
         (root / "datalist.json").write_text(content)
-        yield evaluate("--dataset_dir", root)
+        yield evaluate("--dataset_dir", root, may_work='"frame"' in content)  # a key that is nobody's
     for name, change in COCO.items():
         root = make_coco(folder / f"coco_{name}", 3)
         content = json.loads((root / "annotations.json").read_text())

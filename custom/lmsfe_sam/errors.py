@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
 import reprlib
 import sys
@@ -69,7 +71,9 @@ _NO_SHARED_MEMORY = re.compile(
 
 
 def find_input_error(error: BaseException | None) -> InputError | None:
-    """Return the `InputError` in a chain of causes, or None; a full ``/dev/shm`` is made one.
+    """Return the `InputError` in a chain of causes, or None.
+
+    A full ``/dev/shm``, or a path that is too long for the system, is made one.
 
     MONAI's config parser wraps what a component raises in a `RuntimeError`, so the sentence meant
     for the user is seldom the outermost one.
@@ -83,6 +87,10 @@ def find_input_error(error: BaseException | None) -> InputError | None:
                 "the shared memory /dev/shm is too small for the processes that load images: "
                 "give --num_workers 0 or a smaller --batch_size, or enlarge it (docker run --shm-size 2g)."
             )
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return InputError(
+                f"the path '{error.filename}' is longer than this system allows: give a shorter one."
+            )
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
@@ -91,9 +99,9 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 def plain_errors() -> None:
     """Print an uncaught `InputError` as its sentence alone, from now on in this process.
 
-    The exit code stays Python's own for an uncaught exception, 1. SIGINT and SIGTERM, too, end the process
-    with a sentence, exit code 130 or 143. Other errors keep their traceback. The bundle's configs call this
-    in their ``initialize`` section.
+    The exit code stays Python's own for an uncaught exception, 1. SIGINT, SIGTERM and SIGHUP, too, end the
+    process with a sentence, exit code 130, 143 or 129. Other errors keep their traceback. The bundle's
+    configs call this in their ``initialize`` section.
     """
     raise_stopped()
     if sys.excepthook is not _print_plainly:
@@ -102,7 +110,8 @@ def plain_errors() -> None:
 
 def _print_plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, Stopped):
-        print(error, file=sys.stderr)
+        with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+            print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     cause = find_input_error(error)
     if cause is None:

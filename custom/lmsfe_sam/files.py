@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
@@ -59,6 +60,21 @@ def remove_leftovers(folder: Path) -> None:
                 raise unwritable(Path(root, name), error) from error
 
 
+def check_is_file(path: Path, name: str, wanted: str) -> None:
+    """Refuse what is there and is no file; opening a pipe would wait for ever, a device may never end.
+
+    Args:
+        path: the file; one that is not there passes, as opening it says so.
+        name: what the message calls it.
+        wanted: what it should be.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{name} cannot be read, as it is a folder, a pipe or a device: give {wanted}.")
+
+
 def append_whole(file: FileIO, content: bytes, path: Path) -> None:
     """Append to an unbuffered file in one step, all or nothing.
 
@@ -98,6 +114,48 @@ def lock_file(file: IO[Any]) -> bool:
     except OSError:
         return True
     return True
+
+
+class LockedLog(logging.FileHandler):
+    """The log of a run, by which its folder is the run's alone until the log is closed.
+
+    Logs of earlier runs in this process are closed.
+
+    Args:
+        path: of the log, in the run's folder.
+        what: the run is, in one word, for the message.
+
+    Raises:
+        InputError: another process writes into the folder, or the log cannot be written.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        close_logs()
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise unwritable(path, error) from error
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        assert self.stream is not None
+        if not lock_file(self.stream):
+            self.close()
+            raise InputError(
+                f"output_dir '{path.parent}' is in use by another {what}: wait for its end or name another "
+                "folder with --output_dir."
+            )
+
+    def empty(self) -> None:
+        """Take out all lines; the file stays, as it carries the lock."""
+        assert self.stream is not None
+        self.stream.truncate(0)
+
+
+def close_logs() -> None:
+    """Stop writing the logs of this process's runs, and let others have their folders."""
+    package = logging.getLogger(__package__)
+    for handler in [handler for handler in package.handlers if isinstance(handler, LockedLog)]:
+        package.removeHandler(handler)
+        handler.close()
 
 
 def ensure_folder(path: str | os.PathLike[str], key: str) -> Path:

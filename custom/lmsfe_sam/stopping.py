@@ -1,4 +1,7 @@
-"""Stop a command on SIGINT (Ctrl-C) or SIGTERM, with a sentence and nothing half written."""
+"""Stop a command with a sentence and nothing half written.
+
+On SIGINT (Ctrl-C), SIGTERM, and SIGHUP, which a process gets when its terminal is closed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Windows has no SIGHUP."""
 
 
 class Stopped(BaseException):
@@ -34,7 +38,7 @@ class Stopped(BaseException):
 
 
 def raise_stopped() -> None:
-    """Raise `Stopped` on SIGINT and SIGTERM from now on; a second signal ends the process at once.
+    """Raise `Stopped` on `SIGNALS` from now on; a second signal ends the process at once.
 
     Handlers that somebody else has set stay, and so do signals that the process was started to ignore, as by
     ``nohup``.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.data.checking import exclude_normal_images
-from lmsfe_sam.data.datalist_entries import read_entry
+from lmsfe_sam.data.datalist_entries import read_entry, read_head
 from lmsfe_sam.data.duplicates import find_pairs, groups_of
 from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, FolderContents, Record
 from lmsfe_sam.data.layouts.registry import LAYOUTS, Layout
@@ -357,28 +358,33 @@ def _datalist_file(folder: Path, layout: str) -> Path | None:
 def _read_datalist(path: Path) -> DataList:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{path}' cannot be read as JSON ({error}): write it again.") from error
     if not isinstance(content, dict) or not any(content.get(section) for section in SECTIONS.values()):
         raise InputError(
             f"'{path}' is no data list: it needs at least one list named {', '.join(SECTIONS.values())} of "
             'entries such as {"image": "a.png", "label": "a_mask.png"}.'
         )
-    folders = [path.parent, *([Path(content["root"])] if content.get("root") else [])]
+    head = read_head(content, path)
+    folders = [path.parent, *([Path(head.root)] if head.root else [])]
     records = {
-        part: [read_entry(entry, folders, path) for entry in content.get(section) or []]
+        part: [read_entry(entry, folders, path) for entry in getattr(head, section) or []]
         for part, section in SECTIONS.items()
     }
+    for part, section in SECTIONS.items():
+        names = Counter(record["name"] for record in records[part])
+        if again := next((name for name, number in names.items() if number > 1), None):
+            raise InputError(f"'{path}' lists '{again}' more than once in {section}: take the others out.")
     first = next(record for part in PARTS for record in records[part])
     root = next((folder for folder in folders if Path(first["image"]).is_relative_to(folder)), path.parent)
     return DataList(
-        name=str(content.get("name") or path.parent.resolve().name),
+        name=str(head.name or path.parent.resolve().name),
         root=root,
         layout="datalist",
         records=records,
         split_rule="own",
-        seed=int(content.get("seed") or 0),
-        grouping=str(content.get("grouping") or NEAR_DUPLICATES),
+        seed=head.seed or 0,
+        grouping=head.grouping or NEAR_DUPLICATES,
         own_split=True,
     )
 

@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
 
 from lmsfe_sam.data.layouts.folders import Record
 from lmsfe_sam.errors import InputError, short_repr
+
+
+class Entry(BaseModel):
+    """One image of a list; whatever else an entry holds is left alone."""
+
+    image: str
+    label: str | list[str] | None = None
+    mask: str | list[str] | None = None
+    outlines: str | None = None
+    name: str | int | None = None
+    group: str | int | None = None
+    subgroup: dict[str, Any] | None = None
+    masks: Literal["as_drawn", "filled", "inverted"] | None = None
+
+
+class Head(BaseModel):
+    """What a list says of itself."""
+
+    name: str | int | None = None
+    grouping: str | None = None
+    root: str | None = None
+    seed: int | None = None
+    training: list[Any] | None = Field(default_factory=list)
+    validation: list[Any] | None = Field(default_factory=list)
+    test: list[Any] | None = Field(default_factory=list)
+
+
+def read_head(content: Any, source: Path) -> Head:
+    """Return what a list says of itself, and the entries of its sections.
+
+    Raises:
+        InputError: a value that cannot be.
+    """
+    try:
+        return Head.model_validate(content)
+    except ValidationError as error:
+        raise _malformed(error, f"'{source}'") from error
 
 
 def read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
@@ -25,23 +65,46 @@ def read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
         raise InputError(
             f"'{source}' has the entry {short_repr(entry)}: every entry needs an \"image\", a path."
         )
-    label = entry.get("label", entry.get("mask")) or []
-    masks = [label] if isinstance(label, str) else list(label)
-    if not masks and not entry.get("outlines"):
-        raise InputError(f"'{source}' lists the image '{entry['image']}' without a label: add its mask.")
-    name = str(entry.get("name") or Path(entry["image"]).as_posix())
+    try:
+        read = Entry.model_validate(entry)
+    except ValidationError as error:
+        raise _malformed(error, f"'{source}', image '{entry['image']}'") from error
+    label = read.label or read.mask or []
+    masks = [label] if isinstance(label, str) else label
+    if not masks and not read.outlines:
+        raise InputError(f"'{source}' lists the image '{read.image}' without a label: add its mask.")
+    name = str(read.name or Path(read.image).as_posix())
     record: Record = {
-        "image": str(_locate(entry["image"], folders, source)),
+        "image": str(_locate(read.image, folders, source)),
         "label": [str(_locate(mask, folders, source)) for mask in masks],
         "name": name,
-        "group": str(entry.get("group") or name),
-        "subgroup": {str(key): str(value) for key, value in (entry.get("subgroup") or {}).items()},
+        "group": str(read.group or name),
+        "subgroup": {key: str(value) for key, value in (read.subgroup or {}).items()},
     }
-    if entry.get("outlines"):
-        record["outlines"] = str(entry["outlines"])
+    if read.outlines:
+        _check_outlines(read.outlines, name, source)
+        record["outlines"] = read.outlines
+    if read.masks:
+        record["masks"] = read.masks
     if entry.get("spacing"):
         record["spacing"] = _read_spacing(entry["spacing"], name, source)
     return record
+
+
+def _malformed(error: ValidationError, where: str) -> InputError:
+    first = error.errors()[0]
+    return InputError(f"{where} has {first['loc'][0]} {short_repr(first['input'])}: {first['msg']}.")
+
+
+def _check_outlines(text: str, name: str, source: Path) -> None:
+    try:
+        is_list = isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        is_list = False
+    if not is_list:
+        raise InputError(
+            f"'{source}' gives '{name}' the outlines {short_repr(text)}: write a JSON list of polygons as text."
+        )
 
 
 def _read_spacing(spacing: Any, name: str, source: Path) -> list[float]:

@@ -52,7 +52,13 @@ class ForeignMasks:
     def _match(self, names: Sequence[str]) -> dict[str, Path]:
         """Return each image's file."""
         found = [file for file in sorted(self.folder.rglob("*")) if file.is_file() and known_suffix(file)]
-        by_path = {_key(file.relative_to(self.folder)): file for file in found}
+        by_path: dict[str, Path] = {}
+        for file in found:
+            other = by_path.setdefault(_key(file.relative_to(self.folder)), file)
+            if other != file:
+                raise InputError(
+                    f"predictions '{other}' and '{file.name}' differ in their ending only: keep one of them."
+                )
         keys = {name: _key(PurePosixPath(name)) for name in names}
         if not any(key in by_path for key in keys.values()):
             keys = {name: key.rsplit("/", 1)[-1] for name, key in keys.items()}

@@ -18,6 +18,7 @@ from lmsfe_sam.evaluation.report import writing
 from lmsfe_sam.evaluation.report.page import write_report
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import RunInfo, Summary, summarise
+from lmsfe_sam.files import close_logs
 from lmsfe_sam.prompts.simulate import CONTROLS
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class EvaluationWriter:
         self.results.extend(output)
 
     def finish(self, engine: Engine) -> None:
-        """Write everything, on the first process.
+        """Write everything, on the first process, and let others have the folder.
 
         Raises:
             InputError: a file cannot be written.
@@ -103,6 +104,7 @@ class EvaluationWriter:
         writing.write_summary(summary, self.folder / "summary.json")
         report = f"Report: {self.folder / 'report.html'}"
         logger.info("%s\n%s%s", _table(summary), _paired_table(summary), report)
+        close_logs()
 
     def _read(self, name: str) -> NDArray[np.uint8]:
         return load_image_and_mask(self.records[name])[0]

@@ -17,7 +17,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
 from lmsfe_sam.evaluation.protocol import kind_of, network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
-from lmsfe_sam.files import ensure_folder
+from lmsfe_sam.files import LockedLog, ensure_folder, remove_leftovers
 from lmsfe_sam.model.network import PROMPT_KINDS
 from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.options import EvaluationOptions, check_options
@@ -26,6 +26,8 @@ from lmsfe_sam.settings import check_device_and_precision, folders_of, framed
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)
+
+LOG = "evaluation.log"
 
 MACHINE_TIME = "machine_time.json"
 """What training writes beside its checkpoint."""
@@ -65,6 +67,21 @@ def check_settings(options: Mapping[str, Any]) -> None:
     for other in _listed(options["compare"]):
         read_metrics(other)
     ensure_folder(output_dir, "output_dir")
+
+
+def take_folder(output_dir: str) -> None:
+    """Have the output folder for this run alone, and log into it; the first of several processes does.
+
+    What a killed evaluation left half written is removed.
+
+    Raises:
+        InputError: another evaluation writes there.
+    """
+    if is_main_process():
+        log = LockedLog(Path(output_dir) / LOG, "evaluation")
+        log.empty()
+        remove_leftovers(Path(output_dir))
+        logging.getLogger("lmsfe_sam").addHandler(log)
 
 
 def evaluated_network(checkpoint: str, modes: Sequence[str], **expected: Any) -> nn.Module:

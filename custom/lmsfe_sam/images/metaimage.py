@@ -64,9 +64,11 @@ def read_header(file: Path) -> MetaHeader:
 
     Raises:
         ValueError: it is no MetaImage, or a line is malformed.
-        InputError: its pixels are in several files.
+        InputError: its pixels are in several files, or written as text.
     """
     lines, end = _lines(file)
+    if lines.get("binarydata", "true").lower() in ("false", "0", "no"):
+        raise InputError(f"'{file}' has its values written as text: save it with binary data.")
     sizes = tuple(int(size) for size in lines.get("dimsize", "").split())
     n = len(sizes)
     kind = _TYPES.get(lines.get("elementtype", "").upper().removesuffix("_ARRAY"))

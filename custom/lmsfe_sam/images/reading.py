@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import check_is_file
 from lmsfe_sam.images.dicom.reading import open_dicom
 from lmsfe_sam.images.formats import (
     META_SUFFIXES,
@@ -54,8 +55,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
         InputError: a file of no known format, damaged or of more than three dimensions.
     """
     file = Path(path)
-    if file.exists() and not file.is_file():  # opening a pipe would wait for ever
-        raise InputError(f"'{file}' is a folder, a pipe or a device: give a file.")
+    check_is_file(file, f"'{file}'", "a file")
     open_file, form = _opener(file, max_pixels)
     try:
         opened = open_file(file)

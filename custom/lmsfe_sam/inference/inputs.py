@@ -74,6 +74,10 @@ def find_inputs(
         InputError: there is no such file or no image in the folder, or the prompts file has an
             error, names a file that is not there, or several by one name.
     """
+    if slice_index is not None and frames is not None:
+        raise InputError(
+            f"slice is {slice_index} and frames {frames}: give one of them, as --frames K or A:B."
+        )
     given = {} if prompts is None else read_prompts(prompts)
     if source is None:
         return []

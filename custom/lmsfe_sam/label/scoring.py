@@ -168,9 +168,9 @@ class LeastSure(Strategy):
 
         def urgency(image: str) -> tuple[bool, float]:
             info = datastore.get_image_info(image)
-            return now - served_at(info, request.get("strategy")) > SERVED_LATELY, self.method.score(
-                info
-            ) or 0.0
+            since = now - served_at(info, request.get("strategy"))
+            lately = 0 <= since <= SERVED_LATELY  # a clock that was set back counts for nothing
+            return not lately, self.method.score(info) or 0.0
 
         chosen = max(sorted(images), key=urgency)
         return {"id": chosen, "score": self.method.score(datastore.get_image_info(chosen))}

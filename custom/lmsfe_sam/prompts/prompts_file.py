@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import check_is_file
 from lmsfe_sam.prompts.categories import CATEGORIES
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 
@@ -38,8 +39,7 @@ def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
         InputError: no such file, not JSON, or an invalid entry.
     """
     file = Path(path)
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        raise InputError(f"prompts file '{file}' is a pipe or a device: give a JSON file.")
+    check_is_file(file, f"prompts file '{file}'", "a JSON file")
     try:
         content = json.loads(
             file.read_bytes(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.distributed import launch_id, restart_count
 from lmsfe_sam.errors import InputError, short_repr
-from lmsfe_sam.files import atomic_write, ensure_folder, lock_file, remove_leftovers, unwritable
+from lmsfe_sam.files import LockedLog, atomic_write, close_logs, ensure_folder, remove_leftovers
 from lmsfe_sam.model.checkpoints import seal_weights
 from lmsfe_sam.settings import config_files, given_keys
 from lmsfe_sam.stopping import Stopped
@@ -53,26 +53,6 @@ MAY_CHANGE = frozenset(
 """Options that a resumed run may be given other values of."""
 
 PATHS = frozenset({"dataset_dir", "pretrained", "backbone_weights"})
-
-
-class _RunLog(logging.FileHandler):
-    """``training.log`` of a run, which is locked as long as the run writes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8")
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        assert self.stream is not None
-        if not lock_file(self.stream):
-            self.close()
-            raise InputError(
-                f"output_dir '{path.parent}' is in use by another training: wait for its end or name another "
-                "folder with --output_dir."
-            )
-
-    def empty(self) -> None:
-        """Take out all lines; the file stays, as it carries the lock."""
-        assert self.stream is not None
-        self.stream.truncate(0)
 
 
 class RunFolder:
@@ -114,7 +94,7 @@ class RunFolder:
             self._check_settings(self.source)
         if not main_process:
             return
-        log = self._open_log()
+        log = LockedLog(self.path / LOG, "training")
         try:
             if self.source is None:
                 self._make_room(log)
@@ -153,6 +133,20 @@ class RunFolder:
                 "at least one epoch."
             )
         before = _read_settings(source)
+        version = str(_read_object(source, SETTINGS).get("version"))[:20]
+        if unknown := before.keys() - self.settings.keys():
+            raise InputError(
+                f"resume '{source}' was started by version {version}, with options that this version "
+                f"({__version__}) does not have ({', '.join(sorted(unknown)[:6])}): resume it with that "
+                "version, or start a new run."
+            )
+        if new := self.settings.keys() - before.keys():
+            logger.warning(
+                "'%s' was started by version %s, which had no option %s: what is given now counts.",
+                source,
+                version,
+                ", ".join(sorted(new)),
+            )
         for key, value in self.settings.items():
             if key not in MAY_CHANGE and before.get(key, value) != value:
                 raise InputError(
@@ -160,7 +154,7 @@ class RunFolder:
                     f"{short_repr(value)}: repeat the options that it was started with, or start a new run."
                 )
 
-    def _make_room(self, log: _RunLog) -> None:
+    def _make_room(self, log: LockedLog) -> None:
         """Take a finished demonstration out of the way; refuse to do so with anything else."""
         if not (self.path / HISTORY).is_file():
             return
@@ -190,23 +184,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Stop writing the log of this run, and of any run before it in this process."""
-        package = logging.getLogger("lmsfe_sam")
-        for handler in [handler for handler in package.handlers if isinstance(handler, _RunLog)]:
-            package.removeHandler(handler)
-            handler.close()
-
-    def _open_log(self) -> _RunLog:
-        """Open ``training.log``, and have the folder for this process alone.
-
-        Raises:
-            InputError: another training has it, or it cannot be written.
-        """
-        self.close()
-        path = self.path / LOG
-        try:
-            return _RunLog(path)
-        except OSError as error:
-            raise unwritable(path, error) from error
+        close_logs()
 
 
 def _read_object(source: Path, name: str) -> dict[str, Any]:

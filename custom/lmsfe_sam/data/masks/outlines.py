@@ -8,19 +8,27 @@ from typing import Any
 import numpy as np
 
 from lmsfe_sam.data.masks.files import EmptyMaskError
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, short_repr
+from lmsfe_sam.images.limits import MOST_PIXELS
 
 
 def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:
     """Draw one COCO segmentation, a polygon or run lengths, into a mask of the image's size.
 
     Raises:
-        InputError: bad run lengths, or nothing of the image inside.
+        InputError: it is neither, or nothing of the image is inside.
     """
-    if isinstance(outline, Mapping):
-        mask = decode_run_lengths(outline, name)
-    else:
-        mask = draw_polygon(np.asarray(outline, dtype=float).reshape(-1, 2), size)
+    try:
+        if isinstance(outline, Mapping):
+            mask = decode_run_lengths(outline, name)
+        else:
+            mask = draw_polygon(np.asarray(outline, dtype=float).reshape(-1, 2), size)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"An outline of '{name}' is {short_repr(outline)}: give [x0, y0, x1, y1, ...] or run lengths of COCO."
+        ) from error
     if not mask.any():
         raise EmptyMaskError(f"An outline of '{name}' encloses no pixel of it: draw it anew, or take it out.")
     return mask
@@ -63,6 +71,8 @@ def decode_run_lengths(code: Mapping[str, Any], name: str) -> np.ndarray:
         InputError: the runs do not add up to H x W pixels.
     """
     height, width = (int(side) for side in code["size"])
+    if not 0 < height * width <= MOST_PIXELS:
+        raise InputError(f"The run lengths of '{name}' are of {width} x {height} pixels: export them again.")
     counts = code["counts"]
     runs = np.asarray(_decompress(counts) if isinstance(counts, str) else counts, dtype=np.int64)
     if (runs < 0).any() or runs.sum() != height * width:

@@ -240,7 +240,11 @@ class SafeSessions(Sessions):
         with self._one_at_a_time:
             for number in self._numbers():
                 info = self.get(number) or self._read(number)
-                if info is None or info.last_access_ts + info.expiry < time.time():
+                now = int(time.time())
+                if info is not None and info.last_access_ts > now:  # the clock was set back
+                    info.last_access_ts = now
+                    self[number] = info
+                if info is None or info.last_access_ts + info.expiry < now:
                     self.remove_session(number)
                     count += 1
         return count

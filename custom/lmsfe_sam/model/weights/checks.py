@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,6 +20,9 @@ DTYPES = frozenset(
 )
 """Types of numbers that weights may have."""
 
+
+MOST_SHARED = 4
+"""All tensors of a file together are at most so many times its size."""
 
 HASH = "sha256"
 """The key of the file's SHA-256 in the description beside it; older descriptions have none."""
@@ -50,8 +54,24 @@ def check_hash(file: Path) -> None:
         )
 
 
+def check_size(file: Path, tensors: Iterable[Tensor]) -> None:
+    """Refuse tensors that are together much larger than their file, since they lie on top of each other.
+
+    A network that uses some weights twice may share them; no network consists of little else.
+
+    Raises:
+        InputError: they are.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if size > MOST_SHARED * file.stat().st_size:
+        raise InputError(
+            f"checkpoint '{file}' has tensors of {size} bytes in a file of {file.stat().st_size}, "
+            "which share memory: save clone() of each."
+        )
+
+
 def check_tensor(file: Path, name: str, tensor: Tensor) -> None:
-    """Refuse a tensor that is not what it takes: finite numbers, each of which the file holds.
+    """Refuse a tensor that is not what it takes: numbers, each of which the file holds; none is read.
 
     Raises:
         InputError: it is none.
@@ -72,6 +92,14 @@ def check_tensor(file: Path, name: str, tensor: Tensor) -> None:
             f"checkpoint '{file}' has a tensor that is {kind} ({name[:100]}): "
             "save plain numbers, such as float() of each tensor."
         )
+
+
+def check_numbers(file: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that holds NaN or infinity.
+
+    Raises:
+        InputError: it does.
+    """
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         raise InputError(
             f"checkpoint '{file}' holds NaN or infinity ({name[:100]}): "

@@ -22,7 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.weights.checks import check_hash, check_tensor, refuse_compression
+from lmsfe_sam.model.weights.checks import (
+    check_hash,
+    check_numbers,
+    check_size,
+    check_tensor,
+    refuse_compression,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -237,6 +243,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         )
     for name, tensor in content.items():
         check_tensor(file, name, tensor)
+    check_size(file, content.values())
+    for name, tensor in content.items():
+        check_numbers(file, name, tensor)
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 

@@ -1,0 +1,119 @@
+"""What the campaign of benchmarks/reliability/bad_inputs.py has found, kind by kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bombs import meta
+from data_folders import SIZE, disc, make_plain, save, speckle
+from lmsfe_sam.data.datalist import build_datalist
+from lmsfe_sam.data.masks.reading import record_mask
+from lmsfe_sam.errors import InputError, find_input_error
+from lmsfe_sam.evaluation.foreign import ForeignMasks
+from lmsfe_sam.images.reading import read_image
+from lmsfe_sam.inference.inputs import find_inputs
+
+
+@pytest.mark.parametrize("word", ["False", "false", "0"])
+def test_a_metaimage_written_as_text_is_refused_and_not_read_as_numbers(tmp_path: Path, word: str) -> None:
+    meta(tmp_path / "a.mha", "8 8", b"0 " * 64, BinaryData=word)
+    with pytest.raises(InputError, match=r"values written as text: save it with binary data"):
+        read_image(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "/".join(["folder"] * 1000)])
+def test_a_path_that_is_too_long_for_the_system_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OSError) as raised:
+        (tmp_path / name).stat()
+    try:
+        raise RuntimeError("Failed to instantiate component") from raised.value
+    except RuntimeError as error:
+        sentence = find_input_error(error)
+    assert sentence is not None and len(str(sentence)) <= 500
+    assert "is longer than this system allows: give a shorter one." in str(sentence)
+
+
+def test_two_masks_of_one_image_are_refused_and_none_is_chosen(tmp_path: Path) -> None:
+    data = make_plain(tmp_path / "data", 4)
+    records = [record for part in build_datalist(data).records.values() for record in part]
+    masks = shutil.copytree(data / "masks", tmp_path / "predictions")
+    shutil.copy(masks / "case_2.png", masks / "case_2.tif")
+    with pytest.raises(InputError, match=r"case_2\.png' and 'case_2\.tif' differ in their ending only"):
+        ForeignMasks(str(masks), records, 256)
+
+
+@pytest.mark.parametrize("frames", ["all", "0:2", 3])
+def test_a_slice_beside_frames_is_refused_and_not_passed_over(tmp_path: Path, frames: str | int) -> None:
+    with pytest.raises(InputError, match=rf"slice is 1 and frames {frames}: give one of them"):
+        find_inputs(tmp_path, slice_index=1, frames=frames)
+
+
+ENTRY = {"image": "images/case_0.png", "label": "masks/case_0.png"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"training": {}, "test": 7}, "has training {}"),
+        ({"test": [{**ENTRY, "label": 7}]}, r"case_0\.png' has label 7"),
+        ({"test": [{**ENTRY, "group": []}]}, r"has group \[\]"),
+        ({"test": [{**ENTRY, "subgroup": "x"}]}, "has subgroup 'x'"),
+        ({"test": [{**ENTRY, "masks": "maybe"}]}, "has masks 'maybe'"),
+        ({"test": [{"image": "images/case_0.png", "outlines": "7"}]}, "the outlines '7': write a JSON list"),
+        ({"test": [{"image": "images/case_0.png", "outlines": "[" * 9999}]}, "the outlines"),
+        ({"test": [ENTRY], "root": 7}, "has root 7"),
+        ({"test": [ENTRY], "seed": "x"}, "has seed 'x'"),
+        ({"test": [ENTRY, ENTRY]}, r"lists 'images/case_0\.png' more than once in test"),
+    ],
+)
+def test_a_datalist_of_other_values_is_refused_by_name(tmp_path: Path, content: Any, words: str) -> None:
+    data = make_plain(tmp_path, 2)
+    (data / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=words) as refused:
+        build_datalist(data)
+    assert len(str(refused.value)) <= 500
+
+
+def test_a_bottomless_datalist_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        build_datalist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        "x",
+        [["a", "b"]],
+        [1, 2, 3],
+        {"size": [9, 9]},
+        {"size": 9, "counts": [81]},
+        {"size": [9, 9], "counts": ["x"]},
+        {"size": [10**6, 10**6], "counts": [0, 10**12]},
+        {"size": [-9, -9], "counts": [0, 81]},
+    ],
+)
+def test_an_outline_that_is_none_is_refused_before_it_takes_memory(outline: Any) -> None:
+    record = {"image": "a.png", "outlines": json.dumps([outline])}
+    with pytest.raises(InputError, match=r"a\.png"):
+        record_mask(record, (20, 20))
+
+
+def test_how_masks_are_read_survives_the_list_of_a_run(tmp_path: Path) -> None:
+    """HC18's outlines are filled, by the folder and by the datalist.json that training wrote of it."""
+    ring = disc(radius=20) & ~disc(radius=18)
+    for number in range(4):
+        save(tmp_path / "HC18" / f"{number}_HC.png", speckle(number))
+        save(tmp_path / "HC18" / f"{number}_HC_Annotation.png", ring)
+    datalist = build_datalist(tmp_path / "HC18")
+    read = build_datalist(datalist.write(tmp_path / "run" / "datalist.json"))
+    for part, records in datalist.records.items():
+        for before, after in zip(records, read.records[part], strict=True):
+            assert before["masks"] == after["masks"] == "filled"
+            np.testing.assert_array_equal(record_mask(after, SIZE), record_mask(before, SIZE))
