@@ -23,9 +23,9 @@ from lmsfe_sam.evaluation.settings import take_folder
 from lmsfe_sam.files import atomic_write, close_logs, ensure_folder
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference.inputs import find_inputs
-from lmsfe_sam.inference.transforms import measure_objects
 from lmsfe_sam.inference.results import Results
 from lmsfe_sam.inference.saving import SaveResults
+from lmsfe_sam.inference.transforms import measure_objects
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.training.run_folder import RunFolder, write_history
 from tiny import SIZE

@@ -103,7 +103,8 @@ def _check_outlines(text: str, name: str, source: Path) -> None:
         is_list = False
     if not is_list:
         raise InputError(
-            f"'{source}' gives '{name}' the outlines {short_repr(text)}: write a JSON list of polygons as text."
+            f"'{source}' gives '{name}' the outlines {short_repr(text)}: "
+            "write a JSON list of polygons as text."
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from lmsfe_sam.data.masks.files import EmptyMaskError
 from lmsfe_sam.errors import InputError, short_repr
-from lmsfe_sam.images.limits import MOST_PIXELS
+from lmsfe_sam.images.limits import MAX_PIXELS
 
 
 def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:
@@ -27,7 +27,8 @@ def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"An outline of '{name}' is {short_repr(outline)}: give [x0, y0, x1, y1, ...] or run lengths of COCO."
+            f"An outline of '{name}' is {short_repr(outline)}: "
+            "give [x0, y0, x1, y1, ...] or run lengths of COCO."
         ) from error
     if not mask.any():
         raise EmptyMaskError(f"An outline of '{name}' encloses no pixel of it: draw it anew, or take it out.")
@@ -71,7 +72,7 @@ def decode_run_lengths(code: Mapping[str, Any], name: str) -> np.ndarray:
         InputError: the runs do not add up to H x W pixels.
     """
     height, width = (int(side) for side in code["size"])
-    if not 0 < height * width <= MOST_PIXELS:
+    if not 0 < height * width <= MAX_PIXELS:
         raise InputError(f"The run lengths of '{name}' are of {width} x {height} pixels: export them again.")
     counts = code["counts"]
     runs = np.asarray(_decompress(counts) if isinstance(counts, str) else counts, dtype=np.int64)
