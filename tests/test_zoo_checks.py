@@ -42,7 +42,7 @@ def change_metadata(bundle: Path, **values: Any) -> None:
 
 QUICK = (
     checks.required_files,
-    checks.nothing_else,
+    checks.no_other_files,
     checks.file_sizes,
     checks.version_and_changelog,
     checks.metadata_fields,
@@ -68,7 +68,7 @@ def test_a_stray_file(bundle: Path, name: str) -> None:
     (bundle / name).parent.mkdir(exist_ok=True)
     (bundle / name).write_text("")
     with pytest.raises(AssertionError, match="stray"):
-        checks.nothing_else(bundle, "")
+        checks.no_other_files(bundle, "")
 
 
 def test_a_large_file_has_to_be_listed_and_a_listed_one_to_be_large(bundle: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_large_file_has_to_be_listed_and_a_listed_one_to_be_large(bundle: Path
 
     listing.write_text(json.dumps({"large_files": [{**entry, "hash_val": sha256(model)}]}))
     assert "lists models/model.pt" in checks.file_sizes(bundle, "")
-    assert checks.nothing_else(bundle, "")
+    assert checks.no_other_files(bundle, "")
     model.write_bytes(b"other")
     with pytest.raises(AssertionError, match="is another file"):
         checks.file_sizes(bundle, "")

@@ -19,7 +19,7 @@ from lmsfe_sam.model.presets import PRESETS
 from lmsfe_sam.prompts.categories import CATEGORIES
 
 
-def _each_once(names: list[str]) -> list[str]:
+def _unique(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise ValueError("a name is given twice")
     return names
@@ -153,8 +153,8 @@ class TrainingOptions(DataOptions):
     val_interval: Positive = Field(
         description="epochs from one validation to the next; the last is always validated"
     )
-    validation_modes: Annotated[list[ValidationMode], Field(min_length=1), AfterValidator(_each_once)] = (
-        Field(description="prompts of the validation; their mean Dice picks the best weights")
+    validation_modes: Annotated[list[ValidationMode], Field(min_length=1), AfterValidator(_unique)] = Field(
+        description="prompts of the validation; their mean Dice picks the best weights"
     )
     superpixel_targets: Share = Field(
         description="probability that an image's target is a region of superpixels instead"
@@ -248,7 +248,7 @@ class InferenceOptions(Options):
     )
     checkpoint: Text = Field(description="file of weights")
     output_dir: Text = Field(description="folder of the results")
-    outputs: Annotated[list[Output], AfterValidator(_each_once)] = Field(
+    outputs: Annotated[list[Output], AfterValidator(_unique)] = Field(
         description="what is written beside objects.csv, see docs/outputs.md"
     )
     output_ext: Literal[".png", ".nii.gz", ".nii", ".nrrd", ".mha", ".dcm"] = Field(

@@ -100,7 +100,7 @@ def run_batch(options: BatchOptions) -> Summary:
         record.open(settings)
         plan = make_plan(sources, record)
         stack.callback(clear_plan, store)
-        _say(plan, store)
+        _announce(plan, store)
         failures = Failures(store, stack.enter_context(store.scratch()))
         writing = _Writing(record, own, failures, options, plan)
         return writing.run(_work(job, store, plan, options))
@@ -120,7 +120,7 @@ def _check(job: Job, options: BatchOptions) -> dict[str, Any]:
     return mask_settings(given)
 
 
-def _say(plan: Plan, store: Store) -> None:
+def _announce(plan: Plan, store: Store) -> None:
     done = plan.total - plan.left
     if not plan.left:
         logger.info(

@@ -190,9 +190,9 @@ class UltrasoundApp(MONAILabelApp):
         """
         if not torch.cuda.is_available():
             request = {**request, "multi_gpu": False}
-        return self._batch_infer(request, datastore or self.datastore(), self._infer_or_say_why_not)
+        return self._batch_infer(request, datastore or self.datastore(), self._try_infer)
 
-    def _infer_or_say_why_not(self, request: dict[str, Any], datastore: Datastore) -> Any:
+    def _try_infer(self, request: dict[str, Any], datastore: Datastore) -> Any:
         try:
             return self.infer(request, datastore)
         except Exception as error:

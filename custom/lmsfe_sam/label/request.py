@@ -55,7 +55,7 @@ class Region(NamedTuple):
     slices: tuple[float, float] | None
 
 
-class _OfRequestsd(MapTransform):
+class _RequestTransformd(MapTransform):
     """A transform of a server's requests; records of the command line pass through as they are."""
 
     def __init__(self, keys: KeysCollection = "image") -> None:
@@ -73,7 +73,7 @@ class _OfRequestsd(MapTransform):
         """Change a request's data."""
 
 
-class ChooseSliced(_OfRequestsd):
+class ChooseSliced(_RequestTransformd):
     """Put the slice that a request is about into the data, where `LoadFileImaged` looks for it.
 
     It is the parameter ``slice``, else that of the last foreground click, of the last background
@@ -95,7 +95,7 @@ class ChooseSliced(_OfRequestsd):
             request[SLICE] = index
 
 
-class ReadPromptsd(_OfRequestsd):
+class ReadPromptsd(_RequestTransformd):
     """Turn a request's clicks and box on the image's slice into the prompt of one object.
 
     A box may hang over the image's border, where it is cut.

@@ -132,7 +132,7 @@ def handle_error(request: Request, error: Exception) -> JSONResponse:
     if wrong is not None:
         return _sentence(wrong.status if isinstance(wrong, Fault) else 400, for_clients(str(wrong)))
     if isinstance(error, RequestValidationError):
-        return _sentence(422, _what_is_invalid(error))
+        return _sentence(422, _describe_invalid(error))
     if isinstance(error, HTTPException):
         return _sentence(error.status_code, _in_words(request, error), dict(error.headers or {}))
     if isinstance(error, MONAILabelException) and error.error == MONAILabelError.INVALID_INPUT:
@@ -171,7 +171,7 @@ class Quiet:
             logger.debug("Answered already: %s", type(error).__name__)
 
 
-def _what_is_invalid(error: RequestValidationError) -> str:
+def _describe_invalid(error: RequestValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(shorten(part, 40) for part in first["loc"] if part not in ("query", "path", "body"))
     text = str(first["msg"])

@@ -184,7 +184,7 @@ def prepare_app(app: Path, bundle: Path, names: Sequence[str]) -> None:
             )
         target = app / "model" / name
         if not _made_of(target, digest):
-            _put_aside(target, app / "before")
+            _back_up(target, app / "before")
             try:
                 write_bundle(bundle, target)
             except OSError as error:  # a half one lacks SOURCE, and is made anew at the next start
@@ -201,7 +201,7 @@ def write_bundle(bundle: Path, target: Path) -> None:
         shutil.copytree(bundle / part, target / part)
 
 
-def _put_aside(target: Path, before: Path) -> None:
+def _back_up(target: Path, before: Path) -> None:
     if target.exists():
         before.mkdir(exist_ok=True)
         backup = before / f"{target.name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -29,7 +29,7 @@ class FewTokenAttention(Attention):
     def attend_to_image(self, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Let ``tokens (M, T, C)`` attend to an image's ``keys`` and ``values (M, L, C)``."""
         m, t, c = tokens.shape
-        if not self._are_few(t):
+        if not self._is_small(t):
             return self.forward(tokens, keys, values)
         q = self._scaled_heads(self.q_proj(tokens))
         projected = torch.einsum("mntd,ndc->mntc", q, self._by_head(self.k_proj.weight)).flatten(1, 2)
@@ -42,7 +42,7 @@ class FewTokenAttention(Attention):
     def attend_to_tokens(self, image: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Let ``image (M, L, C)`` attend to the tokens' ``keys`` and ``values (M, T, C)``."""
         m, t, c = keys.shape
-        if not self._are_few(t):
+        if not self._is_small(t):
             return self.forward(image, keys, values)
         k = self._scaled_heads(self.k_proj(keys))
         projected = torch.einsum("mntd,ndc->mntc", k, self._by_head(self.q_proj.weight)).flatten(1, 2)
@@ -53,7 +53,7 @@ class FewTokenAttention(Attention):
         projected_values = torch.einsum("mntd,cnd->mntc", self._heads(self.v_proj(values)), out).flatten(1, 2)
         return torch.baddbmm(self.out_proj.bias, weights, projected_values)
 
-    def _are_few(self, tokens: int) -> bool:
+    def _is_small(self, tokens: int) -> bool:
         return tokens * self.num_heads < self.internal_dim
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def _carry(
         inputs = torch.cat([load_windows(image, [window], network.image_size, device) for image in images])
         embedding = network.encode(inputs)
         for number in range(len(batch)):
-            if number and _has_left(before, window, size, network.image_size, settings):
+            if number and _left_image(before, window, size, network.image_size, settings):
                 break
             after = _decode(network, _one(embedding, number), before, window, settings)
             if not _is_same(before, after, settings):
@@ -193,7 +193,7 @@ def _window(before: WindowPrediction, size: Size, side: int, settings: Tracking)
     return window_around(box, size, zoom.share, zoom.min_side or side)
 
 
-def _has_left(before: WindowPrediction, window: Window, size: Size, side: int, settings: Tracking) -> bool:
+def _left_image(before: WindowPrediction, window: Window, size: Size, side: int, settings: Tracking) -> bool:
     """Whether an object has moved so far that its window would move by a tenth of its side, or grow."""
     wanted = _window(before, size, side, settings)
     moved = max(abs(wanted.top - window.top) / window.height, abs(wanted.left - window.left) / window.width)

@@ -162,7 +162,7 @@ class RunRecorder:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self.restore)
         engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.note_loss)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.record_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def start_epoch(self, engine: Engine) -> None:
@@ -170,7 +170,7 @@ class RunRecorder:
         self._losses = []
         self._started = time.monotonic()
 
-    def note_loss(self, engine: Any) -> None:
+    def record_loss(self, engine: Any) -> None:
         """Add a step's loss to the epoch's mean."""
         self._losses.append(engine.state.output[Keys.LOSS])
 
@@ -260,7 +260,7 @@ class RunRecorder:
         engine.state.epoch = saved["epoch"]
         engine.state.iteration = saved["epoch"] * length
         if self.folder.main_process:
-            self._take_over(path.parent)
+            self._copy_records(path.parent)
         logger.info("Going on with '%s' after epoch %d of %d.", path.parent, saved["epoch"], epochs)
 
     def _load(self, engine: Any, saved: dict[str, Any]) -> None:
@@ -281,7 +281,7 @@ class RunRecorder:
             stop.load_state_dict({**stop.state_dict(), **saved["early_stop"]})  # older ones hold fewer keys
         self.history = saved["history"]
 
-    def _take_over(self, source: Path) -> None:
+    def _copy_records(self, source: Path) -> None:
         """Copy the earlier epochs' results into a run that goes on in another folder.
 
         Raises:

@@ -159,7 +159,7 @@ class PromptedIteration:
         total = 0.0
         parts = torch.arange(len(image), device=image.device).chunk(self.accumulate)
         for part in parts:
-            with nullcontext() if part is parts[-1] else gradients_kept_here(engine.network):
+            with nullcontext() if part is parts[-1] else local_gradients(engine.network):
                 some = prompts.map(partial(torch.index_select, dim=0, index=part))
                 loss = self._loss(engine, image[part], labels[part], some, target[part], (rng, shared_rng))
                 loss = loss * (len(part) / len(image))
@@ -264,7 +264,7 @@ class ValidationIteration:
         return engine.state.output
 
 
-def gradients_kept_here(network: nn.Module) -> AbstractContextManager[None]:
+def local_gradients(network: nn.Module) -> AbstractContextManager[None]:
     """Return a context in which gradients are added up in this process and not shared with the others yet."""
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()

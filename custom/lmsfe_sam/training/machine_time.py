@@ -44,7 +44,7 @@ class MachineTime:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.stop_if_used_up)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.stop_at_budget)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     @property
@@ -59,7 +59,7 @@ class MachineTime:
             self.used_before = float(json.loads((source / FILE).read_text(encoding="utf-8"))["minutes"])
         self._started = self._clock()
 
-    def stop_if_used_up(self, engine: Any) -> None:
+    def stop_at_budget(self, engine: Any) -> None:
         """Make the epoch under way the last one, and end it now."""
         if self.max_minutes is not None and self.minutes >= self.max_minutes:
             logger.info("The budget of %g minutes of machine time is used up.", self.max_minutes)

@@ -97,7 +97,7 @@ class RunFolder:
         log = LockedLog(self.path / LOG, "training")
         try:
             if self.source is None:
-                self._make_room(log)
+                self._remove_demonstration(log)
             remove_leftovers(self.path)
             self._write_settings()
         except BaseException:
@@ -154,7 +154,7 @@ class RunFolder:
                     f"{short_repr(value)}: repeat the options that it was started with, or start a new run."
                 )
 
-    def _make_room(self, log: LockedLog) -> None:
+    def _remove_demonstration(self, log: LockedLog) -> None:
         """Take a finished demonstration out of the way; refuse to do so with anything else."""
         if not (self.path / HISTORY).is_file():
             return
@@ -196,22 +196,22 @@ def _read_object(source: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads((source / name).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise _lost(source, name, "is missing") from error
+        raise _missing_file(source, name, "is missing") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _lost(source, name, "is damaged") from error
+        raise _missing_file(source, name, "is damaged") from error
     if not isinstance(content, dict):
-        raise _lost(source, name, "is damaged")
+        raise _missing_file(source, name, "is damaged")
     return content
 
 
 def _read_settings(source: Path) -> dict[str, Any]:
     settings = _read_object(source, SETTINGS).get("settings")
     if not isinstance(settings, dict):
-        raise _lost(source, SETTINGS, "is damaged")
+        raise _missing_file(source, SETTINGS, "is damaged")
     return settings
 
 
-def _lost(source: Path, name: str, what: str) -> InputError:
+def _missing_file(source: Path, name: str, what: str) -> InputError:
     return InputError(
         f"resume '{source}' cannot be gone on with, as its {name} {what}: "
         "put the file back, or start a new run."
@@ -238,7 +238,7 @@ def write_datalist(datalist: DataList, folder: RunFolder) -> None:
             try:
                 names = [record["name"] for record in before[section]]
             except (KeyError, TypeError) as error:
-                raise _lost(folder.source, DATALIST, "is damaged") from error
+                raise _missing_file(folder.source, DATALIST, "is damaged") from error
             if names != [record["name"] for record in datalist.records[part]]:
                 raise InputError(
                     f"resume '{folder.source}' was started with other {section} images than dataset_dir "

@@ -153,7 +153,7 @@ def file_sizes(bundle: Path, schema: str) -> str:
     return f"{len(sizes)} files, the largest {max(sizes.values()) / 1e6:.1f} MB; {note}"
 
 
-def nothing_else(bundle: Path, schema: str) -> str:
+def no_other_files(bundle: Path, schema: str) -> str:
     """No caches, results or hidden files."""
     expected = {"LICENSE", "configs", "docs", "models", PACKAGE}
     stray = {path.name for path in bundle.iterdir()} - expected - {"large_files.yml"}
@@ -234,7 +234,7 @@ def properties_of_apps(bundle: Path, schema: str) -> str:
 
 CHECKS: tuple[Check, ...] = (
     required_files,
-    nothing_else,
+    no_other_files,
     file_sizes,
     version_and_changelog,
     metadata_fields,

@@ -168,7 +168,7 @@ def properties_of_inference(bundle: Path, schema: str) -> str:
     return _properties(bundle, "inference", ["inference.json"])
 
 
-def commands_from_elsewhere(bundle: Path, schema: str) -> str:
+def commands_from_another_folder(bundle: Path, schema: str) -> str:
     """The command lines work in a fresh process, from a folder outside the bundle: a phantom is segmented.
 
     One epoch of training and an evaluation on phantoms come after it.
@@ -235,7 +235,7 @@ CHECKS: tuple[Callable[[Path, str], str], ...] = (
     selftest,
     properties_of_training,
     properties_of_evaluation,
-    commands_from_elsewhere,
+    commands_from_another_folder,
 )
 
 

@@ -76,7 +76,7 @@ class RecordFile:
             aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
             self.path.replace(aside)
             logger.warning("The record of images was damaged: it is in '%s', and repaired.", aside.name)
-            return self._mended(text)
+            return self._repaired(text)
         self._seen = stamp
         return model
 
@@ -106,7 +106,7 @@ class RecordFile:
             return
         spare.replace(self.backup)
 
-    def _mended(self, text: str) -> LocalDatastoreModel:
+    def _repaired(self, text: str) -> LocalDatastoreModel:
         model = LocalDatastoreModel(name="new-dataset", description="New Dataset", images_dir=".")
         try:
             model = parse(self.backup.read_text(encoding="utf-8"))
@@ -135,7 +135,7 @@ def parse(text: str) -> LocalDatastoreModel:
         raise ValueError("nested too deep") from error
     model = LocalDatastoreModel.model_validate(content)
     return model.model_copy(
-        update={"images_dir": ".", "labels_dir": "labels", "objects": _harmless(model.objects)}
+        update={"images_dir": ".", "labels_dir": "labels", "objects": _without_unsafe_names(model.objects)}
     )
 
 
@@ -155,16 +155,16 @@ def whole_entries(text: str) -> dict[str, ImageLabelModel]:
             entries[name] = ImageLabelModel.model_validate(entry)
     except (ValueError, RecursionError, ValidationError):
         pass  # here it is damaged
-    return _harmless(entries)
+    return _without_unsafe_names(entries)
 
 
-def _harmless(objects: dict[str, ImageLabelModel]) -> dict[str, ImageLabelModel]:
-    harmless = {}
+def _without_unsafe_names(objects: dict[str, ImageLabelModel]) -> dict[str, ImageLabelModel]:
+    safe = {}
     for name, entry in objects.items():
         if is_plain(name) and _SUFFIX.fullmatch(entry.image.ext):
             labels = {tag: label for tag, label in entry.labels.items() if _is_label(tag, label)}
-            harmless[name] = entry.model_copy(update={"labels": labels})
-    return harmless
+            safe[name] = entry.model_copy(update={"labels": labels})
+    return safe
 
 
 def _is_label(tag: Any, label: DataModel) -> bool:
@@ -204,7 +204,7 @@ class SafeSessions(Sessions):
             FullDiskError: there is no room for it.
         """
         with self._one_at_a_time:
-            self._make_room(Path(data_file).stat().st_size)
+            self._evict(Path(data_file).stat().st_size)
             number = str(uuid.uuid4())
             folder = Path(self.store_path) / number
             now = int(time.time())
@@ -249,7 +249,7 @@ class SafeSessions(Sessions):
                     count += 1
         return count
 
-    def _make_room(self, size: int) -> None:
+    def _evict(self, size: int) -> None:
         numbers = self._numbers()
         known = {number: self.get(number) or self._read(number) for number in numbers}
         by_use = sorted(numbers, key=lambda number: getattr(known[number], "last_access_ts", 0))
