@@ -12,6 +12,7 @@ import pytest
 
 from bombs import meta
 from data_folders import SIZE, disc, make_plain, save, speckle
+from lmsfe_sam.data.combined import find_records
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError, find_input_error
@@ -117,3 +118,22 @@ def test_how_masks_are_read_survives_the_list_of_a_run(tmp_path: Path) -> None:
         for before, after in zip(records, read.records[part], strict=True):
             assert before["masks"] == after["masks"] == "filled"
             np.testing.assert_array_equal(record_mask(after, SIZE), record_mask(before, SIZE))
+
+
+def test_repeats_for_one_set_are_refused_and_not_passed_over(tmp_path: Path) -> None:
+    data = make_plain(tmp_path, 4)
+    for one in (str(data), None):
+        with pytest.raises(
+            InputError, match=r"repeats is \[1, 2\]: leave it out, or give"
+        ):
+            find_records(one, "auto", "group", 0, 8, [1, 2])
+
+
+def test_the_list_of_a_run_with_repeats_is_read_again(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_plain(tmp_path / name, 8)
+    datalist = find_records([str(tmp_path / "a"), str(tmp_path / "b")], "auto", "group", 0, 8, [2, 1])
+    read = build_datalist(datalist.write(tmp_path / "run" / "datalist.json"))
+    assert [len(read.records[part]) for part in ("train", "val", "test")] == [
+        len(datalist.records[part]) for part in ("train", "val", "test")
+    ]

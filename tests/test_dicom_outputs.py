@@ -15,7 +15,12 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from pydicom.uid import UltrasoundImageStorage, UltrasoundMultiFrameImageStorage, generate_uid
+from pydicom.uid import (
+    EnhancedUSVolumeStorage,
+    UltrasoundImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    generate_uid,
+)
 
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference.writers.dicom_seg import make_segmentation
@@ -229,12 +234,14 @@ def test_categories_have_the_codes_of_pydicoms_dictionary() -> None:
             assert meaning.casefold() in {one[0].casefold() for one in known[value]}
 
 
-@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(
+    ("frames", "sop_class"),
+    [(1, UltrasoundImageStorage), (3, UltrasoundMultiFrameImageStorage), (3, EnhancedUSVolumeStorage)],
+)
 @pytest.mark.parametrize("deidentify", [False, True])
-def test_dciodvfy_finds_no_error(tmp_path: Path, frames: int, deidentify: bool) -> None:
+def test_dciodvfy_finds_no_error(tmp_path: Path, frames: int, sop_class: str, deidentify: bool) -> None:
     if shutil.which("dciodvfy") is None:
         pytest.skip("dciodvfy of Debian's dicom3tools is not installed")
-    sop_class = UltrasoundMultiFrameImageStorage if frames > 1 else UltrasoundImageStorage
     path = save(tmp_path, frames=frames, SOPClassUID=sop_class, **PERSON)
     write(tmp_path, [result(path, frame, frames) for frame in range(frames)], deidentify=deidentify)
     for name in ("seg.dcm", "probabilities.dcm", "sr.dcm"):

@@ -11,7 +11,7 @@ from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.data.layouts.folders import Record
 from lmsfe_sam.data.phantoms.rendering import phantom_records
 from lmsfe_sam.data.splits import PARTS
-from lmsfe_sam.errors import InputError
+from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.settings import folders_of
 
@@ -50,6 +50,10 @@ def find_records(
         InputError: see `build_datalist` and `combine`; or ``objects`` or ``prompted_only`` does not fit
             the datasets.
     """
+    if repeats is not None and (dataset_dir is None or isinstance(dataset_dir, str)):
+        raise InputError(
+            f"repeats is {short_repr(repeats)}: leave it out, or give dataset_dir a list of folders."
+        )
     if dataset_dir is not None:
         found = [
             build_datalist(folder, layout, split_rule, seed, validation_fraction, test_fraction, max_pixels)

@@ -372,6 +372,8 @@ def _read_datalist(path: Path) -> DataList:
         for part, section in SECTIONS.items()
     }
     for part, section in SECTIONS.items():
+        if part == "train":  # where an image may be shown several times an epoch
+            continue
         names = Counter(record["name"] for record in records[part])
         if again := next((name for name, number in names.items() if number > 1), None):
             raise InputError(f"'{path}' lists '{again}' more than once in {section}: take the others out.")

@@ -12,7 +12,10 @@ PICTURE_SUFFIXES = frozenset(
 )
 """Endings, in lower case, of picture files."""
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
+PAIR_SUFFIX = ".hdr"
+"""Of the header of a NIfTI pair, whose voxels are in the ``.img`` beside it."""
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz", PAIR_SUFFIX)
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 META_SUFFIXES = (".mha", ".mhd")
 ITK_SUFFIXES = (*NRRD_SUFFIXES, *META_SUFFIXES)
@@ -20,6 +23,9 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 INPUT_SUFFIXES = (*sorted(PICTURE_SUFFIXES), *NIFTI_SUFFIXES, *ITK_SUFFIXES, *DICOM_SUFFIXES)
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mpg", ".mpeg", ".mkv", ".webm", ".wmv")
+
+_PAIR_MAGIC = {344: b"ni1\0", 4: b"ni2\0"}
+"""Where NIfTI 1 and 2 write what."""
 
 _DICOM_PREAMBLE = 128
 _DICOM_MAGIC = b"DICM"
@@ -79,4 +85,17 @@ def list_images(folder: Path) -> list[Path]:
 
 def is_input(path: Path) -> bool:
     """Whether a file is an image that is read."""
-    return path.is_file() and (known_suffix(path) != "" or is_dicom(path))
+    if not path.is_file():
+        return False
+    suffix = known_suffix(path)
+    return is_pair_header(path) if suffix == PAIR_SUFFIX else suffix != "" or is_dicom(path)
+
+
+def is_pair_header(path: Path) -> bool:
+    """Whether a file is the header of a NIfTI pair; other formats have headers by that suffix, too."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(max(_PAIR_MAGIC) + 4)
+    except OSError:
+        return False
+    return any(start[place : place + 4] == magic for place, magic in _PAIR_MAGIC.items())

@@ -14,6 +14,7 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import metaimage
+from lmsfe_sam.images.formats import PAIR_SUFFIX, is_pair_header, known_suffix
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
 from lmsfe_sam.images.limits import CHUNK, MAX_HEADER, decompress_bounded
 from lmsfe_sam.images.scale import UNKNOWN_SCALE, Scale, header_scale, is_known
@@ -46,6 +47,8 @@ def open_nifti(file: Path) -> ImageFile:
     """
     import nibabel
 
+    if known_suffix(file) == PAIR_SUFFIX:
+        _check_pair(file)
     raw = _raw_nifti(file)
     if not 0 <= float(raw["vox_offset"]) <= MAX_HEADER:  # all before the voxels is read at once
         raise InputError(f"'{file}' has a header of more than {MAX_HEADER} bytes: save it again.")
@@ -185,6 +188,15 @@ def _usable(affine: np.ndarray, file: Path) -> np.ndarray:
         return affine
     logger.warning("'%s' has a geometry that cannot be: the masks get none.", file)
     return LPS_TO_RAS
+
+
+def _check_pair(file: Path) -> None:
+    """Refuse a header that is not of a NIfTI pair, or has no file of voxels beside it."""
+    if not is_pair_header(file):
+        raise InputError(f"'{file}' is no header of a NIfTI pair: save the image as one .nii.gz.")
+    voxels = file.with_suffix(".IMG" if file.suffix.isupper() else ".img")
+    if not voxels.is_file():
+        raise InputError(f"'{file}' has its voxels in '{voxels.name}', which is no file: put it beside it.")
 
 
 def _raw_nifti(file: Path) -> Any:

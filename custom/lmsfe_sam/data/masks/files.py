@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lmsfe_sam.data.masks.segments import Segments, read_segments
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.dicom.reading import read_segmentation
-from lmsfe_sam.images.formats import PICTURE_SUFFIXES, is_dicom, known_suffix
+from lmsfe_sam.images.formats import NRRD_SUFFIXES, PICTURE_SUFFIXES, is_dicom, known_suffix
 from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.images.pictures import brightest_value, read_indices
 from lmsfe_sam.images.reading import read_image
@@ -52,10 +53,12 @@ class MaskFile:
     Attributes:
         labels: (H, W) int32, 0 outside, the file's class values inside; 1 where it has one class.
         soft: whether its border was soft, and cut at half.
+        segments: of 3D Slicer, which may overlap; ``labels`` is their union.
     """
 
     labels: np.ndarray
     soft: bool = False
+    segments: Segments | None = None
 
 
 def read_mask(path: str | Path, frame: int | None = None) -> np.ndarray:
@@ -88,6 +91,8 @@ def read_label_map(path: str | Path, frame: int | None = None, max_pixels: int =
     suffix = known_suffix(file)
     if is_dicom(file) and (segments := read_segmentation(file)) is not None:
         return MaskFile(segments)
+    if suffix in NRRD_SUFFIXES and frame is None and (layered := read_segments(file, max_pixels)) is not None:
+        return MaskFile(layered.union(), segments=layered)
     pixels = read_image(file, frame, max_pixels).pixels
     indices = read_indices(file) if suffix in PICTURE_SUFFIXES and not frame else None
     if indices is not None and (labels := _from_palette(indices, pixels)) is not None:

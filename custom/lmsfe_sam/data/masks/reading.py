@@ -87,11 +87,14 @@ def _labels_of(
 ) -> list[tuple[int, np.ndarray]]:
     """Return each (label, mask) of a file, read as the record's ``masks`` says and turned as its image."""
     read = read_label_map(path, record.get("frame"), pixel_limit(record))
-    labels = match_orientation(read.labels, path, record["image"], size)
     kind = record.get("masks") or "as_drawn"
-    if kind == "inverted":
-        labels = (labels == 0).astype(np.int32)
-    found = [(int(value), labels == value) for value in np.unique(labels) if value > 0]
+    if read.segments is not None and kind != "inverted":
+        found = list(read.segments.within(size).items())
+    else:
+        labels = match_orientation(read.labels, path, record["image"], size)
+        if kind == "inverted":
+            labels = (labels == 0).astype(np.int32)
+        found = [(int(value), labels == value) for value in np.unique(labels) if value > 0]
     if not found:
         raise empty_mask(str(path))
     return [(label, filled(mask)) for label, mask in found] if kind == "filled" else found
