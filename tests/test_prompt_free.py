@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from lmsfe_sam import ImageEmbedding
 from lmsfe_sam.baselines import build_promptable
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.prediction import predict_boxes, predict_without_prompt
+from lmsfe_sam.evaluation.prediction import predict_boxes, predict_without_prompt, whole_input
 from lmsfe_sam.model.prompt_free import CHUNK, PromptFreeNetwork, as_promptable, draw_boxes
 from lmsfe_sam.model.promptable import PromptableNetwork
 from lmsfe_sam.prompts.prompt import Prompts
@@ -192,16 +192,13 @@ def test_trainer_and_evaluator_take_both_forms(image: Tensor) -> None:
         network = prompted(form)
         steps = PromptedSteps(network, correction_steps=2)(image, Prompts(boxes=boxes), target, rng)
         assert len(steps) == 1 and PromptedLoss()(steps[0], target).isfinite()
-    answers = predict_boxes(
-        prompted("box"), prompted("box").encode(image), [(20, 30), (32, 32)], BOXES.double().numpy()
-    )
+    frames = [whole_input(prompted("box"), size) for size in ((20, 30), (32, 32))]
+    answers = predict_boxes(prompted("box"), prompted("box").encode(image), frames, BOXES.double().numpy())
     assert [[answer.mask.shape for answer in own] for own in answers] == [[(20, 30)] * 2, [(32, 32)] * 2]
-    answers = predict_without_prompt(prompted("none"), prompted("none").encode(image), [(20, 30), (32, 32)])
+    answers = predict_without_prompt(prompted("none"), prompted("none").encode(image), frames)
     assert [answer.mask.shape for answer in answers] == [(20, 30), (32, 32)]
     with pytest.raises(InputError, match="takes no prompts, but was given boxes"):
-        predict_boxes(
-            prompted("none"), prompted("none").encode(image), [(32, 32)] * 2, BOXES.double().numpy()
-        )
+        predict_boxes(prompted("none"), prompted("none").encode(image), frames, BOXES.double().numpy())
 
 
 def test_an_embedding_can_be_indexed_as_ours() -> None:

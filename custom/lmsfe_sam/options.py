@@ -188,6 +188,10 @@ class EvaluationOptions(DataOptions):
         description="mask of an object: SAM's advice, its first token, or the best of the other three by "
         "predicted IoU; null: the network's own way (best for SAM-Med2D, else sam)"
     )
+    preprocessing: Literal["ours", "authors"] | None = Field(
+        description="how images reach the network's input: ours, or as its authors do (docs/baselines.md); "
+        "null: the authors' for a published file of SAM, EdgeSAM, MedSAM or SAM-Med2D, else ours"
+    )
     output_dir: Text = Field(description="folder of the results")
     prompt_modes: Text | list[Any] | tuple[Any, ...] | None = Field(
         description='"all", or some modes of docs/protocol.md'

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.evaluation.foreign import MODE
+from lmsfe_sam.evaluation.inputs import AUTHORS
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
 from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run
@@ -225,7 +226,8 @@ def name_of(run: EvaluatedRun, mode: str | None = None) -> str:
     network = run.summary.get("network") or {}
     form = {"box": ", box as a channel", "none": ", image alone"}.get(network.get("prompt_form", ""), "")
     off = [name for name in TOGGLES if network.get("preset") and not network.get(name)]
-    return run.title + form + (f" without {', '.join(off)}" if off else "")
+    own_input = ", its authors' preprocessing" if run.summary.get("preprocessing") == AUTHORS else ""
+    return run.title + form + own_input + (f" without {', '.join(off)}" if off else "")
 
 
 def _interval(value: Estimate, column: str) -> str:

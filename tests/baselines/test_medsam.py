@@ -46,7 +46,7 @@ def test_input(case: str) -> None:
     image, frame = prepared(case)
     assert list(image.shape) == expected["shape"][1:]
     assert image.dtype == torch.float32
-    assert frame == Frame(image_of(case).shape[:2], (1024, 1024), (0, 0), 1024)
+    assert frame == Frame(image_of(case).shape[:2], (1024, 1024), (0, 0), 1024, from_probability=True)
     low, high = expected["uint8_min_max"]
     grey = (image * (high - low) + low).round().to(torch.uint8)
     assert (grey.min(), grey.max()) == (low, high)

@@ -14,6 +14,7 @@ from timm.models.repvit import ConvNorm, RepVggDw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmsfe_sam.baselines.preprocessing import prepare_sam
 from lmsfe_sam.baselines.sam import TOGGLES_OFF
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.mask_decoder import ObjectMaskDecoder
@@ -43,6 +44,8 @@ class EdgeSam(LMSFESAM):
     """
 
     name = "edgesam"
+    prepare = staticmethod(prepare_sam)
+    published_size = 1024
 
     def __init__(self, image_size: int = 1024) -> None:
         if image_size < 32 or image_size % 32:

@@ -7,6 +7,7 @@ logits: `lmsfe_sam.baselines.preprocessing.prepare_medsam` and `medsam_probabili
 
 from __future__ import annotations
 
+from lmsfe_sam.baselines.preprocessing import prepare_medsam
 from lmsfe_sam.baselines.sam import Sam
 
 
@@ -22,6 +23,7 @@ class MedSam(Sam):
     """
 
     name = "medsam"
+    prepare = staticmethod(prepare_medsam)
 
     def __init__(self, image_size: int = 1024, freeze_encoder: bool = False) -> None:
         super().__init__(image_size, freeze_encoder)

@@ -19,19 +19,21 @@ from lmsfe_sam.prompts.coordinates import Size, scale_points
 
 
 class Frame(NamedTuple):
-    """Where an image lies in a network's square input.
+    """Where an image lies in a network's square input, and how masks are made of what comes out.
 
     Attributes:
         original: height and width of the image as it was given.
         content: height and width that it has in the input.
         corner: row and column of its first pixel there.
         side: of the input.
+        from_probability: masks come from resized probabilities (`medsam_probability`), not from logits.
     """
 
     original: Size
     content: Size
     corner: tuple[int, int]
     side: int
+    from_probability: bool = False
 
     def points(self, points: ArrayLike) -> np.ndarray:
         """Move points ``(..., 2)``, x before y, from the image into the input."""
@@ -51,6 +53,17 @@ class Frame(NamedTuple):
         (row, column), (height, width) = self.corner, self.content
         whole = _resize(logits, (self.side, self.side))
         return _resize(whole[..., row : row + height, column : column + width], self.original)
+
+    def masks(self, logits: Tensor, low_res: Tensor) -> Tensor:
+        """Return masks of the image, ``(M, C, H, W)`` bool.
+
+        Args:
+            logits: ``(M, C, h, w)`` of the whole input.
+            low_res: the same as they left the decoder, of which alone probabilities are made.
+        """
+        if self.from_probability:
+            return medsam_probability(low_res, self.original) > 0.5
+        return self.restore(logits) > 0
 
 
 class Prepared(NamedTuple):
@@ -90,7 +103,8 @@ def prepare_medsam(array: ArrayLike, image_size: int = 1024) -> Prepared:
     resized = resize(rgb, square, order=3, preserve_range=True, anti_aliasing=True).astype(np.uint8)
     low, high = int(resized.min()), int(resized.max())
     image = torch.from_numpy((resized - float(low)) / max(high - low, 1e-8)).permute(2, 0, 1)
-    return Prepared(image.float().contiguous(), Frame(_size(rgb), square, (0, 0), image_size))
+    frame = Frame(_size(rgb), square, (0, 0), image_size, from_probability=True)
+    return Prepared(image.float().contiguous(), frame)
 
 
 def medsam_probability(low_res: Tensor, size: Size) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lmsfe_sam.baselines.preprocessing import prepare_sam
 from lmsfe_sam.model.network import LMSFESAM
 
 TOGGLES_OFF: dict[str, Any] = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
@@ -23,11 +24,17 @@ class Sam(LMSFESAM):
             position tables are resized.
         freeze_encoder: the image encoder does not train.
 
+    Attributes:
+        prepare: brings an image to the input as the network's authors do.
+        published_size: side of the input that its published file was trained at.
+
     Raises:
         InputError: the size is no multiple of 16.
     """
 
     name = "sam"
+    prepare = staticmethod(prepare_sam)
+    published_size = 1024
 
     def __init__(self, image_size: int = 1024, freeze_encoder: bool = False) -> None:
         super().__init__("vit_b", image_size, **TOGGLES_OFF)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lmsfe_sam.baselines.preprocessing import prepare_sam_med2d
 from lmsfe_sam.baselines.sam import Sam
 from lmsfe_sam.model.encoder.adapters import ChannelSpatialAdapter
 from lmsfe_sam.model.encoder.image_encoder import Block
@@ -29,6 +30,8 @@ class SamMed2D(Sam):
 
     name = "sam_med2d"
     mask_choice = "best"
+    prepare = staticmethod(prepare_sam_med2d)
+    published_size = 256
 
     def __init__(self, image_size: int = 256, freeze_encoder: bool = True) -> None:
         super().__init__(image_size, freeze_encoder)

@@ -12,6 +12,7 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from lmsfe_sam.baselines.preprocessing import Frame
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation import metrics
 from lmsfe_sam.evaluation.foreign import MODE, ForeignMasks
@@ -20,6 +21,7 @@ from lmsfe_sam.evaluation.prediction import (
     predict_boxes,
     predict_clicks,
     predict_without_prompt,
+    whole_input,
 )
 from lmsfe_sam.evaluation.protocol import (
     BOX_MODES,
@@ -36,16 +38,28 @@ from lmsfe_sam.prompts.simulate import CONTROLS, control_mask, inscribed_ellipse
 
 @dataclass(frozen=True)
 class Case:
-    """One image of a batch: its name, its true mask (H,W) and its pixel's height and width in mm."""
+    """One image of a batch.
+
+    Attributes:
+        name: of the image.
+        truth: its true mask (H,W).
+        spacing: height and width of the mask's pixel in mm, if known.
+        frame: where the image lies in the network's input; None where it fills it.
+    """
 
     name: str
     truth: NDArray[np.bool_]
     spacing: metrics.Spacing | None = None
+    frame: Frame | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the mask."""
         return self.truth.shape[0], self.truth.shape[1]
+
+    def frame_of(self, network: Any) -> Frame:
+        """Return where the image lies in the network's input, in pixels of the mask."""
+        return whole_input(network, self.size) if self.frame is None else self.frame
 
 
 @dataclass(frozen=True)
@@ -121,20 +135,25 @@ class PromptedEvaluation:
     def predict(self, network: Any, images: torch.Tensor, cases: Sequence[Case]) -> list[Predictions]:
         """Encode ``images (B,3,S,S)`` once and predict from every prompt."""
         embedding = network.encode(images)
-        sizes = [case.size for case in cases]
+        frames = [case.frame_of(network) for case in cases]
         predictions = [Predictions.empty() for _ in cases]
-        self._add_boxes(network, embedding, cases, predictions)
-        self._add_clicks(network, embedding, cases, predictions)
+        self._add_boxes(network, embedding, cases, frames, predictions)
+        self._add_clicks(network, embedding, cases, frames, predictions)
         if "none" in self.network_modes:
             for own, found in zip(
-                predictions, predict_without_prompt(network, embedding, sizes), strict=True
+                predictions, predict_without_prompt(network, embedding, frames), strict=True
             ):
                 own.by_mode["none"] = found
                 own.prompts["none"] = ObjectPrompt()
         return predictions
 
     def _add_boxes(
-        self, network: Any, embedding: Any, cases: Sequence[Case], predictions: list[Predictions]
+        self,
+        network: Any,
+        embedding: Any,
+        cases: Sequence[Case],
+        frames: Sequence[Frame],
+        predictions: list[Predictions],
     ) -> None:
         modes = {mode: percent for mode, percent in BOX_MODES.items() if mode in self.network_modes}
         percents = JITTER_PERCENTS if self.curves else tuple(modes.values())
@@ -146,7 +165,7 @@ class PromptedEvaluation:
                 for case in cases
             ]
         )
-        found = predict_boxes(network, embedding, [case.size for case in cases], boxes)
+        found = predict_boxes(network, embedding, frames, boxes)
         for own, own_boxes, own_found in zip(predictions, boxes, found, strict=True):
             own.jitter.extend(own_found)
             for mode, percent in modes.items():
@@ -156,13 +175,19 @@ class PromptedEvaluation:
                 own.prompts[mode] = ObjectPrompt(box=(x0, y0, x1, y1))
 
     def _add_clicks(
-        self, network: Any, embedding: Any, cases: Sequence[Case], predictions: list[Predictions]
+        self,
+        network: Any,
+        embedding: Any,
+        cases: Sequence[Case],
+        frames: Sequence[Frame],
+        predictions: list[Predictions],
     ) -> None:
         counts = {mode: count for mode, count in CLICK_MODES.items() if mode in self.network_modes}
         longest = CLICK_LIMIT if self.curves else max(counts.values(), default=0)
         if longest == 0:
             return
-        found, clicks = predict_clicks(network, embedding, [case.truth for case in cases], longest)
+        truths = [case.truth for case in cases]
+        found, clicks = predict_clicks(network, embedding, truths, longest, frames)
         for own, own_found, own_clicks in zip(predictions, found, clicks, strict=True):
             for mode, count in counts.items():
                 own.by_mode[mode] = own_found[count - 1]
@@ -217,11 +242,12 @@ def _cases(batch: Mapping[str, Any]) -> list[Case]:
     names = batch["name"]
     nothing = [None] * len(names)
     cases = []
-    for name, label, original_size, spacing in zip(
+    for name, label, original_size, spacing, frame in zip(
         names,
         batch["label"],
         batch.get("original_size", nothing),
         batch.get("spacing", nothing),
+        batch.get("frame", nothing),
         strict=True,
     ):
         truth = np.asarray(label).squeeze(0).astype(bool)
@@ -230,7 +256,8 @@ def _cases(batch: Mapping[str, Any]) -> list[Case]:
                 f"The lesion of '{name}' is too small to survive at metric_size {truth.shape[0]}: "
                 "compare at a larger size, or with --metric_size native."
             )
-        cases.append(Case(name, truth, _resized_spacing(spacing, original_size, truth.shape)))
+        own_frame = None if frame is None else frame._replace(original=truth.shape)
+        cases.append(Case(name, truth, _resized_spacing(spacing, original_size, truth.shape), own_frame))
     return cases
 
 

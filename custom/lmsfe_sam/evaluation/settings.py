@@ -15,6 +15,7 @@ from lmsfe_sam.data.datalist import DataList, effective_split
 from lmsfe_sam.distributed import is_main_process
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
+from lmsfe_sam.evaluation.inputs import AUTHORS, OURS
 from lmsfe_sam.evaluation.protocol import kind_of, network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import LockedLog, ensure_folder, remove_leftovers
@@ -215,8 +216,10 @@ def describe_run(
     seed: int,
     bootstrap: int,
     predictions: str | None = None,
+    objects: str | Sequence[str] = "union",
+    as_authors: bool = False,
 ) -> RunInfo:
-    """Return what the summary and the report say about a run."""
+    """Return what the summary and the report say about a run; ``as_authors`` is how images were prepared."""
     alone = isinstance(network, NoNetwork)
     return RunInfo(
         dataset=datalist.name,
@@ -230,6 +233,9 @@ def describe_run(
         version=__version__,
         training=None if alone else _training_of(checkpoint),
         predictions=predictions,
+        objects=objects if isinstance(objects, str) else list(objects),
+        preprocessing=AUTHORS if as_authors else OURS,
+        multimask=getattr(network, "mask_choice", None),
     )
 
 

@@ -45,6 +45,9 @@ class RunInfo:
         version: of this package.
         training: what training wrote of its machine time beside the checkpoint, or None.
         predictions: folder of masks that another program made, or None.
+        objects: what the objects of an image are, one rule or one for each data set.
+        preprocessing: ours, or authors: how images were brought to the network's input.
+        multimask: which of its masks a network with several gave, else None.
     """
 
     dataset: str
@@ -58,6 +61,9 @@ class RunInfo:
     version: str
     training: dict[str, Any] | None = None
     predictions: str | None = None
+    objects: str | list[str] = "union"
+    preprocessing: str = "ours"
+    multimask: str | None = None
 
 
 @dataclass(frozen=True)

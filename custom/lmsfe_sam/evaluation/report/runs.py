@@ -74,7 +74,9 @@ class EvaluatedRun:
         training = self.summary.get("training") or {}
         ignored = {"seed", "minutes", "peak_memory_gib", "epochs", "steps", "steps_an_epoch", "finished"}
         kept = {name: value for name, value in training.items() if name not in ignored}
-        given = {name: self.summary.get(name) for name in ("network", "predictions", "multimask")}
+        given = {
+            name: self.summary.get(name) for name in ("network", "predictions", "multimask", "preprocessing")
+        }
         alone = None if training else str(self.folder)
         return json.dumps([self.title, given, kept, alone], sort_keys=True)
 
@@ -122,11 +124,11 @@ def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
                 f"{both} were evaluated on different images ({len(alone)} in one of them alone, '{alone[0]}' "
                 "first): evaluate both on the same dataset_dir and split."
             )
-        for key in ("metric_size", "objects"):
-            if first.summary.get(key) != other.summary.get(key):
+        for key, default in (("metric_size", None), ("objects", "union")):
+            own, others = first.summary.get(key, default), other.summary.get(key, default)
+            if own != others:
                 raise InputError(
-                    f"{both} were measured with {key} {first.summary.get(key)} and {other.summary.get(key)}: "
-                    "evaluate both with the same."
+                    f"{both} were measured with {key} {own} and {others}: evaluate both with the same."
                 )
         for name, mode in sorted(first.scores.keys() & other.scores.keys()):
             gap = abs(first.scores[name, mode]["dice"] - other.scores[name, mode]["dice"])
