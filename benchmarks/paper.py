@@ -24,7 +24,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,8 +99,8 @@ class Run:
         return self.folder / "evaluation"
 
 
-def main() -> None:
-    options = arguments()
+def main(given: Sequence[str] | None = None) -> None:
+    options = arguments(given)
     if options.probe:
         print(json.dumps(seconds_an_image(options.probe, options.threads)))
         return
@@ -123,7 +123,7 @@ def main() -> None:
     report(todo, left, folder, options, shown=True)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train and evaluate the rows of the paper's tables.")
     parser.add_argument("--dataset_dir")
     parser.add_argument("--output_dir")
@@ -142,7 +142,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default=None)
     parser.add_argument("--image_size", type=int, default=256, help="of the networks, unless too slow")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     if not options.probe and not (options.dataset_dir and options.output_dir):
         parser.error("give --dataset_dir and --output_dir")
     return options

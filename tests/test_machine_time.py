@@ -73,3 +73,13 @@ def test_an_epoch_that_is_cut_short_is_completed(tmp_path: Path) -> None:
     engine.run(range(4), max_epochs=3)
     run.close()
     assert ends == [1]
+
+
+def test_a_run_that_is_stopped_early_is_finished(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"), None, {"dataset_dir": None, "seed": 7})
+    engine = Engine(lambda engine, batch: None)
+    engine.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: engine.terminate())
+    MachineTime(run, "cpu").attach(engine)
+    engine.run(range(3), max_epochs=5)
+    run.close()
+    assert (record(tmp_path / "run")["epochs"], record(tmp_path / "run")["finished"]) == (2, True)

@@ -67,7 +67,7 @@ class MachineTime:
             engine.terminate_epoch()
 
     def write(self, engine: Any) -> None:
-        """Write what has been used so far."""
+        """Write what has been used so far, and whether this was the last epoch, early stopping included."""
         if not self.folder.main_process:
             return
         content = {
@@ -79,7 +79,7 @@ class MachineTime:
             "steps": engine.state.iteration,
             "steps_an_epoch": engine.state.epoch_length,
             "seed": self.folder.settings.get("seed"),
-            "finished": engine.state.epoch >= engine.state.max_epochs,
+            "finished": engine.state.epoch >= engine.state.max_epochs or bool(engine.should_terminate),
         }
         with atomic_write(self.folder / FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
