@@ -71,6 +71,7 @@ def test_the_example(
     assert described["network"] == "my_net.MyNet" and described["prompt_form"] == "box"
     call("evaluating", evaluating, bootstrap=10, gallery=0)
     capsys.readouterr()
-    assert "lmsfe_sam.tables" in printing
-    tables.main(["--runs", str(tmp_path / "runs" / "my_net" / "evaluation")])
+    program, _, named = printing.partition(" --runs ")
+    assert program == "python -m lmsfe_sam.tables"
+    tables.main(["--runs", *(str(tmp_path / path) for path in named.split())])
     assert "| MyNet, box as a channel | tight box | 32 | 1 |" in capsys.readouterr().out

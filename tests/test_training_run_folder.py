@@ -145,10 +145,11 @@ def test_the_next_command_names_the_network_that_was_given(
     network.write_text('{"network_def": {"_target_": "UNet"}}')
     other.write_text('{"epochs": 3}')
     given = {"config_file": f"['configs/train.json', '{network}', '{other}']", "network_def": '{"a": "b c"}'}
+    given["prompt_form"] = "box"
     monkeypatch.setattr("lmsfe_sam.training.run_folder.given_keys", lambda: given)
     line = closing_line(folder)
     assert f"\"['configs/train.json','configs/evaluate.json','{network}']\"" in line
-    assert """--network_def '{"a": "b c"}'""" in line
+    assert """--network_def '{"a": "b c"}' --prompt_form box""" in line
     monkeypatch.setattr("lmsfe_sam.training.run_folder.given_keys", lambda: {})
     assert "network_def" not in closing_line(folder) and "my_net" not in closing_line(folder)
 

@@ -20,24 +20,16 @@ from monai.bundle import run as run_bundle
 from lmsfe_sam import tables
 from lmsfe_sam.baselines import BASELINES, edgesam, uctransnet, unet
 from lmsfe_sam.data.phantoms import __main__ as phantoms
+from lmsfe_sam.evaluation.report.runs import MODELS
 from lmsfe_sam.model.presets import PRESETS
 from tiny import SIZE, TINY
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
-FREE = {
-    "unet": "U-Net",
-    "unet_small": "U-Net small",
-    "uctransnet": "UCTransNet",
-    "transresunet": "TransResUNet",
-    "ukan": "U-KAN",
-    "ukan_large": "U-KAN large",
-}
-PROMPTED = {"sam": "SAM", "edgesam": "EdgeSAM", "medsam": "MedSAM", "sam_med2d": "SAM-Med2D"}
 OURS = {"vit_b": "LMSFE-SAM vit_b", "vit_t": "LMSFE-SAM vit_t"}
-ROWS = [
-    *((name, form) for name in FREE for form in ("none", "box")),
-    *((name, None) for name in (*PROMPTED, *OURS)),
-]
+BASES = {path.stem: path.stem.removesuffix("_small") for path in sorted((CONFIGS / "baselines").iterdir())}
+NAMES = {name: MODELS[base] + " small" * (name != base) for name, base in BASES.items()} | OURS
+PROMPTED = {name for name, base in BASES.items() if BASELINES[base].promptable} | set(OURS)
+ROWS = [(name, form) for name in NAMES for form in ([None] if name in PROMPTED else ["none", "box"])]
 FORMS = {"none": ", image alone", "box": ", box as a channel", None: ""}
 TITLES = {"none": ["no prompt"], "box": ["tight box", "box, jitter 10 %"]}
 TITLES |= {None: ["tight box", "box, jitter 10 %", "one click", "no prompt"]}
@@ -70,8 +62,9 @@ def _small(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monai.utils.set_determinism(None)
 
 
-def test_no_config_is_left_out() -> None:
-    assert {path.stem for path in (CONFIGS / "baselines").glob("*.json")} == {*FREE, *PROMPTED}
+def test_no_row_is_left_out() -> None:
+    assert set(BASES.values()) == set(BASELINES)
+    assert set(BASES.values()) == set(MODELS)
 
 
 @pytest.mark.parametrize(("name", "form"), ROWS)
@@ -101,7 +94,7 @@ def test_a_row(
     tables.main(["--runs", str(tmp_path / "evaluation")])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith("| this project |")]
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    title = {**FREE, **PROMPTED, **OURS}[name] + FORMS[form]
+    title = NAMES[name] + FORMS[form]
     assert [row[1] for row in cells if row[0] == title] == TITLES[form]
     assert {row[2] for row in cells if row[0] == title} == {str(SIZE)}
     assert [row[0] for row in cells if row[0].startswith("control")] == [

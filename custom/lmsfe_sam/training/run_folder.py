@@ -288,8 +288,8 @@ def closing_line(folder: RunFolder) -> str:
     given = given_keys()
     configs = ["configs/train.json", "configs/evaluate.json", *_network_configs(given)]
     options = ["--checkpoint", str(weights)]
-    if "network_def" in given:
-        options += ["--network_def", given["network_def"]]
+    for key in ("network_def", "prompt_form"):
+        options += [f"--{key}", given[key]] if key in given else []
     content = json.loads((folder / DATALIST).read_text(encoding="utf-8"))
     if "layout" in content:  # else phantoms, which are not read from files
         split = "test" if content[SECTIONS["test"]] else "val"
