@@ -205,6 +205,26 @@ def test_what_is_said_of_a_published_file(
         assert sentence in str(find_input_error(caught.value))
 
 
+def test_a_file_of_another_network_is_refused(evaluate: Any, tmp_path: Path) -> None:
+    files = {name: published(name, tmp_path)[1] for name in ("sam", "sam_med2d")}
+    for network, file, sentence in (
+        (
+            "sam_med2d",
+            "sam",
+            r"lacks 24 tensors of sam_med2d ('image_encoder.blocks.0.Adapter.",
+        ),
+        (
+            "medsam",
+            "sam_med2d",
+            "has 24 tensors too many for medsam ('image_encoder.blocks.0.Adapter.",
+        ),
+        ("ukan", "sam", "does not fit ukan: "),
+    ):
+        with pytest.raises(Exception) as caught:
+            evaluate(files[file], f"baselines/{network}", image_size=SIZE, prompt_modes="all")
+        assert sentence in str(find_input_error(caught.value))
+
+
 def test_a_checkpoint_trained_here_gets_our_input(evaluate: Any, tmp_path: Path) -> None:
     from lmsfe_sam.baselines import build
     from lmsfe_sam.model.checkpoints import save_weights

@@ -14,9 +14,10 @@ from lmsfe_sam.model.checkpoints import BASELINE, load_weights, read_description
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.prompt_free import as_promptable
 from lmsfe_sam.model.weights.checks import HASH
+from lmsfe_sam.model.weights.pretrained import LoadReport
 
 NOT_OPTIONS = (BASELINE, "normalisation", "version", HASH)
-"""Keys of the file beside a checkpoint that are no options of its network."""
+"""Keys of the file beside a checkpoint that are not options of its network."""
 
 
 def build_described(checkpoint: str | os.PathLike[str], preset: str | None = None) -> nn.Module:
@@ -28,7 +29,7 @@ def build_described(checkpoint: str | os.PathLike[str], preset: str | None = Non
 
     Raises:
         InputError: as `lmsfe_sam.model.checkpoints.read_description`; or the file beside it names a baseline
-            or options that there are not.
+            or options that do not exist.
     """
     content = read_sidecar(checkpoint)
     if content.get(BASELINE) is None:
@@ -47,7 +48,7 @@ def load_network(
     image_size: int | None = None,
     prompt_form: str | None = None,
 ) -> nn.Module:
-    """Load a checkpoint into a network, built as the file beside the checkpoint says if there is one.
+    """Load a checkpoint into a network, built as the file beside it describes, if there is one.
 
     Args:
         network: `LMSFESAM`, a baseline, or a network from ``(B, C, S, S)`` to logits ``(B, 1, S, S)``, which
@@ -74,13 +75,22 @@ def load_network(
     loader: Any = network
     if type(network) is LMSFESAM:
         load_weights(network, checkpoint)
-    elif (report := loader.load_pretrained(checkpoint)) and report.new:
-        raise InputError(
-            f"checkpoint '{checkpoint}' lacks {len(report.new)} tensors of {loader.title} "
-            f"('{report.new[0]}' first): evaluate the file that belongs to it, or train it from this one "
-            "with --pretrained."
-        )
+    elif report := loader.load_pretrained(checkpoint):
+        _refuse_misfit(report, loader.title)
     return network
+
+
+def _refuse_misfit(report: LoadReport, title: str) -> None:
+    """Refuse start weights as a finished network, which would be a row of the tables under a wrong name."""
+    for names, what in (
+        (report.new, "lacks {} tensors of"),
+        (report.left_out, "has {} tensors too many for"),
+    ):
+        if names:
+            raise InputError(
+                f"checkpoint '{report.path}' {what.format(len(names))} {title} ('{names[0]}' first): "
+                "evaluate the file that belongs to it, or train it from this one with --pretrained."
+            )
 
 
 def _as_described(

@@ -1,4 +1,4 @@
-"""What a prompt-free network says about an input that it cannot take."""
+"""Checks the input of a prompt-free network."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from lmsfe_sam.errors import InputError
 
 
 def check_image(image: Tensor, channels: int, multiple: int, network: str) -> None:
-    """Refuse an image of another number of channels, or with sides that are no multiples.
+    """Refuse an image with the wrong number of channels, or with sides that are not multiples.
 
     Args:
         image: should be ``(B, channels, H, W)``.
         channels: how many the network was built for.
-        multiple: H and W are halved again and again; this must divide both.
-        network: its name, for the sentence.
+        multiple: must divide H and W, which are halved several times.
+        network: its name, for the message.
 
     Raises:
-        InputError: it does not fit.
+        InputError: the image does not fit.
     """
     shape = list(image.shape)
     if len(shape) != 4 or shape[1] != channels:

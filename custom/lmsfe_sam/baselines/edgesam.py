@@ -50,7 +50,7 @@ class EdgeSam(LMSFESAM):
     def __init__(self, image_size: int = 1024) -> None:
         if image_size < 32 or image_size % 32:
             raise InputError(f"edgesam cannot work at {image_size} pixels: give a multiple of 32.")
-        with torch.device("meta"):  # the ViT's weights would only be thrown away
+        with torch.device("meta"):  # the ViT's weights would only be discarded
             super().__init__("vit_b", image_size, **TOGGLES_OFF)
         grid = image_size // 16
         self.image_encoder = RepViTEncoder()  # type: ignore[assignment]

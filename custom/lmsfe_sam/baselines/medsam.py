@@ -1,8 +1,8 @@
 """MedSAM (Ma et al., Nature Communications 2024): SAM's ViT-B, trained on medical images with boxes.
 
 The network is SAM's (https://github.com/bowang-lab/MedSAM), and ``medsam_vit_b.pth`` loads with
-``load_pretrained``. What differs is the input, which has no mean and deviation, and how masks are made of
-logits: `lmsfe_sam.baselines.preprocessing.prepare_medsam` and `medsam_probability`.
+``load_pretrained``. What differs is the input, which has no mean and standard deviation, and how logits
+become masks: `lmsfe_sam.baselines.preprocessing.prepare_medsam` and `medsam_probability`.
 """
 
 from __future__ import annotations

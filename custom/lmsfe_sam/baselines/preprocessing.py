@@ -1,7 +1,7 @@
-"""How SAM, MedSAM and SAM-Med2D bring an image to their input, and masks back to the image.
+"""How the authors of SAM, MedSAM and SAM-Med2D prepare an image, and bring masks back to it.
 
-Each ``prepare_`` function returns the network's input and a `Frame`, which moves prompts into the input
-and logits out of it. The networks themselves normalise nothing.
+Each ``prepare_`` function returns the network's input and a `Frame`, which converts prompts to coordinates
+of the input, and logits to masks of the image. The networks themselves do not normalise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lmsfe_sam.prompts.coordinates import Size, scale_points
 
 
 class Frame(NamedTuple):
-    """Where an image lies in a network's square input, and how masks are made of what comes out.
+    """Where an image lies in a network's square input, and how its output becomes masks of the image.
 
     Attributes:
         original: height and width of the image as it was given.
@@ -46,9 +46,9 @@ class Frame(NamedTuple):
         return self.points(corners.reshape(*corners.shape[:-1], 2, 2)).reshape(corners.shape)
 
     def restore(self, logits: Tensor) -> Tensor:
-        """Bring logits ``(M, C, h, w)`` of the whole input to the image, ``(M, C, H, W)``.
+        """Resize logits ``(M, C, h, w)`` of the whole input to those of the image, ``(M, C, H, W)``.
 
-        As SAM does it: bilinear to the input's side, cropped, bilinear to the image's size.
+        As SAM does: bilinear to the input's side, cropped, bilinear to the image's size.
         """
         (row, column), (height, width) = self.corner, self.content
         whole = _resize(logits, (self.side, self.side))
@@ -59,7 +59,7 @@ class Frame(NamedTuple):
 
         Args:
             logits: ``(M, C, h, w)`` of the whole input.
-            low_res: the same as they left the decoder, of which alone probabilities are made.
+            low_res: the decoder's own low-resolution logits, from which probabilities are computed.
         """
         if self.from_probability:
             return medsam_probability(low_res, self.original) > 0.5
@@ -74,7 +74,7 @@ class Prepared(NamedTuple):
 
 
 def prepare_sam(array: ArrayLike, image_size: int = 1024) -> Prepared:
-    """SAM's and EdgeSAM's: longest side to ``image_size``, mean and deviation, zeros right and below.
+    """As SAM and EdgeSAM: longest side resized to ``image_size``, normalised, zeros to the right and below.
 
     Args:
         array: as `lmsfe_sam.predict.preprocessing.to_rgb_uint8` takes it.
@@ -90,7 +90,7 @@ def prepare_sam(array: ArrayLike, image_size: int = 1024) -> Prepared:
 
 
 def prepare_medsam(array: ArrayLike, image_size: int = 1024) -> Prepared:
-    """MedSAM's: squashed by a bicubic spline in whole grey levels, then minimum..maximum to 0..1.
+    """As MedSAM: resized to a square by a bicubic spline, cut to whole grey levels, stretched to 0..1.
 
     Args:
         array: as `lmsfe_sam.predict.preprocessing.to_rgb_uint8` takes it.
@@ -108,7 +108,7 @@ def prepare_medsam(array: ArrayLike, image_size: int = 1024) -> Prepared:
 
 
 def medsam_probability(low_res: Tensor, size: Size) -> Tensor:
-    """MedSAM's masks: sigmoid of the low-resolution logits first, then bilinear to the image's size.
+    """As MedSAM makes masks: sigmoid of the low-resolution logits first, then bilinear to the image's size.
 
     Args:
         low_res: ``(M, C, h, w)``.
@@ -121,9 +121,9 @@ def medsam_probability(low_res: Tensor, size: Size) -> Tensor:
 
 
 def prepare_sam_med2d(array: ArrayLike, image_size: int = 256) -> Prepared:
-    """SAM-Med2D's: blue first, with means and deviations in the order red first; nearest neighbours.
+    """As SAM-Med2D: channels blue first, but means and standard deviations red first; nearest neighbour.
 
-    An image that is smaller than the input on both sides is not resized, but lies amid zeros.
+    An image that is smaller than the input on both sides is not resized, but centred and padded with zeros.
 
     Args:
         array: as `lmsfe_sam.predict.preprocessing.to_rgb_uint8` takes it, red first.

@@ -1,4 +1,4 @@
-"""The table of the baselines, and building one by its name."""
+"""The table of baselines, and how one is built by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Baseline:
     Attributes:
         module: file in this package.
         factory: class or function in it; its arguments are the options.
-        fixed: arguments that are the row's own and no options.
+        fixed: arguments that belong to the row and are not options.
         promptable: whether it takes prompts by itself; the others take an image alone.
     """
 
@@ -36,7 +36,7 @@ class Baseline:
         return getattr(import_module(f"lmsfe_sam.baselines.{self.module}"), self.factory)
 
     def options(self) -> list[str]:
-        """Names of the options that it can be built with."""
+        """Names of the options with which it can be built."""
         return [name for name in inspect.signature(self.load()).parameters if name not in self.fixed]
 
 
@@ -82,13 +82,13 @@ def build_promptable(name: str, prompt_form: str | None = None, **options: Any) 
 
     Args:
         name: a row of `BASELINES`.
-        prompt_form: of a network that takes no prompts by itself: ``none``, which None means, too, or ``box``
-            for the box as one more input channel. A promptable network takes what prompts it is given.
-        **options: as for `build`, or None for the row's default; networks without a prompt also take
-            ``image_size`` (256 if left out).
+        prompt_form: of a network that takes no prompts by itself: ``none``, the default, or ``box`` for the
+            box as one more input channel. A promptable network takes any prompt.
+        **options: as for `build`, or None for the row's default; networks without prompts also take
+            ``image_size`` (256 by default).
 
     Raises:
-        InputError: as `build`, or a ``prompt_form`` that is not possible.
+        InputError: as `build`, or a ``prompt_form`` that the network does not have.
     """
     row = _row(name)
     options = {key: value for key, value in options.items() if value is not None}

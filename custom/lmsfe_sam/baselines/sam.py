@@ -1,6 +1,6 @@
-"""SAM (Kirillov et al., ICCV 2023) with its ViT-B, as segment_anything has it.
+"""SAM (Kirillov et al., ICCV 2023) with its ViT-B, as in segment_anything.
 
-It is `LMSFESAM` with every switch off, so its tensors have segment_anything's names, and
+It is `LMSFESAM` with every toggle off, so its tensors have segment_anything's names, and
 ``sam_vit_b_01ec64.pth`` loads with ``load_pretrained``. Its input:
 `lmsfe_sam.baselines.preprocessing.prepare_sam`.
 """
@@ -13,7 +13,7 @@ from lmsfe_sam.baselines.preprocessing import prepare_sam
 from lmsfe_sam.model.network import LMSFESAM
 
 TOGGLES_OFF: dict[str, Any] = dict.fromkeys(("local_encoder", "mhpm", "adapters", "balancing_adapter"), False)
-"""Arguments of `LMSFESAM` with which it is SAM."""
+"""Arguments of `LMSFESAM` that make it SAM."""
 
 
 class Sam(LMSFESAM):
@@ -25,7 +25,7 @@ class Sam(LMSFESAM):
         freeze_encoder: the image encoder does not train.
 
     Attributes:
-        prepare: brings an image to the input as the network's authors do.
+        prepare: prepares an image as the network's authors do.
         published_size: side of the input that its published file was trained at.
 
     Raises:

@@ -55,7 +55,7 @@ class TransResUNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As published: He in what enlarges and in ``last``, Glorot elsewhere, biases zero."""
+        """As published: He in the layers that enlarge and in ``last``, Glorot elsewhere, biases zero."""
         he = {module for part in (self.centre, self.up3, self.up2, self.last) for module in part.modules()}
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""What reaches the network: an image as this project prepares it, or as the network's authors do."""
+"""How an image is prepared for the network: as this project does, or as the network's authors do."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ Prepare = Callable[[ArrayLike, int], Prepared]
 
 
 class PrepareAsAuthorsd(MapTransform):
-    """Bring the image to the network's input as its authors do, in one step.
+    """Prepare the image as the network's authors do, in one step, in place of resizing and normalising.
 
-    It takes the place of resizing and normalising. ``image (3, H, W)``, RGB in 0..255, becomes ``(3, S, S)``,
-    and ``frame`` says where in it the image lies.
+    ``image (3, H, W)``, RGB in 0..255, becomes ``(3, S, S)``, and ``frame`` says where in it the image lies.
 
     Args:
         prepare: of the network.
@@ -45,16 +44,16 @@ class PrepareAsAuthorsd(MapTransform):
 
 
 def authors_prepare(network: Any, checkpoint: str, preprocessing: str | None) -> Prepare | None:
-    """Return how the network's authors prepare an image, or None where it is to be prepared as ours are.
+    """Return the function with which the network's authors prepare an image, or None for this project's way.
 
     Args:
-        network: that is evaluated.
-        checkpoint: its file. One that this project trained has a description beside it; another one is
-            published, and expects what its authors gave it.
+        network: the network that is evaluated.
+        checkpoint: its file. One that was trained here has a description beside it; any other is taken to be
+            published, and expects the input that its authors give it.
         preprocessing: `OURS`, `AUTHORS`, or None for what the checkpoint expects.
 
     Raises:
-        InputError: the authors' is wanted of a network that has none.
+        InputError: `AUTHORS` for a network that has no preprocessing of its own.
     """
     prepare: Prepare | None = getattr(network, "prepare", None)
     if preprocessing == AUTHORS and prepare is None:
