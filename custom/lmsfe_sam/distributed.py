@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -93,6 +94,8 @@ def join_processes(device: torch.device | str, required_by: str | None = None) -
     store, rank, processes = next(rendezvous("env://"))
     store = distributed.PrefixStore(f"restart_{restart_count()}", store)
     distributed.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=processes)
+    if not on_gpu:
+        atexit.register(_drop_group)
     if distributed.get_rank() > 0:
         logging.getLogger("lmsfe_sam").setLevel(logging.ERROR)
 
@@ -118,6 +121,16 @@ def leave_processes() -> None:
     """
     if _is_distributed():
         distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def _drop_group() -> None:
+    """Drop the group of a process that ends by an error, without waiting for the others.
+
+    Threads of gloo that are still there when the interpreter is gone can end it with "terminate called
+    without an active exception" in place of the error. NCCL could wait here for processes that hang.
+    """
+    if _is_distributed():
         distributed.destroy_process_group()
 
 

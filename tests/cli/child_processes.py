@@ -22,3 +22,9 @@ def run_command(folder: Path, *words: object, limit: float) -> subprocess.Comple
         timeout=limit,
         check=False,
     )
+
+
+def workers_of(launcher: int) -> list[int]:
+    """Return the processes that a torchrun started, those that train."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(child) for child in children if "monai.bundle" in Path(f"/proc/{child}/cmdline").read_text()]

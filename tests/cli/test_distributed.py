@@ -1,9 +1,11 @@
-"""Training in two processes under torchrun, gloo on the CPU."""
+"""Training in several processes under torchrun, gloo on the CPU."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from child_processes import environment, run_command
+from child_processes import environment, run_command, workers_of
 from training_command import BUNDLE, SMALL, TIME_LIMIT, command, history, run
 
 CONFIGS = ("train.json", "multi_gpu_train.json")
@@ -40,10 +42,10 @@ def test_two_processes_train_together(unbroken: tuple[Path, str]) -> None:
     assert len(list((folder / "tensorboard").glob("events.*"))) <= 2  # of the first process alone
 
 
-def workers_of(launcher: int) -> list[int]:
-    """Return the processes that a torchrun started, those that train."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return [int(child) for child in children if "monai.bundle" in Path(f"/proc/{child}/cmdline").read_text()]
+def assert_same_weights(first: Path, second: Path) -> None:
+    states = [torch.load(folder / "checkpoint_last.pt", weights_only=True) for folder in (first, second)]
+    for name, tensor in states[0]["network"].items():
+        assert torch.equal(tensor, states[1]["network"][name]), name
 
 
 @pytest.mark.skipif(
@@ -68,11 +70,86 @@ def test_a_killed_process_is_replaced_and_the_run_ends_as_the_unbroken_one(
     assert code == 0, text
     assert "were started again" in text and "Going on with" in text
     assert [row["epoch"] for row in history(tmp_path)] == ["1", "2", "3"]
-    first, second = (
-        torch.load(folder / "checkpoint_last.pt", weights_only=True) for folder in (unbroken[0], tmp_path)
-    )
-    for name, tensor in first["network"].items():
-        assert torch.equal(tensor, second["network"][name]), name
+    assert_same_weights(unbroken[0], tmp_path)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_two_nodes_give_the_weights_of_two_processes(unbroken: tuple[Path, str], tmp_path: Path) -> None:
+    """Two torchrun commands, as on two machines, that find each other by a rendezvous."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    launcher += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}", "--rdzv_id=nodes"]
+    words = [*launcher, *command(*OPTIONS, "--output_dir", tmp_path / "run", configs=CONFIGS)]
+    nodes = []
+    for number in range(2):
+        with (tmp_path / f"node{number}").open("w") as output:
+            nodes.append(
+                subprocess.Popen(
+                    words, cwd=BUNDLE, env=environment(), stdout=output, stderr=subprocess.STDOUT
+                )
+            )
+    codes = [node.wait(TIME_LIMIT) for node in nodes]
+    assert codes == [0, 0], [(tmp_path / f"node{number}").read_text() for number in range(2)]
+    assert_same_weights(unbroken[0], tmp_path / "run")
+
+
+def test_a_run_of_two_processes_goes_on_with_one(unbroken: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken[0], folder)
+    code, out, err = run(*SMALL, "--phantoms", "20", "--epochs", "4", "--resume", folder)
+    assert code == 0, err
+    assert "after epoch 3 of 4" in out
+    rows = history(folder)
+    assert rows[:3] == history(unbroken[0]) and [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    saved = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    assert saved["epoch_length"] == 7  # 14 images, 2 a step
+
+
+STEP = """
+import sys
+import numpy as np, torch
+from torch.nn.parallel import DistributedDataParallel
+sys.path.insert(0, sys.argv[1])
+from training_parts import TinyNetwork, engine
+from lmsfe_sam.distributed import is_main_process, join_processes, leave_processes
+from lmsfe_sam.model.prompt_free import PromptFreeNetwork
+from lmsfe_sam.prompts.sampling import MixedPrompts
+from lmsfe_sam.training.iteration import PromptedIteration, PromptedSteps
+from lmsfe_sam.training.losses import PromptedLoss
+
+join_processes("cpu")
+rank, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+def step(images, accumulate, several):
+    torch.manual_seed(0)
+    steps = PromptedSteps(PromptFreeNetwork(torch.nn.Conv2d(3, 1, 3, padding=1), 16))
+    trainer = engine(DistributedDataParallel(steps) if several else steps, PromptedLoss())
+    pixels, label = torch.randn(count, 3, 16, 16), torch.zeros(count, 1, 16, 16, dtype=torch.uint8)
+    for i in range(count):
+        label[i, :, 2 : 6 + 2 * i, 3 : 9 + i] = 1
+    batch = {"image": pixels[images], "label": label[images], "name": [str(i) for i in images]}
+    PromptedIteration(MixedPrompts(), clip_norm=None, accumulate=accumulate)(trainer, batch)
+    return [p.grad.clone() for p in steps.parameters()]
+
+together = step([rank], 1, True)
+if is_main_process():
+    for first, second in zip(together, step([*range(count)], count, False), strict=True):
+        assert first.abs().max() > 0
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+leave_processes()
+"""
+
+
+def test_a_step_of_four_processes_is_one_of_four_accumulated_batches(tmp_path: Path) -> None:
+    script = tmp_path / "step.py"
+    script.write_text(STEP)
+    launcher = [*LAUNCHER[:-1], "--nproc_per_node=4"]
+    process = run_command(tmp_path, *launcher, script, Path(__file__).parents[1], limit=TIME_LIMIT)
+    assert process.returncode == 0, process.stderr
 
 
 LEAVING = """
@@ -94,6 +171,31 @@ def test_no_process_leaves_while_the_first_still_writes(tmp_path: Path) -> None:
     script.write_text(LEAVING)
     process = run_command(tmp_path, *LAUNCHER, script, tmp_path / "results", limit=TIME_LIMIT)
     assert process.returncode == 0, process.stderr
+
+
+ENDING = """
+import sys
+import torch
+from lmsfe_sam.distributed import join_processes, leave_processes
+from lmsfe_sam.errors import InputError, plain_errors
+plain_errors()
+join_processes("cpu")
+torch.distributed.all_reduce(torch.ones(1000))
+if sys.argv[1] == "error":
+    raise InputError("a sentence: its remedy.")
+leave_processes()
+"""
+
+
+@pytest.mark.parametrize(("how", "times"), [("well", 3), ("error", 1)])
+def test_processes_end_without_an_abort(tmp_path: Path, how: str, times: int) -> None:
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING)
+    for _ in range(times):
+        process = run_command(tmp_path, *LAUNCHER, script, how, limit=TIME_LIMIT)
+        assert (process.returncode == 0) == (how == "well"), process.stderr
+        assert "terminate called" not in process.stderr and "Signal 6" not in process.stderr
+        assert ("a sentence: its remedy." in process.stderr) == (how == "error")
 
 
 def test_without_torchrun_it_says_how(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import monai
 import numpy as np
 import pytest
 import torch
-from child_processes import run_command
+from child_processes import environment, run_command, workers_of
 from monai.bundle import run as run_bundle
 from PIL import Image
 
@@ -130,6 +133,42 @@ def test_two_processes_give_the_figures_of_one(
             assert float(row[column]) == pytest.approx(float(other[column]), abs=1e-6)
     summaries = [json.loads((path / "summary.json").read_text()) for path in (evaluated, tmp_path)]
     assert summaries[0] == summaries[1]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc, which Linux has"
+)
+def test_a_killed_process_is_replaced_and_changes_no_figure(
+    bundle_root: Path, folder: Path, checkpoint: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    launcher = [*("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=1")]
+    words = ["-m", "monai.bundle", "run", "evaluating", "--config_file", str(CONFIGS), "--curves", "False"]
+    words += ["--dataset_dir", folder, "--checkpoint", checkpoint, "--output_dir", tmp_path / "out"]
+    words += ["--prompt_modes", "['box_jitter_10','point','control_box']"]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *launcher, *map(str, words)],
+            cwd=bundle_root,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        limit = time.monotonic() + LONGEST_SECONDS
+        while "Evaluating 5 images" not in log.read_text():
+            assert process.poll() is None and time.monotonic() < limit, log.read_text()
+            time.sleep(0.02)
+        os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
+        assert process.wait(LONGEST_SECONDS) == 0, log.read_text()
+    assert log.read_text().count("Evaluating 5 images") == 2
+    rows = rows_of(tmp_path / "out" / "metrics.csv")
+    modes = {row["prompt"] for row in rows}
+    wanted = [row for row in rows_of(evaluated / "metrics.csv") if row["prompt"] in modes]
+    assert len(modes) == 3
+    for row, other in zip(rows, wanted, strict=True):
+        assert (row["image"], row["prompt"]) == (other["image"], other["prompt"])
+        for column in COLUMNS[:-1]:
+            assert float(row[column]) == pytest.approx(float(other[column]), abs=1e-6)
 
 
 def test_a_wrong_key_ends_in_one_sentence(bundle_root: Path, folder: Path, tmp_path: Path) -> None:
