@@ -120,7 +120,7 @@ def draw(samples: list[tuple[float, int, dict[str, float]]], path: Path) -> None
     right.plot(minutes, [done for _, done, _ in samples], "k:", label="images")
     left.set(xlabel="minutes", ylabel="MB", ylim=(0, None))
     right.set(ylabel="images (dotted)", ylim=(0, None))
-    left.legend(loc="center right")
+    left.legend(loc="lower right")
     figure.savefig(path)
 
 
