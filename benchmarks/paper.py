@@ -119,8 +119,8 @@ def main(given: Sequence[str] | None = None) -> None:
             evaluate(run, datalist, options)
         except subprocess.CalledProcessError as error:  # the others go on
             say(f"{run.folder.name} failed with exit code {error.returncode}: see {run.folder / 'log.txt'}")
-        report(todo, left, folder, options)
-    report(todo, left, folder, options, shown=True)
+        report(left, folder)
+    report(left, folder, shown=True)
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -279,13 +279,24 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
 
 
-def report(
-    todo: list[Run], left: list[Run], folder: Path, options: argparse.Namespace, shown: bool = False
-) -> None:
+def started(folder: Path) -> list[Run]:
+    """Runs in the output folder, those of earlier commands with other rows or seeds, too."""
+    runs = []
+    for path in folder.glob("*_seed*"):
+        name, _, seed = path.name.rpartition("_seed")
+        form = next((form for form in ("none", "box") if name.endswith(f"_{form}")), None)
+        name = name.removesuffix(f"_{form}")
+        if name in ROWS and seed.isdecimal():
+            runs.append(Run(name, form, int(seed), path))
+    return sorted(runs, key=lambda run: (run.seed, run.row.cost, run.form or ""))
+
+
+def report(left: list[Run], folder: Path, shown: bool = False) -> None:
     """Write the tables, the time and memory of each run, and what was left out, to ``results.md``."""
     from lmsfe_sam.tables import main as print_tables
 
-    done = [run for run in todo if (run.evaluation / "summary.json").is_file()]
+    runs = started(folder)
+    done = [run for run in runs if (run.evaluation / "summary.json").is_file()]
     parts = []
     if done:
         import contextlib
@@ -295,7 +306,7 @@ def report(
         with contextlib.redirect_stdout(text):
             print_tables(["--runs", *(str(run.evaluation) for run in done)])
         parts.append(text.getvalue())
-    parts.append(machine_table(todo))
+    parts.append(machine_table(runs))
     missing = {run.name: run for run in left}
     if missing:
         lines = ["Not run:", ""]
@@ -311,12 +322,12 @@ def report(
         print(page)
 
 
-def machine_table(todo: list[Run]) -> str:
+def machine_table(runs: list[Run]) -> str:
     lines = [
         "| run | input | machine time (h) | peak memory (GiB) | passes through the training images |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for run in todo:
+    for run in runs:
         file = run.folder / "machine_time.json"
         if file.is_file():
             own = json.loads(file.read_text())

@@ -125,6 +125,8 @@ def test_all_rows_then_nothing_twice(
     assert set(changed) <= {"results.md"} and (tmp_path / "results.md").read_text() == page
     paper.main([*command, "--seeds", "0", "1", "--rows", "ukan"])
     assert calls == [(what, "ukan_box_seed1") for what in ("training", "evaluating")]
+    costs = table((tmp_path / "results.md").read_text(), "run")
+    assert [row[0] for row in costs] == [UKAN, OURS, "ukan_box_seed1"], "earlier rows are reported, too"
     shares = [
         json.loads((tmp_path / name / "datalist.json").read_text()) for name in (UKAN, "ukan_box_seed1")
     ]
