@@ -16,8 +16,9 @@ from trials import run_trials
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
+from bad_commands import manifest_cases, tool_cases
 from bad_files import image_cases, prediction_cases, prompts_cases, weight_cases
-from bad_folders import data_cases, manifest_cases, place_cases, resume_cases, tool_cases
+from bad_folders import data_cases, place_cases, resume_cases
 from cases import EVALUATION, INFERENCE, OUT, TRAINING, Case
 
 from bombs import BOMBS
@@ -58,7 +59,7 @@ WRONG = ["-1", "nan", "1e999", "'x'", "[[1]]", "{}", "9" * 5000, "x" * 100000]
 """Wrong for every one of them."""
 
 
-SECONDS = 120
+SECONDS = 240
 
 
 def all_cases(folder: Path) -> list[Case]:
@@ -110,19 +111,24 @@ def outcome(case: Case, folder: Path, number: int) -> str:
     """Run a case; return what is wrong with its end, or nothing."""
     out = folder / f"out{number}"
     words = [word.replace(OUT, str(out)) for word in case.words]
-    if case.environment or case.largest_file is not None:  # which would be what is printed, in a file
-        ended = subprocess.run(
-            [sys.executable, "-m", case.module, *words],
-            cwd=BUNDLE,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **case.environment},
-            preexec_fn=case.prepare,
-            capture_output=True,
-            timeout=3 * SECONDS,
-            check=False,
-        )
-        code, printed = ended.returncode, (ended.stdout + ended.stderr).decode(errors="replace")
+    if case.environment:
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-m", case.module, *words],
+                cwd=BUNDLE,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **case.environment},
+                capture_output=True,
+                timeout=10 * SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{case.module} {words} {dict(case.environment)}: did not end"
+        code: int | None = ended.returncode
+        printed = (ended.stdout + ended.stderr).decode(errors="replace")
     else:
-        code, printed = run(words, folder / "log", SECONDS, case.module, case.prepare)
+        limited = case.largest_file is not None or case.umask is not None
+        prepare = case.prepare if limited else None
+        code, printed = run(words, folder / "log", SECONDS, case.module, prepare)
     what = f"{case.module} {[word[:80] for word in case.words]}"
     if code == 0 and case.may_work and "Traceback" not in printed:
         return ""

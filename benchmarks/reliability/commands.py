@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,8 @@ class Command:
         words: after ``python -m MODULE``.
         output: file for what it prints.
         module: that is run.
-        prepare: what the process does first, such as taking limits on.
+        prepare: what the process does first, such as taking limits on; what it prints goes through another
+            process then, whose files have no limits.
     """
 
     def __init__(
@@ -51,9 +53,17 @@ class Command:
         self.output = output
         sys.stdout.flush()
         sys.stderr.flush()
+        self.copier: subprocess.Popen[bytes] | None = None
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        if prepare is not None:
+            self.copier = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
+            assert self.copier.stdin is not None
+            os.dup2(self.copier.stdin.fileno(), file)
+            self.copier.stdin.close()
         self.pid = os.fork()
         if not self.pid:
-            _become(words, output, module, prepare)
+            _become(words, file, module, prepare)
+        os.close(file)
 
     def wait(self, seconds: float = 600.0) -> int | None:
         """Return the exit code, or minus the signal's number; None if it runs on after so long."""
@@ -61,6 +71,8 @@ class Command:
         while True:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             if ended:
+                if self.copier is not None:
+                    self.copier.wait(60)
                 return os.waitstatus_to_exitcode(status)
             if time.monotonic() > limit:
                 return None
@@ -95,10 +107,9 @@ def run(
     return code, command.printed()
 
 
-def _become(words: Sequence[str], output: Path, module: str, prepare: Callable[[], None] | None) -> None:
+def _become(words: Sequence[str], file: int, module: str, prepare: Callable[[], None] | None) -> None:
     code = 1
     try:
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.chdir(BUNDLE)
