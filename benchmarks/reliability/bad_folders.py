@@ -49,7 +49,7 @@ def data_cases(folder: Path) -> Iterator[Case]:
         "layout=coco",
         "layout=datalist",
         "layout=x",
-        "split=train",
+        "split=everything",
         "objects=none",
     ):
         yield evaluate("--dataset_dir", good, f"--{option}")
