@@ -123,9 +123,7 @@ def test_how_masks_are_read_survives_the_list_of_a_run(tmp_path: Path) -> None:
 def test_repeats_for_one_set_are_refused_and_not_passed_over(tmp_path: Path) -> None:
     data = make_plain(tmp_path, 4)
     for one in (str(data), None):
-        with pytest.raises(
-            InputError, match=r"repeats is \[1, 2\]: leave it out, or give"
-        ):
+        with pytest.raises(InputError, match=r"repeats is \[1, 2\]: leave it out, or give"):
             find_records(one, "auto", "group", 0, 8, [1, 2])
 
 

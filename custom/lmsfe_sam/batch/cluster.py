@@ -138,6 +138,7 @@ def on_ray(
     """
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # not that each window has ended
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
