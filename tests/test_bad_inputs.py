@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from bombs import meta
 from data_folders import SIZE, disc, make_plain, save, speckle
+from lmsfe_sam import options, selftest
 from lmsfe_sam.data.combined import find_records
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.masks.reading import record_mask
@@ -135,3 +137,28 @@ def test_the_list_of_a_run_with_repeats_is_read_again(tmp_path: Path) -> None:
     assert [len(read.records[part]) for part in ("train", "val", "test")] == [
         len(datalist.records[part]) for part in ("train", "val", "test")
     ]
+
+
+@pytest.mark.parametrize("name", ["gone.json", "a.png", "."])
+def test_a_config_of_a_batch_that_is_none_is_a_sentence(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("pyarrow")
+    from lmsfe_sam.batch.job import BatchOptions, run_batch
+
+    save(tmp_path / "a.png", speckle(0))
+    job = BatchOptions(
+        input=str(tmp_path / "a.png"), output=str(tmp_path / "out"), config_files=(str(tmp_path / name),)
+    )
+    with pytest.raises(InputError, match=r"is no config: give a \.json or \.yaml file"):
+        run_batch(job)
+    with pytest.raises(InputError, match="gpus is nan: give a number of at least 0"):
+        run_batch(replace(job, config_files=(), gpus=float("nan")))
+
+
+def test_a_bundle_that_is_no_folder_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is no folder: give one that holds configs and models"):
+        selftest.main(["--bundle", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as end:
+        options.main(["--configs", str(tmp_path / "file")])
+    assert end.value.code == 2
+    assert "has no train.json: give the folder of a bundle's configs" in capsys.readouterr().err

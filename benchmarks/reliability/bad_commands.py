@@ -17,7 +17,8 @@ def manifest_cases(folder: Path) -> Iterator[Case]:
     folder.mkdir()
     save(folder / "a.png", PIXELS)
     for number, (ending, content) in enumerate(MANIFESTS):
-        yield batch("--input", written(folder / f"m{number}{ending}", content))
+        file = written(folder / f"m{number}{ending}", content)
+        yield batch("--input", file, may_work=number in RECORDED)
     for words in (
         ("--input", folder / "gone.csv"),
         ("--input", "s3://"),
@@ -39,6 +40,9 @@ def manifest_cases(folder: Path) -> Iterator[Case]:
     ):
         yield batch(*words)
 
+
+RECORDED = (5, 6, 7, 8, 11, 14, 16, 22, 23, 26)
+"""Manifests whose one image cannot be segmented: a job notes that in ``failures.parquet``, and goes on."""
 
 MANIFESTS: tuple[tuple[str, str | bytes], ...] = (
     (".csv", ""),
@@ -102,7 +106,7 @@ def tool_cases(folder: Path) -> Iterator[Case]:
     yield tool("data.audit", data, "--layout", "busi", "--output", OUT + ".html")
     yield tool("data.audit", data, "--output", full)
     yield tool("data.audit", data, "--split_rule", "coin", "--output", OUT + ".html")
-    yield tool("data.audit", data, "--seed", "-1", "--output", OUT + ".html")
+    yield tool("data.audit", data, "--seed", "x", "--output", OUT + ".html")
     yield tool("data.phantoms", "--output", full)
     yield tool("data.phantoms", "--output", OUT, "--count", "-1")
     yield tool("data.phantoms", "--output", OUT, "--count", "1", "--seed", "-1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -132,7 +133,7 @@ def outcome(case: Case, folder: Path, number: int) -> str:
     what = f"{case.module} {[word[:80] for word in case.words]}"
     if code == 0 and case.may_work and "Traceback" not in printed:
         return ""
-    sentence = printed.rpartition("error: ")[2].strip()
+    sentence = re.split(r"error: |^Problem: ", printed, flags=re.MULTILINE)[-1].strip()
     if code not in (1, 2) or "Traceback" in printed or not is_sentence(sentence):
         return f"{what}: exit code {code}, {printed[-300:]}"
     return f"{what}: wrote masks" if list(out.glob("masks/*")) else ""

@@ -385,7 +385,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--configs", type=Path, default=default, help="folder of the configs, for the defaults"
     )
-    print(options_page(parser.parse_args(arguments).configs), end="")
+    configs = parser.parse_args(arguments).configs
+    for _, name in SECTIONS.values():
+        if not (configs / name).is_file():
+            parser.error(f"configs '{configs}' has no {name}: give the folder of a bundle's configs.")
+    print(options_page(configs), end="")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="where the network runs (default: %(default)s)")
     parser.add_argument("--update", action="store_true", help="store these results as the expected ones")
     options = parser.parse_args(arguments)
+    if options.bundle and not options.bundle.is_dir():
+        raise InputError(f"bundle '{options.bundle}' is no folder: give one that holds configs and models.")
     bundle = options.bundle or own_bundle()
     if options.update:
         print(f"Expected results are stored in {update(bundle)}.")

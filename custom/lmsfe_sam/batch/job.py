@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,8 @@ from lmsfe_sam.settings import check_device
 from lmsfe_sam.stopping import Stopped, held_signals
 
 logger = logging.getLogger(__name__)
+
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
 SUMMARY = "summary.json"
 
@@ -86,6 +90,11 @@ def run_batch(options: BatchOptions) -> Summary:
     store = Store(options.output, name)
     if options.workers is not None:
         check_ray(store)
+    for file in options.config_files:
+        if not Path(file).is_file() or Path(file).suffix not in CONFIG_SUFFIXES:
+            raise InputError(f"config_file '{file}' is no config: give a .json or .yaml file.")
+    if not math.isfinite(options.gpus) or options.gpus < 0:
+        raise InputError(f"gpus is {options.gpus}: give a number of at least 0.")
     files = options.config_files or (str(own_bundle() / "configs" / "inference.json"),)
     job = Job(name, store.url if "://" in store.url else store.root, files, dict(options.inference))
     job = replace(job, overlays=options.overlays, threads=options.threads)
