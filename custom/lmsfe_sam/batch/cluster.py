@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -33,6 +34,9 @@ AHEAD = 2**20
 
 CONNECT = 10.0
 """Seconds within which a running cluster answers."""
+
+STOP = 60.0
+"""Seconds for the work under way to be called off when a job ends early."""
 
 STARTS = 3
 """How often Ray is started before the job gives up."""
@@ -157,4 +161,9 @@ def on_ray(
             num_cpus=job.threads,
             num_gpus=gpus,
         )
-        yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        try:
+            yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        finally:  # Ray ends this process without a word if its thread is still at work when Ray is shut down
+            for thread in threading.enumerate():
+                if thread.name.startswith("StreamingExecutor"):
+                    thread.join(STOP)
