@@ -51,6 +51,21 @@ def test_every_tensor_is_the_mean(
     assert network.describe() == network_from_checkpoint(runs[0]).describe()
 
 
+def test_a_part_may_come_from_the_first_file_alone(runs: list[Path], tmp_path: Path) -> None:
+    main([*map(str, runs), "--keep", "image_encoder", "--output", str(tmp_path / "mean.pt")])
+    first, second, third = (read_state(run) for run in runs)
+    for name, tensor in read_state(tmp_path / "mean.pt").items():
+        if name.startswith("image_encoder."):
+            assert torch.equal(tensor, first[name])
+        else:
+            expected = (second[name].double() + third[name].double()) / 2
+            torch.testing.assert_close(tensor.double(), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        InputError, match=r"keep 'encoder' is no part of the network: give one of image_encoder"
+    ):
+        average_checkpoints(runs, ["encoder"])
+
+
 def test_another_network_and_too_few_files_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other.pt"
     save_weights(LMSFESAM("tiny_t", image_size=SIZE, mhpm=False), other)
