@@ -84,7 +84,7 @@ def test_packages_that_are_missing_or_of_another_version(bundle: Path, cases: li
     (bundle / "models" / "selftest.json").write_text(json.dumps(content))
     problems = find_problems(bundle)
     assert len(problems) == len(cases) + 1
-    assert problems[0].startswith("dice of phantom 3 with a box is 0.97")
+    assert problems[0].startswith("dice of phantom 3 with a box is 0.98")
     assert "other versions than the tested ones" in problems[-1] and "instead of 2.0.0" in problems[-1]
 
 
