@@ -46,6 +46,13 @@ def used() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+@pytest.mark.parametrize("name", ["itself.nhdr", "itself.mhd"])
+def test_a_header_is_never_read_as_pixels(tmp_path: Path, name: str) -> None:
+    HOSTILE[name](tmp_path / name)
+    with pytest.raises(InputError, match="names itself as the file of its pixels"):
+        read_image(tmp_path / name, 0)
+
+
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: name[:20])
 def test_a_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

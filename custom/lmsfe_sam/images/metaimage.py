@@ -145,6 +145,8 @@ def _data_file(file: Path, lines: Mapping[str, str], end: int) -> tuple[Path, in
     path = file.parent / name.replace("\\", "/")
     if not path.is_file():
         raise InputError(f"'{file}' has its pixels in '{name}', which is not there: put it beside the file.")
+    if path.samefile(file):
+        raise InputError(f"'{file}' names itself as the file of its pixels: put that file's name into it.")
     skipped = int(lines.get("headersize", "0"))
     return path, None if skipped < 0 else skipped
 

@@ -323,6 +323,8 @@ def _detached(file: Path, data_file: Any) -> Path:
         raise InputError(
             f"'{file}' has its pixels in '{data_file}', which is no file: put it beside the header."
         )
+    if path.samefile(file):
+        raise InputError(f"'{file}' names itself as the file of its pixels: put that file's name into it.")
     return path
 
 
