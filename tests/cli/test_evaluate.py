@@ -112,6 +112,7 @@ def test_report_and_masks_are_there(evaluated: Path, folder: Path) -> None:
         "summary.json",
         "report.html",
         "masks",
+        "evaluation.log",
     }
 
 

@@ -127,6 +127,7 @@ def evaluate(
 
 
 def published(name: str, path: Path) -> tuple[Sam, Path]:
+    torch.manual_seed(0)  # of the random positions, which are no parameter
     model = randomise(build_sam(TINY["tiny_b"], SIZE, med2d=name == "sam_med2d"), 3, gain=1.0)
     state = model.state_dict()
     torch.save({"model": state} if name == "sam_med2d" else state, path / f"{name}.pth")
