@@ -157,22 +157,6 @@ def test_workers_wait_for_a_writer_that_is_stopped(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.usefixtures("cluster")
-def test_too_many_failures_end_workers_too_and_keep_what_is_done(tmp_path: Path) -> None:
-    names = save_images(tmp_path / "in", 8)
-    out = tmp_path / "out"
-    for name in names[5:]:
-        (tmp_path / "in" / name).write_bytes(b"no picture")
-    with pytest.raises(InputError, match="2 images failed, more than max_failures 1"):
-        run_batch(options(tmp_path / "in", out, workers=1, piece=1, max_failures=1))
-    done = [row["image"] for row in read_table(out)]
-    assert done and len(done) == len({*done}) and {*done} <= {*names[:5]}
-    assert len(read_table(out, "failures.parquet")) == 2
-    save_images(tmp_path / "in", 3, start=5)
-    assert run_batch(options(tmp_path / "in", out, max_failures=1)).finished == 8 - len(done)
-    assert_complete(out, names)
-
-
-@pytest.mark.usefixtures("cluster")
 def test_a_plan_in_several_windows_from_and_to_s3(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

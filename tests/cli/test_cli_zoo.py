@@ -45,8 +45,12 @@ def test_the_bundle_is_packaged_and_passes_every_check(elsewhere: Path, tmp_path
     for name, state in states.items():
         missing = [module for module in NEEDS.get(name, ()) if find_spec(module) is None]
         assert state == ("skipped" if missing else "passed"), (name, checked.stdout)
-    assert {"data shape", "torchscript export", "onnx export", "loading", "commands from another folder"} <= set(
-        states
-    )
+    assert {
+        "data shape",
+        "torchscript export",
+        "onnx export",
+        "loading",
+        "commands from another folder",
+    } <= set(states)
     assert {f"properties of {kind}" for kind in ("training", "evaluation", "inference")} <= set(states)
     assert sorted((tmp_path / "out").rglob("*")) == before, "the folder that was checked has changed"

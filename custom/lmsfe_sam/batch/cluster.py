@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -35,8 +36,11 @@ AHEAD = 2**20
 CONNECT = 10.0
 """Seconds within which a running cluster answers."""
 
-STOP = 60.0
+STOP = 5.0
 """Seconds for the work under way to be called off when a job ends early."""
+
+_THREADS = ("StreamingExecutor", "iter_threaded", "Prefetcher")
+"""Names of the threads by which Ray Data hands out results."""
 
 STARTS = 3
 """How often Ray is started before the job gives up."""
@@ -89,6 +93,10 @@ def ray_cluster(job: Job, workers: int) -> Iterator[Any]:
             signal.signal(number, handler)
         yield ray
     finally:
+        gc.collect()  # of what Ray Data's iterators hold in circles, at whose end their threads stop
+        for thread in threading.enumerate():  # one still at work would end this process without a word
+            if thread.name.startswith(_THREADS):
+                thread.join(STOP)
         ray.shutdown()
 
 
@@ -161,9 +169,4 @@ def on_ray(
             num_cpus=job.threads,
             num_gpus=gpus,
         )
-        try:
-            yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        finally:  # Ray ends this process without a word if its thread is still at work when Ray is shut down
-            for thread in threading.enumerate():
-                if thread.name.startswith("StreamingExecutor"):
-                    thread.join(STOP)
+        yield from results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
