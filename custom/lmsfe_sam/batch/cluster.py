@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -93,8 +92,8 @@ def ray_cluster(job: Job, workers: int) -> Iterator[Any]:
             signal.signal(number, handler)
         yield ray
     finally:
-        gc.collect()  # of what Ray Data's iterators hold in circles, at whose end their threads stop
-        for thread in threading.enumerate():  # one still at work would end this process without a word
+        # A thread that uses Ray after its shutdown ends this process without a word.
+        for thread in threading.enumerate():
             if thread.name.startswith(_THREADS):
                 thread.join(STOP)
         ray.shutdown()
