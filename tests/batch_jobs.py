@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import fsspec
 import numpy as np
@@ -68,6 +69,9 @@ def s3_server(bucket: str) -> Iterator[str]:
     running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
+    # Moto's buckets belong to the process, so those of an earlier server would still be there.
+    with urlopen(f"http://{host}:{port}/moto-api/reset", data=b""):
+        pass
     given = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
     given |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "made-up")
     before = {name: os.environ.get(name) for name in given}
