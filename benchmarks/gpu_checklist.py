@@ -25,6 +25,7 @@ from torch import Tensor
 
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.data.phantoms.rendering import render_phantom
+from lmsfe_sam.distributed import check_device
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.inferers import LABELS, PROMPTS, ZoomInferer
@@ -33,7 +34,6 @@ from lmsfe_sam.model.checkpoints import network_from_checkpoint
 from lmsfe_sam.predict.preprocessing import prepare
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from lmsfe_sam.prompts.simulate import tight_box
-from lmsfe_sam.settings import check_device
 
 PRECISIONS: dict[str, torch.dtype | None] = {
     "float32": None,

@@ -24,9 +24,10 @@ from lmsfe_sam.data.duplicates import find_pairs
 from lmsfe_sam.data.masks.reading import resize_mask
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.evaluation.metrics import dice
+from lmsfe_sam.evaluation.protocol import inscribed_ellipse
 from lmsfe_sam.evaluation.statistics import Resampling
 from lmsfe_sam.predict.preprocessing import prepare
-from lmsfe_sam.prompts.simulate import inscribed_ellipse, tight_box
+from lmsfe_sam.prompts.simulate import tight_box
 
 SIZE = 256
 FARTHEST = 16

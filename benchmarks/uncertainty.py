@@ -21,12 +21,13 @@ from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.masks.objects import connected_parts
 from lmsfe_sam.data.masks.reading import resize_mask
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
+from lmsfe_sam.evaluation.protocol import mode_rng
 from lmsfe_sam.evaluation.statistics import Resampling
 from lmsfe_sam.predict.decoding import decode_prompts
 from lmsfe_sam.predict.predictor import Predictor
 from lmsfe_sam.predict.preprocessing import prepare
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
-from lmsfe_sam.prompts.simulate import first_click, jitter_box, mode_rng, tight_box
+from lmsfe_sam.prompts.simulate import first_click, jitter_box, tight_box
 
 LEVELS = ((0.25, 0.75), (0.1, 0.9), (0.05, 0.95), (0.02, 0.98))
 

@@ -21,9 +21,10 @@ from scipy.ndimage import distance_transform_edt
 
 from lmsfe_sam.data.phantoms.anatomy import breast, neck, smooth_step
 from lmsfe_sam.data.phantoms.bmode import Scanner, smooth_field
+from lmsfe_sam.evaluation.protocol import inscribed_ellipse, mode_box
 from lmsfe_sam.evaluation.statistics import Resampling
 from lmsfe_sam.predict.predictor import Predictor
-from lmsfe_sam.prompts.simulate import first_click, inscribed_ellipse, mode_box
+from lmsfe_sam.prompts.simulate import first_click
 
 SIDE = 256
 BOXES = ("box", "box_jitter_10", "box_jitter_20")

@@ -25,6 +25,7 @@ from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import plain_errors
 from lmsfe_sam.evaluation.metrics import border_distances, dice
+from lmsfe_sam.evaluation.protocol import inscribed_ellipse, mode_box
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
@@ -34,7 +35,7 @@ from lmsfe_sam.predict.windows import Window
 from lmsfe_sam.predict.zoom import AUTO, ObjectMask, WindowEncoder, Zoom
 from lmsfe_sam.prompts.coordinates import Size
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
-from lmsfe_sam.prompts.simulate import first_click, inscribed_ellipse, mode_box
+from lmsfe_sam.prompts.simulate import first_click
 
 PROMPTS = ("box", "box_jitter_10", "box_jitter_20", "point")
 CONTROL = "ellipse in the box"

@@ -7,11 +7,10 @@ import math
 import numpy as np
 
 from lmsfe_sam.evaluation.metrics import COLUMNS
-from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS
+from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, CONTROLS, JITTER_PERCENTS, MODES
 from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.prompts.prompt import ObjectPrompt
-from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 INFO = RunInfo(
     dataset="busi",

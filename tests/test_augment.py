@@ -9,7 +9,7 @@ from monai.transforms import Compose
 
 from lmsfe_sam.data.transforms.augment import RandDepthGaind, RandMarkersd, RandShadowd, RandSpeckled
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.prompts.simulate import inscribed_ellipse
+from lmsfe_sam.evaluation.protocol import inscribed_ellipse
 
 ALL = [RandSpeckled, RandDepthGaind, RandShadowd, RandMarkersd]
 SIZE = 128

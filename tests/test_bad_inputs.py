@@ -16,9 +16,9 @@ from data_folders import SIZE, disc, make_plain, save, speckle
 from lmsfe_sam import options, selftest
 from lmsfe_sam.data.combined import find_records
 from lmsfe_sam.data.datalist import build_datalist
+from lmsfe_sam.data.foreign_masks import ForeignMasks
 from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError, find_input_error
-from lmsfe_sam.evaluation.foreign import ForeignMasks
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.inference.inputs import find_inputs
 

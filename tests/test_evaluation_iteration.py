@@ -15,9 +15,16 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.iteration import PromptedEvaluation, collate_cases
 from lmsfe_sam.evaluation.metrics import score
 from lmsfe_sam.evaluation.prediction import predict_clicks
-from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS
+from lmsfe_sam.evaluation.protocol import (
+    CLICK_LIMIT,
+    CONTROLS,
+    JITTER_PERCENTS,
+    MODES,
+    control_mask,
+    mode_box,
+)
 from lmsfe_sam.evaluation.results import ImageResult
-from lmsfe_sam.prompts.simulate import CONTROLS, MODES, control_mask, first_click, mode_box
+from lmsfe_sam.prompts.simulate import first_click
 
 
 def disc(y: float, x: float, radius: float, shape: tuple[int, int] = (256, 256)) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 from lmsfe_sam import distributed as processes
 from lmsfe_sam.data.datalist import DataList, build_datalist
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.evaluation.protocol import CONTROLS, MODES
 from lmsfe_sam.evaluation.settings import (
     NoNetwork,
     announce,
@@ -29,7 +30,6 @@ from lmsfe_sam.evaluation.settings import (
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork
-from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 SETTINGS: dict[str, Any] = {
     "device": "cpu",

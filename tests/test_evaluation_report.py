@@ -17,6 +17,7 @@ from PIL import Image
 
 from evaluation_results import INFO, make_result, make_results
 from lmsfe_sam.evaluation.comparison import OtherRun
+from lmsfe_sam.evaluation.protocol import CONTROLS, MODES
 from lmsfe_sam.evaluation.report import writing
 from lmsfe_sam.evaluation.report.gallery import pick_cases
 from lmsfe_sam.evaluation.report.page import write_report
@@ -24,7 +25,6 @@ from lmsfe_sam.evaluation.report.plots import Line, line_plot
 from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
 from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.evaluation.summary import Summary, summarise
-from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 
 class Page(HTMLParser):

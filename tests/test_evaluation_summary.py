@@ -15,10 +15,10 @@ from evaluation_results import INFO, make_result, make_results
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import HEADER, check_overlap, read_metrics
 from lmsfe_sam.evaluation.metrics import COLUMNS
+from lmsfe_sam.evaluation.protocol import MODES
 from lmsfe_sam.evaluation.report import writing
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import Summary, clicks_needed, size_tertiles, summarise
-from lmsfe_sam.prompts.simulate import MODES
 
 
 def summary_of(results: list[ImageResult], **more: object) -> Summary:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from lmsfe_sam import tables
 from lmsfe_sam.data.datalist import build_datalist
+from lmsfe_sam.data.foreign_masks import ForeignMasks, foreign_masks
 from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.foreign import ForeignMasks, foreign_masks
 
 
 @pytest.fixture(scope="module")

@@ -248,17 +248,24 @@ class TestLimit:
 
 def test_masks_that_agree_are_certain() -> None:
     class Always:
-        def __init__(self, mask: np.ndarray) -> None:
+        def __init__(self, mask: np.ndarray, last: np.ndarray | None = None) -> None:
             self.mask = mask
+            self.last = ~mask if last is None else last
 
         def predict(self) -> Any:
             return self.mask[None], None, None
 
         def predict_objects(self, prompts: list[ObjectPrompt]) -> Any:
             assert len(prompts) == 6
-            return np.stack([self.mask] * 5 + [~self.mask]), None, None
+            return np.stack([self.mask] * 4 + [self.last] * 2), None, None
 
     mask = np.zeros((20, 30), bool)
     assert disagreement(Always(mask)) == 1  # type: ignore[arg-type]
     mask[5:9, 7:20] = True
-    assert disagreement(Always(mask)) == pytest.approx(6 / 21)  # type: ignore[arg-type]
+    assert disagreement(Always(mask)) == pytest.approx(10 / 21)  # type: ignore[arg-type]
+    empty = np.zeros_like(mask)
+    assert disagreement(Always(mask, empty)) == pytest.approx(10 / 21)  # type: ignore[arg-type]
+    half = mask.copy()
+    half[:, :12] = False
+    overlap = 2 * half.sum() / (half.sum() + mask.sum())
+    assert disagreement(Always(mask, half)) == pytest.approx(10 / 21 * (1 - overlap))  # type: ignore[arg-type]

@@ -31,8 +31,6 @@ from lmsfe_sam.options import (
 )
 from lmsfe_sam.settings import (
     check_command_line,
-    check_device,
-    check_device_and_precision,
     given_keys,
     plain_errors_of_command,
 )
@@ -273,24 +271,6 @@ def test_the_page_of_options_is_current(bundle_root: Path) -> None:
     assert page.read_text() == options_page(bundle_root / "configs"), (
         "python -m lmsfe_sam.options > docs/options.md"
     )
-
-
-def test_devices() -> None:
-    check_device("cpu")
-    for device in ("gpu", "cuda:99", "", None, 3):
-        with pytest.raises(InputError, match="cpu"):
-            check_device(device)
-
-
-@pytest.mark.parametrize("capable", [False, True])
-@pytest.mark.parametrize("amp", [None, False, True])
-def test_bfloat16_on_a_cpu_without_instructions_for_it_is_said_to_be_slow(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capable: bool, amp: bool | None
-) -> None:
-    capabilities = {"architecture": "x86_64", "avx2": True, "avx512_bf16": capable}
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    check_device_and_precision("cpu", amp)
-    assert ("leave --amp out" in caplog.text) == (amp is True and not capable)
 
 
 @pytest.mark.parametrize("config", ["train.json", "inference.json", "evaluate.json"])

@@ -9,8 +9,9 @@ import torch
 
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.data.phantoms.rendering import render_phantom
+from lmsfe_sam.evaluation.protocol import inscribed_ellipse
 from lmsfe_sam.predict.preprocessing import prepare
-from lmsfe_sam.prompts.simulate import inscribed_ellipse, tight_box
+from lmsfe_sam.prompts.simulate import tight_box
 from lmsfe_sam.training.losses import PromptedLoss
 
 STEPS = 45

@@ -12,10 +12,10 @@ from PIL import Image
 from lmsfe_sam.data.checking import check_records
 from lmsfe_sam.data.combined import find_records
 from lmsfe_sam.data.datalist import DataList
+from lmsfe_sam.data.foreign_masks import foreign_masks
 from lmsfe_sam.data.masks.objects import separate_objects
 from lmsfe_sam.data.transforms.loading import LoadUltrasoundd
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.foreign import foreign_masks
 from lmsfe_sam.images import reading
 from lmsfe_sam.images.limits import MAX_PIXELS
 

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lmsfe_sam.distributed import join_processes, let_idle_threads_sleep, local_device, set_threads
+from lmsfe_sam.distributed import (
+    check_device,
+    check_device_and_precision,
+    join_processes,
+    let_idle_threads_sleep,
+    local_device,
+    set_threads,
+)
 from lmsfe_sam.errors import InputError
 
 
@@ -62,3 +69,21 @@ def test_without_torchrun_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPat
 def test_the_cpu_where_there_is_no_gpu() -> None:
     if not torch.cuda.is_available():
         assert local_device() == torch.device("cpu")
+
+
+def test_devices() -> None:
+    check_device("cpu")
+    for device in ("gpu", "cuda:99", "", None, 3):
+        with pytest.raises(InputError, match="cpu"):
+            check_device(device)
+
+
+@pytest.mark.parametrize("capable", [False, True])
+@pytest.mark.parametrize("amp", [None, False, True])
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_said_to_be_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capable: bool, amp: bool | None
+) -> None:
+    capabilities = {"architecture": "x86_64", "avx2": True, "avx512_bf16": capable}
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    check_device_and_precision("cpu", amp)
+    assert ("leave --amp out" in caplog.text) == (amp is True and not capable)

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.evaluation.protocol import inscribed_ellipse
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.sampling import KINDS, MixedPrompts, correct
-from lmsfe_sam.prompts.simulate import first_click, inscribed_ellipse, tight_box
+from lmsfe_sam.prompts.simulate import first_click, tight_box
 
 SIZE = 64
 

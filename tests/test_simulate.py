@@ -1,8 +1,7 @@
-"""Prompts made from masks: known values, properties, and the controls on real masks."""
+"""Prompts made from masks: known values and properties."""
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
 from scipy import ndimage
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.prompts import simulate
 from lmsfe_sam.prompts.simulate import (
-    CONTROLS,
-    MODES,
-    control_mask,
     corrective_click,
-    filled_box,
     first_click,
-    inscribed_ellipse,
     jitter_box,
     largest_error,
-    mode_box,
-    mode_rng,
     random_click,
     tight_box,
 )
@@ -39,11 +30,6 @@ def block(shape: tuple[int, int], x0: int, y0: int, x1: int, y1: int) -> np.ndar
     mask = np.zeros(shape, dtype=bool)
     mask[y0:y1, x0:x1] = True
     return mask
-
-
-def test_modes_keep_their_order():
-    assert MODES[:6] == ("box", "box_jitter_10", "box_jitter_20", "point", "clicks_5", "none")
-    assert MODES[6:] == CONTROLS
 
 
 def test_tight_box_of_a_block():
@@ -174,70 +160,6 @@ def test_mending_the_largest_region_again_and_again_ends_at_the_mask(pair):
     assert np.array_equal(mask, prediction)
 
 
-def test_ellipse_in_a_small_box():
-    # Squared distances of the pixel centres in a circle of radius 3: 2.5**2 + 1.5**2 < 9 < 2 * 2.5**2.
-    expected = [".####.", "######", "######", "######", "######", ".####."]
-    drawn = inscribed_ellipse([0, 0, 6, 6], (6, 6))
-    assert drawn.ravel().tolist() == [x == "#" for row in expected for x in row]
-
-
-@given(some_masks)
-def test_ellipse_lies_in_its_box_and_is_symmetric(mask):
-    x0, y0, x1, y1 = box = tight_box(mask).astype(int)
-    ellipse = inscribed_ellipse(box, mask.shape)
-    assert not np.any(ellipse & ~filled_box(box, mask.shape))
-    inner = ellipse[y0:y1, x0:x1]
-    assert inner[(y1 - y0) // 2, (x1 - x0) // 2]
-    assert np.array_equal(inner, inner[::-1]) and np.array_equal(inner, inner[:, ::-1])
-
-
-def test_ellipse_area_is_a_quarter_of_pi_of_the_box():
-    box = [13.3, 20.9, 180.2, 99.4]
-    assert inscribed_ellipse(box, (256, 256)).sum() == pytest.approx(
-        np.pi / 4 * (180.2 - 13.3) * (99.4 - 20.9), rel=0.01
-    )
-
-
-@pytest.mark.parametrize("fill", [filled_box, inscribed_ellipse])
-def test_boxes_beyond_the_image_or_without_area_are_allowed(fill):
-    assert fill([-5, -5, 100, 100], (20, 30))[10, 15]
-    assert not fill([7, 7, 7, 12], (20, 30)).any()
-
-
-def test_filled_box_takes_pixel_centres():
-    drawn = filled_box([0.4, 0.6, 3.4, 3.6], (5, 5))
-    assert np.array_equal(drawn, block((5, 5), 0, 1, 3, 4))
-
-
-def test_mode_rng_is_seeded_by_seed_name_and_mode():
-    name = "benign/benign (é).png"
-    expected = np.random.default_rng([7, zlib.crc32(name.encode("utf-8")), 2]).uniform(size=3)
-    assert mode_rng(7, name, "box_jitter_20").uniform(size=3).tolist() == expected.tolist()
-    others = [
-        mode_rng(7, name, "point"),
-        mode_rng(8, name, "box_jitter_20"),
-        mode_rng(7, "x", "box_jitter_20"),
-    ]
-    assert all(other.uniform(size=3).tolist() != expected.tolist() for other in others)
-
-
-def test_jittered_controls_use_the_boxes_of_the_jittered_modes():
-    mask = block((64, 64), 10, 20, 40, 50)
-    for percent in (10, 20):
-        box = jitter_box(
-            tight_box(mask), percent / 100, np.random.default_rng([5, zlib.crc32(b"a.png"), percent // 10])
-        )
-        assert mode_box(f"box_jitter_{percent}", mask, 5, "a.png").tolist() == box.tolist()
-        control = control_mask(f"control_ellipse_jitter_{percent}", mask, 5, "a.png")
-        assert np.array_equal(control, inscribed_ellipse(box, (64, 64)))
-    assert np.array_equal(control_mask("control_box", mask, 5, "a.png"), mask)
-
-
-def test_modes_without_a_box():
-    mask = block((8, 8), 1, 1, 4, 4)
-    assert [mode_box(mode, mask, 0, "a") for mode in ("point", "clicks_5", "none")] == [None] * 3
-
-
 def test_bad_input_says_what_to_do():
     empty = np.zeros((5, 5), bool)
     for generator in (tight_box, first_click, lambda mask: random_click(mask, np.random.default_rng(0))):
@@ -245,10 +167,6 @@ def test_bad_input_says_what_to_do():
             generator(empty)
     with pytest.raises(InputError, match=r"\(1, 5, 5\)"):
         tight_box(empty[None])
-    with pytest.raises(InputError, match="box_jitter_10"):
-        mode_rng(0, "a", "boxes")
-    with pytest.raises(InputError, match="control_ellipse"):
-        control_mask("box", ~empty, 0, "a")
 
 
 def test_the_module_is_light():
@@ -256,28 +174,3 @@ def test_the_module_is_light():
     assert not any(
         line.startswith(("import scipy", "from scipy", "import torch")) for line in source.splitlines()
     )
-
-
-@pytest.mark.parametrize(
-    ("folder", "pattern", "box_dice", "ellipse_dice", "jitter_10", "jitter_20"),
-    [
-        ("busi", "**/*_mask.png", 0.832, 0.887, 0.85, 0.78),
-        ("busbra/Masks", "*.png", 0.821, 0.894, 0.856, 0.781),
-        ("ddti/masks", "*.png", 0.853, 0.917, 0.872, 0.792),
-    ],
-)
-def test_controls_on_real_masks(shared_data, folder, pattern, box_dice, ellipse_dice, jitter_10, jitter_20):
-    scores = {control: [] for control in CONTROLS}
-    root = shared_data / folder
-    for path in sorted(root.glob(pattern)):
-        whole = np.asarray(Image.open(path).convert("L")) > 127
-        rows, columns = (((np.arange(256) + 0.5) * side / 256).astype(int) for side in whole.shape)
-        mask = whole[np.ix_(rows, columns)]
-        for control, dice in scores.items():
-            drawn = control_mask(control, mask, 0, path.relative_to(root).as_posix())
-            dice.append(2 * np.sum(drawn & mask) / (np.sum(drawn) + np.sum(mask)))
-    means = {control: np.mean(dice) for control, dice in scores.items()}
-    assert means["control_box"] == pytest.approx(box_dice, abs=0.003)
-    assert means["control_ellipse"] == pytest.approx(ellipse_dice, abs=0.003)
-    assert means["control_ellipse_jitter_10"] == pytest.approx(jitter_10, abs=0.01)
-    assert means["control_ellipse_jitter_20"] == pytest.approx(jitter_20, abs=0.01)

@@ -1,4 +1,4 @@
-"""Threads, and the processes that torchrun started: joining them, dividing images, gathering results."""
+"""Devices, threads, and torchrun's processes: joining them, dividing images among them, gathering results."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
 from lmsfe_sam.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
@@ -66,6 +68,44 @@ def local_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        InputError: unknown name, or a GPU where there is none.
+    """
+    try:
+        torch.empty(1, device=torch.device(device))
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"device is {str(device)!r}, which this machine does not have: give cpu"
+            + (" or cuda" if torch.cuda.is_available() else "")
+            + " with --device."
+        ) from error
+
+
+def check_device_and_precision(device: Any, amp: Any) -> None:
+    """Refuse a device as `check_device` does; warn of bfloat16 on a CPU without instructions for it.
+
+    Such a CPU computes the same, but a hundred times slower.
+
+    Raises:
+        InputError: see `check_device`.
+    """
+    check_device(device)
+    if amp is True and torch.device(device).type == "cpu" and _lacks_bfloat16(torch.cpu.get_capabilities()):
+        logger.warning(
+            "amp is True, but this CPU has no instructions for bfloat16, which makes it many times slower: "
+            "leave --amp out."
+        )
+
+
+def _lacks_bfloat16(capabilities: Mapping[str, Any]) -> bool:
+    """Whether an x86 CPU has no instructions for bfloat16; other CPUs are not judged."""
+    known = ("avx512_bf16", "amx_bf16", "avx10_1")
+    return capabilities.get("architecture") == "x86_64" and not any(capabilities.get(key) for key in known)
 
 
 def join_processes(device: torch.device | str, required_by: str | None = None) -> None:

@@ -113,9 +113,9 @@ def segment_phantoms(bundle: Path, device: str = "cpu") -> list[Case]:
         InputError: the weights or the device cannot be used.
     """
     from lmsfe_sam.data.phantoms.rendering import render_phantom
+    from lmsfe_sam.distributed import check_device
     from lmsfe_sam.predict.predictor import Predictor
     from lmsfe_sam.prompts.simulate import first_click, tight_box
-    from lmsfe_sam.settings import check_device
 
     check_device(device)
     predictor = Predictor(network_from_checkpoint(bundle / WEIGHTS).to(device))

@@ -142,55 +142,6 @@ def check_command_line(arguments: Sequence[str] | None = None) -> None:
             _check_nested(config, path, key, name)
 
 
-def check_device(device: Any) -> None:
-    """Refuse a device that this machine does not have.
-
-    Raises:
-        InputError: unknown name, or a GPU where there is none.
-    """
-    import torch
-
-    try:
-        torch.empty(1, device=torch.device(device))
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise InputError(
-            f"device is {str(device)!r}, which this machine does not have: give cpu"
-            + (" or cuda" if torch.cuda.is_available() else "")
-            + " with --device."
-        ) from error
-
-
-def check_device_and_precision(device: Any, amp: Any) -> None:
-    """Refuse a device as `check_device` does; warn of bfloat16 on a CPU without instructions for it.
-
-    Such a CPU computes the same, but a hundred times slower.
-
-    Raises:
-        InputError: see `check_device`.
-    """
-    import torch
-
-    check_device(device)
-    if amp is True and torch.device(device).type == "cpu" and _lacks_bfloat16(torch.cpu.get_capabilities()):
-        logger.warning(
-            "amp is True, but this CPU has no instructions for bfloat16, which makes it many times slower: "
-            "leave --amp out."
-        )
-
-
-def _lacks_bfloat16(capabilities: Mapping[str, Any]) -> bool:
-    """Whether an x86 CPU has no instructions for bfloat16; other CPUs are not judged."""
-    known = ("avx512_bf16", "amx_bf16", "avx10_1")
-    return capabilities.get("architecture") == "x86_64" and not any(capabilities.get(key) for key in known)
-
-
-def folders_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
-    """Return the folders that ``dataset_dir`` names: none, one, or those of a list."""
-    if dataset_dir is None:
-        return []
-    return [dataset_dir] if isinstance(dataset_dir, str) else list(dataset_dir)
-
-
 def framed(*lines: str) -> str:
     """Return lines in a frame of asterisks, for what must not be overlooked in a log."""
     width = max(map(len, lines)) + 4

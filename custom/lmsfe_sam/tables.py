@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.evaluation.foreign import MODE
 from lmsfe_sam.evaluation.inputs import AUTHORS
+from lmsfe_sam.evaluation.protocol import CONTROLS, FOREIGN
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
 from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run
 from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.prompts.simulate import CONTROLS
 
 COLUMNS = (*METRICS, "hd95", "assd")
 """The paper's six metrics, and two of ours."""
@@ -93,7 +92,7 @@ def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[st
             network = seeds[0].summary.get("network") or {}
             cells = [_interval(estimate(seeds, mode, column), column) for column in COLUMNS]
             size = str(network.get("image_size", ""))
-            of_network = ["", ""] if mode == MODE else [size, str(len(seeds))]
+            of_network = ["", ""] if mode == FOREIGN else [size, str(len(seeds))]
             table.add([name_of(seeds[0], mode), title(mode), *of_network, *cells, OURS])
         base = _base(seeds[0])
         figures = PUBLISHED.get(dataset, {}).get(base)
@@ -221,7 +220,7 @@ def _base(run: EvaluatedRun) -> str:
 
 def name_of(run: EvaluatedRun, mode: str | None = None) -> str:
     """Return the method behind a mode of a run: its network, or the program that made the masks."""
-    if mode == MODE:
+    if mode == FOREIGN:
         return Path(run.summary["predictions"]).name
     network = run.summary.get("network") or {}
     form = {"box": ", box as a channel", "none": ", image alone"}.get(network.get("prompt_form", ""), "")

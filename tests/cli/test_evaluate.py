@@ -26,8 +26,8 @@ from lmsfe_sam import LMSFESAM
 from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.evaluation.metrics import COLUMNS
+from lmsfe_sam.evaluation.protocol import CONTROLS, MODES
 from lmsfe_sam.model.checkpoints import save_weights
-from lmsfe_sam.prompts.simulate import CONTROLS, MODES
 
 CONFIGS = ["configs/train.json", "configs/evaluate.json"]
 LONGEST_SECONDS = 600

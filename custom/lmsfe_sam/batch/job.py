@@ -26,13 +26,12 @@ from lmsfe_sam.batch.record import FAILURES, Failures, Record
 from lmsfe_sam.batch.sources import read_sources
 from lmsfe_sam.batch.storage import Store
 from lmsfe_sam.batch.worker import Job, Worker, as_table, read_config
+from lmsfe_sam.distributed import check_device
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import own_bundle
 from lmsfe_sam.inference.results import mask_settings
-from lmsfe_sam.model.checkpoints import read_image_size
 from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompts_file import read_prompts
-from lmsfe_sam.settings import check_device
 from lmsfe_sam.stopping import Stopped, held_signals
 
 logger = logging.getLogger(__name__)
@@ -121,11 +120,12 @@ def _check(job: Job, options: BatchOptions) -> dict[str, Any]:
         value = getattr(options, key)
         if value is not None and value < least:
             raise InputError(f"{key} is {value}: give a whole number of at least {least} with --{key}.")
-    given = read_config(job).get_parsed_content("options")
+    config = read_config(job)
+    given = config.get_parsed_content("options")
     check_options(InferenceOptions, given)
     if options.workers is None and "device" in job.options:
         check_device(job.options["device"])
-    read_image_size(given["checkpoint"])
+    config.get_parsed_content("image_size")  # which reads the description of the checkpoint
     return mask_settings(given)
 
 

@@ -13,7 +13,6 @@ from lmsfe_sam.data.phantoms.rendering import phantom_records
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.images.limits import MAX_PIXELS
-from lmsfe_sam.settings import folders_of
 
 
 def find_records(
@@ -72,6 +71,13 @@ def find_records(
         "test": records[phantoms - held_out :],
     }
     return DataList("phantoms", Path("phantoms"), "phantoms", splits, seed=seed, own_split=True)
+
+
+def folders_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
+    """Return the folders that ``dataset_dir`` names: none, one, or those of a list."""
+    if dataset_dir is None:
+        return []
+    return [dataset_dir] if isinstance(dataset_dir, str) else list(dataset_dir)
 
 
 def _mark_objects(

@@ -13,9 +13,9 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.metrics import COLUMNS, HIGHER_IS_BETTER, Scores
+from lmsfe_sam.evaluation.protocol import CONTROLS
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
-from lmsfe_sam.prompts.simulate import CONTROLS
 
 HEADER = ("image", "prompt", *COLUMNS)
 """The first line of ``metrics.csv``."""

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from lmsfe_sam import distributed
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.evaluation.comparison import OtherRun
+from lmsfe_sam.evaluation.protocol import CONTROLS
 from lmsfe_sam.evaluation.report import writing
 from lmsfe_sam.evaluation.report.page import write_report
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import RunInfo, Summary, summarise
 from lmsfe_sam.files import close_logs
-from lmsfe_sam.prompts.simulate import CONTROLS
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from lmsfe_sam.baselines.preprocessing import Frame
+from lmsfe_sam.data.foreign_masks import ForeignMasks
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation import metrics
-from lmsfe_sam.evaluation.foreign import MODE, ForeignMasks
 from lmsfe_sam.evaluation.prediction import (
     Prediction,
     predict_boxes,
@@ -27,13 +27,16 @@ from lmsfe_sam.evaluation.protocol import (
     BOX_MODES,
     CLICK_LIMIT,
     CLICK_MODES,
+    CONTROLS,
+    FOREIGN,
     JITTER_PERCENTS,
+    control_mask,
+    inscribed_ellipse,
     jittered_box,
     network_modes,
 )
 from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
 from lmsfe_sam.prompts.prompt import ObjectPrompt
-from lmsfe_sam.prompts.simulate import CONTROLS, control_mask, inscribed_ellipse
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,8 @@ class PromptedEvaluation:
             predictions = [Predictions.empty() for _ in cases]
         if self.foreign is not None:
             for case, own in zip(cases, predictions, strict=True):
-                own.by_mode[MODE] = Prediction(self.foreign(case.name, case.size), math.nan)
-                own.prompts[MODE] = ObjectPrompt()
+                own.by_mode[FOREIGN] = Prediction(self.foreign(case.name, case.size), math.nan)
+                own.prompts[FOREIGN] = ObjectPrompt()
         return [self.score(case, own) for case, own in zip(cases, predictions, strict=True)]
 
     def predict(self, network: Any, images: torch.Tensor, cases: Sequence[Case]) -> list[Predictions]:
@@ -200,7 +203,7 @@ class PromptedEvaluation:
     def score(self, case: Case, predictions: Predictions) -> ImageResult:
         """Score the predictions for one image, and its controls."""
         own = predictions.by_mode
-        predicted = ([MODE] if self.foreign is not None else []) + list(self.network_modes)
+        predicted = ([FOREIGN] if self.foreign is not None else []) + list(self.network_modes)
         masks = {mode: own[mode].mask for mode in predicted}
         for mode in self.modes:
             if mode in CONTROLS:

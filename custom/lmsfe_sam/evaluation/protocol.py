@@ -1,6 +1,6 @@
-"""The prompts that each image is evaluated with: prompt modes, and the two curves.
+"""The prompts that each image is evaluated with: prompt modes, controls, and the two curves.
 
-The modes' own rules live in `lmsfe_sam.prompts.simulate`; `docs/protocol.md` states all of it in words.
+`docs/protocol.md` states the same rules in words; `lmsfe_sam.prompts.simulate` says what coordinates mean.
 """
 
 from __future__ import annotations
@@ -10,19 +10,47 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.prompts.simulate import CONTROLS, MODES, jitter_box, mode_box, tight_box
+from lmsfe_sam.prompts.simulate import jitter_box, tight_box
+
+MODES = (
+    "box",
+    "box_jitter_10",
+    "box_jitter_20",
+    "point",
+    "clicks_5",
+    "none",
+    "control_box",
+    "control_ellipse",
+    "control_ellipse_jitter_10",
+    "control_ellipse_jitter_20",
+)
+"""Prompt modes; a mode's place in this list is its index in `mode_rng`."""
+
+CONTROLS = tuple(mode for mode in MODES if mode.startswith("control_"))
+"""Modes that are scored without a network."""
+
+FOREIGN = "predictions"
+"""The mode of masks that another program made, beside the controls and the network's modes."""
 
 BOX_MODES = {"box": 0, "box_jitter_10": 10, "box_jitter_20": 20}
 """Modes of one box, and how far, in per cent of its length, each side of it moves at most."""
+
+CONTROL_BOXES = {
+    "control_box": "box",
+    "control_ellipse": "box",
+    "control_ellipse_jitter_10": "box_jitter_10",
+    "control_ellipse_jitter_20": "box_jitter_20",
+}
+"""The mode whose box a control is drawn in."""
 
 CLICK_MODES = {"point": 1, "clicks_5": 5}
 """Modes of clicks, and how many clicks each has. One chain of clicks serves all of them."""
 
 JITTER_PERCENTS = (0, 5, 10, 15, 20, 25, 30)
-"""The same for the boxes of the jitter curve."""
+"""The most that a side of a box on the jitter curve is moved, in per cent of its length."""
 
 CLICK_LIMIT = 10
 """The length of the click curve, and the most clicks that noc@85 and noc@90 count."""
@@ -36,6 +64,9 @@ MATCHED_CONTROLS = {
     "box_jitter_20": "control_ellipse_jitter_20",
 }
 """The control on the same box as a mode of the network."""
+
+Mask = NDArray[np.bool_]
+Box = NDArray[np.float64]
 
 
 def parse_modes(value: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -71,7 +102,34 @@ def kind_of(mode: str) -> str | None:
     return "box" if mode in BOX_MODES else "clicks" if mode in CLICK_MODES else "none"
 
 
-def jittered_box(percent: int, mask: NDArray[Any], seed: int, image_name: str) -> NDArray[np.float64]:
+def mode_rng(seed: int, image_name: str, mode: str) -> np.random.Generator:
+    """Return the random generator of one image in one prompt mode.
+
+    Args:
+        seed: the evaluation's seed, not negative.
+        image_name: the image's path relative to the dataset's folder, with forward slashes.
+        mode: one of `MODES`; a control with jitter gets the generator of the mode whose box it uses.
+
+    Raises:
+        InputError: ``mode`` is unknown.
+    """
+    return _rng(seed, image_name, MODES.index(_box_mode(mode)))
+
+
+def mode_box(mode: str, mask: NDArray[Any], seed: int, image_name: str) -> Box | None:
+    """Return the box that ``mode`` shows for ``mask (H,W)``, or None for a mode without one.
+
+    Raises:
+        InputError: ``mode`` is unknown, or the mask has no non-zero pixel.
+    """
+    percent = BOX_MODES.get(_box_mode(mode))
+    if percent is None:
+        return None
+    box = tight_box(mask)
+    return jitter_box(box, percent / 100, mode_rng(seed, image_name, mode)) if percent else box
+
+
+def jittered_box(percent: int, mask: NDArray[Any], seed: int, image_name: str) -> Box:
     """Return the box (4,) around ``mask (H,W)`` whose sides are moved by up to ``percent`` of their length.
 
     Where a prompt mode has that jitter it is the mode's own box, so that the jitter curve passes through
@@ -83,5 +141,56 @@ def jittered_box(percent: int, mask: NDArray[Any], seed: int, image_name: str) -
             assert box is not None
             return box
     # 100 + percent can be no mode's index.
-    rng = np.random.default_rng([seed, zlib.crc32(image_name.encode("utf-8")), 100 + percent])
-    return jitter_box(tight_box(mask), percent / 100, rng)
+    return jitter_box(tight_box(mask), percent / 100, _rng(seed, image_name, 100 + percent))
+
+
+def filled_box(box: ArrayLike, shape: tuple[int, int]) -> Mask:
+    """Return the mask ``shape = (H,W)`` of the pixels whose centre lies in ``box (4,)``."""
+    x0, y0, x1, y1 = np.asarray(box, dtype=np.float64)
+    y, x = _pixel_centres(shape)
+    return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+
+
+def inscribed_ellipse(box: ArrayLike, shape: tuple[int, int]) -> Mask:
+    """Return the mask ``shape = (H,W)`` of the pixels whose centre lies in the ellipse inscribed in ``box``.
+
+    A box without area has no such pixel.
+    """
+    x0, y0, x1, y1 = np.asarray(box, dtype=np.float64)
+    if not (x1 > x0 and y1 > y0):
+        return np.zeros(shape, dtype=bool)
+    y, x = _pixel_centres(shape)
+    across = (2 * x - x0 - x1) / (x1 - x0)
+    down = (2 * y - y0 - y1) / (y1 - y0)
+    return across**2 + down**2 <= 1
+
+
+def control_mask(mode: str, mask: NDArray[Any], seed: int, image_name: str) -> Mask:
+    """Return what one of the `CONTROLS` predicts for ``mask (H,W)``: its box filled, or the ellipse in it.
+
+    Raises:
+        InputError: ``mode`` is not a control, or the mask has no non-zero pixel.
+    """
+    if mode not in CONTROLS:
+        raise InputError(f"Prompt mode {mode!r} is not a control: choose one of {', '.join(CONTROLS)}.")
+    box = mode_box(mode, mask, seed, image_name)
+    assert box is not None
+    fill = filled_box if mode == "control_box" else inscribed_ellipse
+    return fill(box, (mask.shape[0], mask.shape[1]))
+
+
+def _box_mode(mode: str) -> str:
+    """Return the mode whose box and random numbers a mode uses, for most its own."""
+    if mode not in MODES:
+        raise InputError(f"Prompt mode {mode!r} is unknown: choose from {', '.join(MODES)}.")
+    return CONTROL_BOXES.get(mode, mode)
+
+
+def _rng(seed: int, image_name: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(image_name.encode("utf-8")), index])
+
+
+def _pixel_centres(shape: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return y (H,1) and x (1,W) of the pixel centres."""
+    height, width = shape
+    return np.arange(0.5, height)[:, None], np.arange(0.5, width)[None, :]

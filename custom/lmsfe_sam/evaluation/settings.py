@@ -11,19 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from lmsfe_sam.baselines.checkpoints import build_described, load_network
+from lmsfe_sam.data.combined import folders_of
 from lmsfe_sam.data.datalist import DataList, effective_split
-from lmsfe_sam.distributed import is_main_process
+from lmsfe_sam.distributed import check_device_and_precision, is_main_process
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
 from lmsfe_sam.evaluation.inputs import AUTHORS, OURS
-from lmsfe_sam.evaluation.protocol import kind_of, network_modes, parse_modes
+from lmsfe_sam.evaluation.protocol import MODES, kind_of, network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import LockedLog, ensure_folder, remove_leftovers
 from lmsfe_sam.model.network import PROMPT_KINDS
 from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.options import EvaluationOptions, check_options
-from lmsfe_sam.prompts.simulate import MODES
-from lmsfe_sam.settings import check_device_and_precision, folders_of, framed
+from lmsfe_sam.settings import framed
 from lmsfe_sam.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmsfe_sam.distributed import check_device_and_precision
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, is_input, stem
 from lmsfe_sam.images.frames import choose_frames, is_video, numbered_pictures, open_frames
@@ -17,7 +18,6 @@ from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, OUTPUT_SUFFIXES
 from lmsfe_sam.options import InferenceOptions, check_options
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 from lmsfe_sam.prompts.prompts_file import PromptsByName, check_names, nfc, read_prompts
-from lmsfe_sam.settings import check_device_and_precision
 
 logger = logging.getLogger(__name__)
 

@@ -244,7 +244,7 @@ def _weights(name: Any, models: Path) -> str:
 
 
 def _check_device(name: str) -> None:
-    from lmsfe_sam.settings import check_device
+    from lmsfe_sam.distributed import check_device
 
     count = torch.cuda.device_count()
     names = [torch.cuda.get_device_name(index) for index in range(count)]

@@ -6,7 +6,6 @@ serves the image with the highest one.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -21,9 +20,9 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
+from scipy.spatial.distance import pdist
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.metrics import dice
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.label.datastore.headers import check_file
 from lmsfe_sam.predict.predictor import Predictor
@@ -69,8 +68,9 @@ def disagreement(predictor: Predictor) -> float:
     ]
     x, y = first_click(guess)
     prompts = [*(ObjectPrompt(box) for box in boxes), ObjectPrompt(points=((x, y),))]
-    masks = [guess, *predictor.predict_objects(prompts)[0]]
-    return 1 - float(np.mean([dice(one, other) for one, other in itertools.combinations(masks, 2)]))
+    masks = np.stack([guess, *predictor.predict_objects(prompts)[0]])
+    differences = pdist(masks.reshape(len(masks), -1), "dice")  # NaN for two empty masks, which are alike
+    return float(np.nan_to_num(differences).mean())
 
 
 MEASURES: dict[str, tuple[Measure, str]] = {

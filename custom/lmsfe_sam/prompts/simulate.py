@@ -1,4 +1,4 @@
-"""Prompts made from a true mask, and the control masks that need no network.
+"""Prompts made from a true mask: its tight or jittered box, and clicks.
 
 Everything here is numpy on one mask; `docs/protocol.md` states the same rules in words. Pixel
 coordinates are x to the right and y down; a box is ``x0, y0, x1, y1`` with x1 and y1 exclusive; a click
@@ -7,42 +7,12 @@ is the index of a pixel, whose centre lies half a pixel further.
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmsfe_sam.errors import InputError
-
-MODES = (
-    "box",
-    "box_jitter_10",
-    "box_jitter_20",
-    "point",
-    "clicks_5",
-    "none",
-    "control_box",
-    "control_ellipse",
-    "control_ellipse_jitter_10",
-    "control_ellipse_jitter_20",
-)
-"""Prompt modes of the evaluation; a mode's place in this list is its index in `mode_rng`."""
-
-CONTROLS = tuple(mode for mode in MODES if mode.startswith("control_"))
-"""Modes that are scored without a network."""
-
-# The box that a mode is drawn from. A control with jitter uses the very box of the mode named here.
-_BOX_MODE = {
-    "box": "box",
-    "box_jitter_10": "box_jitter_10",
-    "box_jitter_20": "box_jitter_20",
-    "control_box": "box",
-    "control_ellipse": "box",
-    "control_ellipse_jitter_10": "box_jitter_10",
-    "control_ellipse_jitter_20": "box_jitter_20",
-}
-_JITTER = {"box": 0.0, "box_jitter_10": 0.1, "box_jitter_20": 0.2}
 
 Mask = NDArray[np.bool_]
 Box = NDArray[np.float64]
@@ -144,71 +114,6 @@ def corrective_click(mask: NDArray[Any], prediction: NDArray[Any]) -> tuple[Clic
     return first_click(region), kind
 
 
-def filled_box(box: ArrayLike, shape: tuple[int, int]) -> Mask:
-    """Return the mask ``shape = (H,W)`` of the pixels whose centre lies in ``box (4,)``."""
-    x0, y0, x1, y1 = np.asarray(box, dtype=np.float64)
-    y, x = _pixel_centres(shape)
-    return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-
-
-def inscribed_ellipse(box: ArrayLike, shape: tuple[int, int]) -> Mask:
-    """Return the mask ``shape = (H,W)`` of the pixels whose centre lies in the ellipse inscribed in ``box``.
-
-    A box without area has no such pixel.
-    """
-    x0, y0, x1, y1 = np.asarray(box, dtype=np.float64)
-    if not (x1 > x0 and y1 > y0):
-        return np.zeros(shape, dtype=bool)
-    y, x = _pixel_centres(shape)
-    across = (2 * x - x0 - x1) / (x1 - x0)
-    down = (2 * y - y0 - y1) / (y1 - y0)
-    return across**2 + down**2 <= 1
-
-
-def mode_rng(seed: int, image_name: str, mode: str) -> np.random.Generator:
-    """Return the random generator of one image in one prompt mode.
-
-    Args:
-        seed: the evaluation's seed, not negative.
-        image_name: the image's path relative to the dataset's folder, with forward slashes.
-        mode: one of `MODES`; a control with jitter gets the generator of the mode whose box it uses.
-
-    Raises:
-        InputError: ``mode`` is unknown.
-    """
-    index = MODES.index(_BOX_MODE.get(_known(mode), mode))
-    return np.random.default_rng([seed, zlib.crc32(image_name.encode("utf-8")), index])
-
-
-def mode_box(mode: str, mask: NDArray[Any], seed: int, image_name: str) -> Box | None:
-    """Return the box that ``mode`` shows for ``mask (H,W)``, or None for a mode without one.
-
-    Raises:
-        InputError: ``mode`` is unknown, or the mask has no non-zero pixel.
-    """
-    source = _BOX_MODE.get(_known(mode))
-    if source is None:
-        return None
-    box = tight_box(mask)
-    if source == "box":
-        return box
-    return jitter_box(box, _JITTER[source], mode_rng(seed, image_name, source))
-
-
-def control_mask(mode: str, mask: NDArray[Any], seed: int, image_name: str) -> Mask:
-    """Return what one of the `CONTROLS` predicts for ``mask (H,W)``: its box filled, or the ellipse in it.
-
-    Raises:
-        InputError: ``mode`` is not a control, or the mask has no non-zero pixel.
-    """
-    if mode not in CONTROLS:
-        raise InputError(f"Prompt mode {mode!r} is not a control: choose one of {', '.join(CONTROLS)}.")
-    box = mode_box(mode, mask, seed, image_name)
-    assert box is not None
-    fill = filled_box if mode == "control_box" else inscribed_ellipse
-    return fill(box, (mask.shape[0], mask.shape[1]))
-
-
 def _checked(mask: NDArray[Any]) -> Mask:
     mask = np.asarray(mask, dtype=bool)
     if mask.ndim != 2:
@@ -218,15 +123,3 @@ def _checked(mask: NDArray[Any]) -> Mask:
     if not mask.any():
         raise InputError("An empty mask has no box and no click: leave it out or prompt it with nothing.")
     return mask
-
-
-def _known(mode: str) -> str:
-    if mode not in MODES:
-        raise InputError(f"Prompt mode {mode!r} is unknown: choose from {', '.join(MODES)}.")
-    return mode
-
-
-def _pixel_centres(shape: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return y (H,1) and x (1,W) of the pixel centres."""
-    height, width = shape
-    return np.arange(0.5, height)[:, None], np.arange(0.5, width)[None, :]

@@ -11,14 +11,16 @@ from typing import Any
 
 from torch import nn
 
+from lmsfe_sam.data.combined import folders_of
 from lmsfe_sam.data.datalist import DataList
 from lmsfe_sam.data.layouts.folders import Record
+from lmsfe_sam.distributed import check_device_and_precision
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.encoder.backbone import load_classifier
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork, as_promptable
 from lmsfe_sam.model.weights.pretrained import read_state
 from lmsfe_sam.options import TrainingOptions, check_options
-from lmsfe_sam.settings import check_device_and_precision, folders_of, framed
+from lmsfe_sam.settings import framed
 
 logger = logging.getLogger(__name__)
 

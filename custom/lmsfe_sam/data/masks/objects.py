@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from lmsfe_sam.data.masks.reading import record_labels, record_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.reading import read_header
-from lmsfe_sam.options import ObjectsRule
-
-RULES: tuple[str, ...] = get_args(ObjectsRule)
 
 SMALLEST_PART = 1e-4
 """A part below this share of the image's area is a speck and no object: 7 pixels of 256 x 256."""
@@ -50,10 +47,10 @@ def record_objects(record: Mapping[str, Any], size: tuple[int, int]) -> list[Lab
         InputError: a bad mask, or an unknown rule.
     """
     rule = record.get("objects", "union")
-    if rule not in RULES:
-        raise InputError(f"objects is {rule!r}: give one of {', '.join(RULES)}.")
     if rule == "union":
         return [LabelledObject(record_mask(record, size), 1, True)]
+    if rule not in ("labels", "parts"):
+        raise InputError(f"objects is {rule!r}: give one of union, parts, labels.")
     objects = []
     for label, mask in record_labels(record, size):
         parts = connected_parts(mask) if rule == "parts" else [mask]

@@ -1,4 +1,4 @@
-"""A closer look at the lesion, as an augmentation: part of the picture in its own detail."""
+"""Zooming in on the lesion, as an augmentation: a crop of the image at its own resolution."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.transforms import MapTransform, RandomizableTransform, generate_spatial_bounding_box
 from monai.utils import convert_to_numpy
 
 from lmsfe_sam.data.transforms.augment import ordered
-from lmsfe_sam.prompts.simulate import tight_box
 
 __all__ = ["RandLesionZoomd"]
 
 
 class RandLesionZoomd(RandomizableTransform, MapTransform):
-    """Crop to a window that holds the whole lesion, anywhere in it; the picture stays as it is elsewhere.
+    """Crop images to a random window that contains the whole lesion, or one whole object of several.
 
-    Of several objects one is drawn that the window holds whole.
-
-    Made for pictures in their own size, before they are squashed to the network's, so that the closer
-    look has more detail. Lesions then come in more sizes and places, and a network can be used on
-    windows of an image around a prompt.
+    Meant for images at their own size, before they are resized to the network's input, so that the crop
+    shows more detail. Lesions then vary more in size and position, and the network can be used on windows of
+    an image around a prompt.
 
     Args:
-        keys: pictures (C,H,W) and the mask (1,H,W), all of one size.
+        keys: images (C,H,W) and the mask (1,H,W), all of one size.
         prob: how often; never where the mask is empty.
         share: range of the share of the window's sides that the lesion's box takes, drawn for each
-            axis as one number and a factor of up to 1.25 either way. The window never leaves the picture.
+            axis as one number and a factor of up to 1.25 either way. The window stays within the image.
         label_key: key of the mask.
         allow_missing_keys: as for every MONAI ``MapTransform``.
     """
@@ -48,7 +45,7 @@ class RandLesionZoomd(RandomizableTransform, MapTransform):
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return ``data`` with its pictures cropped, with the probability ``prob``."""
+        """Return ``data`` with its images cropped, with the probability ``prob``."""
         result: dict[Hashable, Any] = dict(data)
         self.randomize(None)
         if not self._do_transform:
@@ -60,7 +57,7 @@ class RandLesionZoomd(RandomizableTransform, MapTransform):
         if labels.max() > 1:
             values = np.unique(labels[mask])
             mask = labels == values[self.R.randint(len(values))]
-        x0, y0, x1, y1 = (round(side) for side in tight_box(mask))
+        (y0, x0), (y1, x1) = generate_spatial_bounding_box(mask[None])
         share = self.R.uniform(*self.share)
         rows = self._window(y0, y1, share, mask.shape[0])
         columns = self._window(x0, x1, share, mask.shape[1])

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from lmsfe_sam.evaluation.comparison import Difference
 from lmsfe_sam.evaluation.metrics import HIGHER_IS_BETTER
-from lmsfe_sam.evaluation.protocol import MATCHED_CONTROLS
-from lmsfe_sam.prompts.simulate import CONTROLS
+from lmsfe_sam.evaluation.protocol import CONTROLS, MATCHED_CONTROLS
 
 TITLES = {
     "box": "tight box",

@@ -13,7 +13,7 @@ from jinja2 import Template
 
 from lmsfe_sam.evaluation.comparison import Difference
 from lmsfe_sam.evaluation.metrics import COLUMNS
-from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, NOC_TARGETS
+from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, CONTROLS, JITTER_PERCENTS, NOC_TARGETS
 from lmsfe_sam.evaluation.report import formatting, plots
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.gallery import ImageReader, make_gallery
@@ -22,7 +22,6 @@ from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.evaluation.summary import CurveSummary, SubgroupRow, Summary
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.pages import environment, style_sheet
-from lmsfe_sam.prompts.simulate import CONTROLS
 
 FOLDER = Path(__file__).parent
 

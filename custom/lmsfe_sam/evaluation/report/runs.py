@@ -14,8 +14,8 @@ import numpy as np
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import TIE, read_metrics
 from lmsfe_sam.evaluation.metrics import Scores
+from lmsfe_sam.evaluation.protocol import CONTROLS
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
-from lmsfe_sam.prompts.simulate import CONTROLS
 
 MODELS = {
     "unet": "U-Net",

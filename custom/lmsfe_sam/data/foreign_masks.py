@@ -1,4 +1,4 @@
-"""Masks that another program made, scored as one more prompt mode beside the controls and the network."""
+"""A folder of masks that another program made, one for each image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import known_suffix, stem
 from lmsfe_sam.images.limits import MAX_PIXELS, pixel_limit
 from lmsfe_sam.images.reading import read_header
-
-MODE = "predictions"
-"""Their name among the prompt modes."""
 
 
 class ForeignMasks:
