@@ -22,7 +22,7 @@ from published import (
 from torch import nn
 
 from lmsfe_sam.baselines import build
-from lmsfe_sam.baselines.kan import KANLinear, spline_bases, uniform_knots
+from lmsfe_sam.baselines.ukan import KANLinear, spline_bases, uniform_knots
 from lmsfe_sam.errors import InputError
 
 MAPS = [f"encoder{i}" for i in range(1, 4)] + [f"decoder{i}" for i in range(1, 6)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.baselines.checks import check_image
+from lmsfe_sam.baselines.blocks import check_image
 from lmsfe_sam.errors import InputError
 
 VGG_LAYERS = {

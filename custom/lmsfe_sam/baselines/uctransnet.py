@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.baselines.blocks import ConvNormReLU, Down, two_convolutions
-from lmsfe_sam.baselines.checks import check_image
+from lmsfe_sam.baselines.blocks import ConvNormReLU, Down, check_image, two_convolutions
 from lmsfe_sam.errors import InputError
 
 WIDTHS = (64, 128, 256, 512)

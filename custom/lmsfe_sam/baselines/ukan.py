@@ -2,20 +2,28 @@
 
 Tensor names are those of ``Seg_UKAN`` in https://github.com/CUHK-AIM-Group/U-KAN, whose weights load.
 The published model has 6.36 million parameters; the class's own defaults there give one of 25.4 million.
+
+In a Kolmogorov-Arnold (KAN) layer each input passes a learnable curve on its way to each output. The curves
+are cubic B-splines plus a scaled SiLU, as in the layer that U-KAN takes from
+https://github.com/Blealtan/efficient-kan.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lmsfe_sam.baselines.checks import check_image
-from lmsfe_sam.baselines.kan import KANLinear
+from lmsfe_sam.baselines.blocks import check_image
 
-SMALL = (128, 160, 256)
-LARGE = (256, 320, 512)
+DEGREE = 3
+INTERVALS = 5
+"""Intervals of the splines on [-1, 1]; `DEGREE` more lie on either side."""
+
+BASES = INTERVALS + DEGREE
+NOISE = 0.1
 
 
 class UKAN(nn.Module):
@@ -26,7 +34,7 @@ class UKAN(nn.Module):
         widths: channels at 1/8, 1/16 and 1/32; a quarter and an eighth of the first before that.
     """
 
-    def __init__(self, in_channels: int = 3, widths: tuple[int, int, int] = SMALL) -> None:
+    def __init__(self, in_channels: int = 3, widths: tuple[int, int, int] = (128, 160, 256)) -> None:
         super().__init__()
         self.in_channels = in_channels
         first, second, third = widths
@@ -131,6 +139,41 @@ class KANLayers(nn.Module):
         return self.dwconv_3(_on_tokens(self.fc3, x))
 
 
+class KANLinear(nn.Module):
+    """``(..., inputs)`` to ``(..., outputs)``: ``W silu(x)`` plus one spline for each pair; no bias.
+
+    Args:
+        inputs, outputs: channels.
+    """
+
+    grid: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.base_weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.spline_weight = nn.Parameter(torch.empty(outputs, inputs, BASES))
+        self.spline_scaler = nn.Parameter(torch.empty(outputs, inputs))
+        self.register_buffer("grid", uniform_knots().repeat(inputs, 1))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start with splines that are small noise at the knots within [-1, 1]."""
+        nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
+        knots = uniform_knots()
+        at_knots = spline_bases(knots[DEGREE:-DEGREE, None], knots[None])[:, 0]
+        noise = (torch.rand(*self.base_weight.shape, len(at_knots)) - 0.5) * NOISE / INTERVALS
+        self.spline_weight.copy_(noise @ torch.linalg.pinv(at_knots).t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to the last axis of ``x``."""
+        curves = (self.spline_weight * self.spline_scaler[..., None]).flatten(1)
+        return F.linear(F.silu(x), self.base_weight) + F.linear(
+            spline_bases(x, self.grid).flatten(-2), curves
+        )
+
+
 class DepthWise(nn.Module):
     """Depth-wise 3 x 3 convolution with bias, batch norm, ReLU; ``(B, C, H, W)`` to the same."""
 
@@ -143,6 +186,31 @@ class DepthWise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the three to ``x``."""
         return F.relu(self.bn(self.dwconv(x)))
+
+
+def uniform_knots() -> Tensor:
+    """The knots -2.2, -1.8, ..., 2.2: ``(12,)``."""
+    return torch.arange(-DEGREE, INTERVALS + DEGREE + 1) * (2 / INTERVALS) - 1
+
+
+def spline_bases(x: Tensor, knots: Tensor) -> Tensor:
+    """Evaluate the cubic B-splines, by the recursion of Cox and de Boor.
+
+    Args:
+        x: ``(..., inputs)``.
+        knots: ``(inputs, 12)``, ascending.
+
+    Returns:
+        ``(..., inputs, 8)``; zero for an ``x`` outside of the knots, each interval open at its end.
+    """
+    x = x[..., None]
+    bases = ((x >= knots[:, :-1]) & (x < knots[:, 1:])).to(x.dtype)
+    for degree in range(1, DEGREE + 1):
+        left, right = knots[:, : -degree - 1], knots[:, degree + 1 :]
+        rising = (x - left) / (knots[:, degree:-1] - left)
+        falling = (right - x) / (right - knots[:, 1:-degree])
+        bases = rising * bases[..., :-1] + falling * bases[..., 1:]
+    return bases
 
 
 def _start(conv: nn.Conv2d) -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lmsfe_sam.baselines.blocks import ConvNormReLU, Down, two_convolutions
-from lmsfe_sam.baselines.checks import check_image
+from lmsfe_sam.baselines.blocks import ConvNormReLU, Down, check_image, two_convolutions
 from lmsfe_sam.errors import InputError
 
 WIDTHS = (64, 128, 256, 512, 1024, 64)
