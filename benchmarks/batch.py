@@ -128,19 +128,28 @@ def draw(samples: list[tuple[float, int, dict[str, float]]], path: Path) -> None
 
 
 def workers(folder: Path, rounds: int) -> None:
-    ratios = []
-    print("| round | one worker | two | ratio |\n| --- | --- | --- | --- |")
+    ratios, whole = [], []
+    print("| round | one worker | two | ratio | whole job, one | two | ratio |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for number in range(1, rounds + 1):
-        times = {}
+        times, jobs = {}, {}
         for count in (1, 2):
             output = folder / f"out{number}-{count}"
+            began = time.monotonic()
             if code := start(folder, output, count).wait():
                 raise SystemExit(code)
             written = sorted(mask.stat().st_mtime for mask in (output / "masks").iterdir())
             times[count] = written[-1] - written[len(written) // 10]  # both workers are at work by then
+            jobs[count] = time.monotonic() - began
         ratios.append(times[2] / times[1])
-        print(f"| {number} | {times[1]:.1f} s | {times[2]:.1f} s | {ratios[-1]:.2f} |", flush=True)
-    print(f"two workers take {statistics.median(ratios):.2f} of the time of one (median of {rounds})")
+        whole.append(jobs[2] / jobs[1])
+        pairs = ((times, ratios[-1]), (jobs, whole[-1]))
+        cells = [f"{own[1]:.1f} s | {own[2]:.1f} s | {ratio:.2f}" for own, ratio in pairs]
+        print(f"| {number} | {' | '.join(cells)} |", flush=True)
+    print(
+        f"two workers take {statistics.median(ratios):.2f} of the time of one once all are at work, "
+        f"{statistics.median(whole):.2f} with Ray's start and end (medians of {rounds})"
+    )
 
 
 if __name__ == "__main__":

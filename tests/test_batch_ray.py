@@ -24,10 +24,12 @@ import fsspec
 from PIL import Image
 
 from batch_jobs import assert_complete, options, read_table, s3_server, save_images
+from lmsfe_sam import LMSFESAM
 from lmsfe_sam.batch import cluster as workers
 from lmsfe_sam.batch import job
 from lmsfe_sam.batch.job import run_batch
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.model.checkpoints import save_weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -173,6 +175,20 @@ def test_a_plan_in_several_windows_from_and_to_s3(
     }
     s3.invalidate_cache()
     assert len(s3.find(f"{bucket}/out/masks")) == 5 and not s3.exists(f"{bucket}/out/writer.json")
+
+
+def test_a_job_that_ends_early_says_why(tmp_path: Path) -> None:
+    """In a process of its own, as threads of Ray Data could end it without a word."""
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    save_weights(LMSFESAM("vit_t", image_size=64), tmp_path / "model.pt")
+    command = [sys.executable, "-m", "lmsfe_sam.batch", "--input", tmp_path, "--output", tmp_path / "out"]
+    command += ["--workers", "1", "--piece", "1", "--max_failures", "1", "--device", "cpu"]
+    command += ["--checkpoint", tmp_path / "model.pt"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, "more than max_failures 1" in ended.stderr) == (1, True), ended.stderr[-2000:]
+    failures = read_table(tmp_path / "out", "failures.parquet")
+    assert len(failures) == 2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -92,11 +93,19 @@ def ray_cluster(job: Job, workers: int) -> Iterator[Any]:
             signal.signal(number, handler)
         yield ray
     finally:
-        # A thread that uses Ray after its shutdown ends this process without a word.
-        for thread in threading.enumerate():
-            if thread.name.startswith(_THREADS):
-                thread.join(STOP)
-        ray.shutdown()
+        # A thread that uses Ray after its shutdown ends this process without a word. Where one is still at
+        # work, Ray shuts itself down as the process exits, by when the job has said why it ended.
+        if _threads_end(STOP):
+            ray.shutdown()
+
+
+def _threads_end(seconds: float) -> bool:
+    """Wait until the threads by which Ray Data hands out results have ended. False: some still run."""
+    deadline = time.monotonic() + seconds
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith(_THREADS)]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)
 
 
 def _start(ray: Any, own: dict[str, Any]) -> None:
