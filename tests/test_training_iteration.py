@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.metrics import DiceMetric
 
+from lmsfe_sam import LMSFESAM
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.prompts.prompt import Prompts
@@ -22,6 +23,7 @@ from lmsfe_sam.training.iteration import (
     step_generators,
 )
 from lmsfe_sam.training.losses import PromptedLoss
+from lmsfe_sam.training.settings import start_network
 from training_parts import TinyNetwork, engine, squares
 
 
@@ -78,6 +80,31 @@ def test_gradients_are_clipped_together(clip: float | None) -> None:
     PromptedIteration(noted([]), clip_norm=clip)(trainer, squares())
     norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm()
     assert norm <= 0.0101 if clip else norm > 0.0101
+
+
+def test_frozen_parts_keep_their_weights_and_their_batch_norms_averages() -> None:
+    torch.manual_seed(0)
+    network = start_network(LMSFESAM("vit_t", image_size=64), None, frozen=["image_encoder"])
+    trainer = engine(PromptedSteps(network), PromptedLoss())
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for _ in range(2):
+        PromptedIteration(noted([]))(trainer, squares(side=64))
+    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and not [name for name in changed if name.startswith("image_encoder.")]
+    assert {name.partition(".")[0] for name in changed} >= {"prompt_encoder", "mask_decoder", "fine_head"}
+    assert not network.image_encoder.training and network.mask_decoder.training
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["image_encoder", "encoder"], "frozen has 'encoder', which the network does not have: its parts"),
+        ([name for name, _ in LMSFESAM("vit_t").named_children()], "leaves nothing to train: name fewer"),
+    ],
+)
+def test_parts_that_cannot_be_frozen(names: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        start_network(LMSFESAM("vit_t", image_size=64), None, frozen=names)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_files() -> None:

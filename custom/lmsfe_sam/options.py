@@ -129,6 +129,9 @@ class TrainingOptions(DataOptions):
     )
     backbone_weights: Text | None = Field(description="file with start weights of the backbone")
     backbone_rate: Share = Field(description="learning rate of the backbone, as a share of learning_rate")
+    frozen: list[Text] = Field(
+        description="parts of the network that keep their weights, by name: image_encoder, mask_decoder, ..."
+    )
     pretrained: Text | None = Field(
         description="start weights: a file of SAM, MedSAM, SAM-Med2D or this project"
     )

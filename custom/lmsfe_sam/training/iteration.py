@@ -66,6 +66,16 @@ class PromptedSteps(nn.Module):
         self.no_grad_corrections = no_grad_corrections
         self.correction_prob = correction_prob
 
+    def train(self, mode: bool = True) -> PromptedSteps:
+        """Set the mode; frozen parts stay in evaluation mode, so that their batch norm keeps its averages."""
+        super().train(mode)
+        if mode:
+            for module in self.network.modules():
+                parameters = [*module.parameters()]
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.eval()
+        return self
+
     def forward(
         self,
         image: Tensor,

@@ -57,6 +57,7 @@ def start_network(
     backbone_weights: str | None = None,
     image_size: int | None = None,
     prompt_form: str | None = None,
+    frozen: Sequence[str] = (),
 ) -> nn.Module:
     """Return the network that is trained, with its start weights.
 
@@ -66,9 +67,10 @@ def start_network(
         backbone_weights: file for its backbone, of a classification network in timm; loaded last.
         image_size: side of the input, for a network that takes no prompts.
         prompt_form: its form, ``none`` or ``box``.
+        frozen: names of modules that keep their weights, as ``named_modules`` has them.
 
     Raises:
-        InputError: a file does not fit, or the form is not the network's.
+        InputError: a file does not fit, the form is not the network's, or nothing is left to train.
     """
     network = as_promptable(network, image_size, prompt_form)
     if pretrained is not None:
@@ -76,10 +78,24 @@ def start_network(
     if backbone_weights is not None:
         if isinstance(network, PromptFreeNetwork):
             network.load_backbone(backbone_weights)
-            return network
-        local_encoder = network.image_encoder.local_encoder
-        load_classifier(None if local_encoder is None else local_encoder.stages, read_state(backbone_weights))
+        else:
+            local_encoder = network.image_encoder.local_encoder
+            stages = None if local_encoder is None else local_encoder.stages
+            load_classifier(stages, read_state(backbone_weights))
+    if frozen:
+        _freeze(network, frozen)
     return network
+
+
+def _freeze(network: nn.Module, names: Sequence[str]) -> None:
+    modules = dict(network.named_modules())
+    for name in names:
+        if name not in modules:
+            parts = ", ".join(name for name, _ in network.named_children())
+            raise InputError(f"frozen has '{name}', which the network does not have: its parts are {parts}.")
+        modules[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise InputError(f"frozen {list(names)} leaves nothing to train: name fewer parts.")
 
 
 def used_datalist(datalist: DataList, train_data: Sequence[Record], val_data: Sequence[Record]) -> DataList:
