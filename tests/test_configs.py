@@ -173,6 +173,29 @@ PAPER = {
 }
 
 
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json"])
+def test_training_and_evaluation_have_one_precision(configs: Path, name: str) -> None:
+    engines = [
+        component
+        for component in components(json.loads((configs / name).read_text()))
+        if component["_target_"] in ("SupervisedTrainer", "SupervisedEvaluator")
+    ]
+    assert engines
+    assert all(engine["amp_kwargs"] == {"dtype": "$torch.bfloat16"} for engine in engines)
+
+
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json", "inference.json"])
+def test_every_command_lets_idle_threads_sleep(configs: Path, name: str) -> None:
+    steps = json.loads((configs / name).read_text())["initialize"]
+    assert any("set_threads(" in step or "let_idle_threads_sleep(" in step for step in steps)
+
+
+def test_inference_pays_for_no_cache_that_it_cannot_hit(configs: Path) -> None:
+    config = json.loads((configs / "inference.json").read_text())
+    assert config["cached_embeddings"] == 0
+    assert {inferer["cached_embeddings"] for inferer in config["inferers"].values()} == {"@cached_embeddings"}
+
+
 def test_the_papers_protocol(configs: Path) -> None:
     assert json.loads((configs / "paper.json").read_text()) == PAPER
     parser = read(configs, "train.json", "paper.json")

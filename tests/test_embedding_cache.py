@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from monai.data import MetaTensor
 
@@ -76,7 +77,9 @@ class TestEmbeddingCache:
             cache.encode(network.train(), picture(1))
         assert len(cache) == 0
 
-    def test_size_0_keeps_nothing(self) -> None:
+    def test_size_0_keeps_nothing_and_hashes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The command line never shows an image twice, so its inferers have this size."""
+        monkeypatch.setattr("lmsfe_sam.predict.embedding_cache._digest", lambda image: pytest.fail("hashed"))
         network, cache = BoxNetwork().eval(), EmbeddingCache(0)
         with torch.no_grad():
             cache.encode(network, picture(1))

@@ -49,6 +49,28 @@ def run(evaluation: PromptedEvaluation, network: Any, *items: dict[str, Any]) ->
     return evaluation(engine, collate_cases(items))
 
 
+def test_the_precision_is_the_engines_on_its_own_device() -> None:
+    """Autocast was always that of CUDA in float16, which does nothing on a CPU."""
+    seen = []
+
+    class Watched(DrawingNetwork):
+        def encode(self, image: torch.Tensor) -> Any:
+            seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+            return super().encode(image)
+
+    for amp in (False, True):
+        engine = SimpleNamespace(
+            network=Watched(),
+            mode=lambda network: nullcontext(),
+            amp=amp,
+            amp_kwargs={"dtype": torch.bfloat16},
+            state=SimpleNamespace(device=torch.device("cpu")),
+        )
+        PromptedEvaluation(("box",))(engine, collate_cases([item("a.png", disc(120, 90, 30))]))
+    assert [enabled for enabled, _ in seen] == [False, True]
+    assert seen[1][1] == torch.bfloat16
+
+
 def test_each_batch_is_encoded_once_for_everything() -> None:
     network = DrawingNetwork()
     results = run(
