@@ -15,6 +15,8 @@ from monai.bundle import ComponentLocator, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ConfigComponent
 from monai.transforms import Compose, Randomizable
 
+from lmsfe_sam import LMSFESAM
+from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
 from lmsfe_sam.options import EvaluationOptions, TrainingOptions, check_options
 from lmsfe_sam.prompts.sampling import KINDS
@@ -194,6 +196,22 @@ def test_inference_pays_for_no_cache_that_it_cannot_hit(configs: Path) -> None:
     config = json.loads((configs / "inference.json").read_text())
     assert config["cached_embeddings"] == 0
     assert {inferer["cached_embeddings"] for inferer in config["inferers"].values()} == {"@cached_embeddings"}
+
+
+def test_the_iteration_gets_the_teachers(configs: Path, tmp_path: Path) -> None:
+    save_weights(LMSFESAM("vit_t", 64), tmp_path / "teacher.pt")
+    parser = read(configs, "train.json")
+    parser.update({"image_size": 64, "device": "cpu"})
+    assert parser.get_parsed_content("train#iteration").teachers is None
+    parser.update({"teachers": [str(tmp_path / "teacher.pt")], "distillation": 0.2})
+    teachers = parser.get_parsed_content("train#iteration").teachers
+    assert len(teachers.networks) == 1 and teachers.share == 0.2
+    assert "$@teacher_networks" in parser["run"], "read before the images are"
+    parser = read(configs, "train.json", "paper.json", "paper_prompts.json")
+    parser.update({"image_size": 64, "device": "cpu", "teachers": [str(tmp_path / "teacher.pt")]})
+    with pytest.raises(RuntimeError) as error:
+        parser.get_parsed_content("train#iteration")
+    assert "leave --teachers out" in str(error.value.__cause__)
 
 
 def test_the_papers_protocol(configs: Path) -> None:

@@ -175,6 +175,43 @@ def test_share_of_the_tokens_that_are_not_the_best(share: float) -> None:
     assert moved == ([True] * 3 if share else [other == min(others) for other in others])
 
 
+class TestSoftTargets:
+    def test_a_soft_target_of_0_and_1_is_the_truth(self) -> None:
+        masks, iou, target = random_case(9)
+        lone = torch.tensor([[False, True, True], [True, False, False]])
+        loss = PromptedLoss(0.5, cross_entropy_weight=1.0, boundary_weight=0.5, others_weight=0.7)
+        soft = target.expand(-1, 3, -1, -1)
+        torch.testing.assert_close(
+            loss(tokens(masks, iou, lone), target, soft), loss(tokens(masks, iou, lone), target)
+        )
+
+    def test_the_soft_target_itself_is_best(self) -> None:
+        """Dice as it is would be least at 0 and 1."""
+        _, _, target = random_case(10, b=1, n=1)
+        soft = 0.7 * target + 0.3 * torch.rand(target.shape, generator=torch.Generator().manual_seed(0))
+        loss = PromptedLoss(0, 1, 0, cross_entropy_weight=1, boundary_weight=1)
+        masks = torch.zeros(1, 1, 1, 8, 8, requires_grad=True)
+        optimizer = torch.optim.Adam([masks], lr=0.05)
+        for _ in range(800):
+            optimizer.zero_grad()
+            loss(tokens(masks.expand(-1, -1, 4, -1, -1)), target, soft).backward()
+            optimizer.step()
+            optimizer.param_groups[0]["lr"] *= 0.994
+        torch.testing.assert_close(masks[:, 0].sigmoid(), soft, atol=0.02, rtol=0)
+
+    def test_border_focal_loss_and_iou_keep_to_the_truth(self) -> None:
+        masks, iou, target = random_case(11, b=1, n=1)
+        soft = torch.full_like(target, 0.4)
+        for weights in ((1, 0, 0), (0, 0, 1)):
+            loss = PromptedLoss(*weights)
+            assert loss(tokens(masks, iou), target, soft) == loss(tokens(masks, iou), target)
+        edge = PromptedLoss(0, 0, 0, boundary_weight=1, boundary_width=1)
+        band = boundary_band(target, 1)[0, 0]
+        entropy = torch.nn.functional.softplus(masks[0, 0, 0]) - 0.4 * masks[0, 0, 0]
+        expected = (entropy * band).sum() / band.sum()
+        torch.testing.assert_close(edge(tokens(masks, iou), target, soft), expected)
+
+
 class TestBoundary:
     def test_band(self) -> None:
         truth = torch.zeros(1, 1, 7, 9)

@@ -14,6 +14,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.prompts.rounds import BoxOrClick, error_clicks
 from lmsfe_sam.prompts.simulate import tight_box
+from lmsfe_sam.training.distillation import Teachers
 from lmsfe_sam.training.losses import PromptedLoss
 from lmsfe_sam.training.rounds import RoundsIteration, choosing_best
 from tiny import SIZE, seeded_network
@@ -22,6 +23,11 @@ LABELS = torch.zeros(2, 1, SIZE, SIZE)
 LABELS[0, 0, 10:40, 12:30] = 1
 LABELS[0, 0, 50:60, 40:60] = 2
 LABELS[1, 0, 5:9, 5:9] = 1
+
+
+def test_teachers_are_refused() -> None:
+    with pytest.raises(InputError, match="leave --teachers out"):
+        RoundsIteration(BoxOrClick(), teachers=Teachers([]))
 
 
 def drawn(count: int = 40, **options: Any) -> list[tuple[Any, Tensor]]:

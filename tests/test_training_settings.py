@@ -38,6 +38,15 @@ from lmsfe_sam.training.settings import announce, check_settings, warn_untrained
             "pretrained 'no.pth' is not there: name an existing file with --pretrained.",
         ),
         (
+            {"teachers": [__file__, "no.pt"]},
+            "teachers 'no.pt' is not there: name an existing file with --teachers.",
+        ),
+        (
+            {"teachers": "a.pt"},
+            "teachers is 'a.pt': give a list of names or paths or null with --teachers.",
+        ),
+        ({"distillation": 1.5}, "distillation is 1.5: give a number from 0 up to 1 with --distillation."),
+        (
             {"validation_modes": ["box", "circle"]},
             "validation_modes is ['box', 'circle']: "
             "give a list of some of box, point, none with --validation_modes.",

@@ -135,6 +135,10 @@ class TrainingOptions(DataOptions):
     pretrained: Text | None = Field(
         description="start weights: a file of SAM, MedSAM, SAM-Med2D or this project"
     )
+    teachers: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        description="weights of networks whose mean soft mask is a part of the target"
+    )
+    distillation: Share = Field(description="share of the soft mask in the target, times the IoU of the two")
     resume: Text | None = Field(description="folder of a run to resume")
     output_dir: Text = Field(description="folder of the run; resume goes on in its own")
     epochs: Positive | None = Field(
@@ -336,7 +340,8 @@ def _words(kind: Mapping[str, Any]) -> str:
         items = kind["items"]
         if "enum" in items:
             return f"a list of some of {', '.join(items['enum'])}"
-        return f"a list of {_words(items).removeprefix('a ').replace('number', 'numbers')}"
+        words = _words(items).removeprefix("a ").replace("number", "numbers")
+        return f"a list of {words.replace('name or path', 'names or paths')}"
     if kind.get("type") == "integer":
         return f"a whole number of at least {kind['minimum']}"
     if kind.get("type") == "number":

@@ -33,7 +33,7 @@ RUN_ARGUMENTS = (
 
 PATHS = (
     *("input", "prompts", "dataset_dir", "predictions", "output_dir", "checkpoint", "pretrained", "resume"),
-    *("backbone_weights", "compare", "bundle_root"),
+    *("backbone_weights", "teachers", "compare", "bundle_root"),
 )
 """Options that are paths: what is typed is a name, and no expression, reference or number."""
 

@@ -118,6 +118,7 @@ from training_parts import TinyNetwork, engine
 from lmsfe_sam.distributed import is_main_process, join_processes, leave_processes
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.prompts.sampling import MixedPrompts
+from lmsfe_sam.training.distillation import Teachers
 from lmsfe_sam.training.iteration import PromptedIteration, PromptedSteps
 from lmsfe_sam.training.losses import PromptedLoss
 
@@ -128,11 +129,14 @@ def step(images, accumulate, several):
     torch.manual_seed(0)
     steps = PromptedSteps(PromptFreeNetwork(torch.nn.Conv2d(3, 1, 3, padding=1), 16))
     trainer = engine(DistributedDataParallel(steps) if several else steps, PromptedLoss())
+    teachers = Teachers([PromptFreeNetwork(torch.nn.Conv2d(3, 1, 1), 16)], share=0.9)
     pixels, label = torch.randn(count, 3, 16, 16), torch.zeros(count, 1, 16, 16, dtype=torch.uint8)
     for i in range(count):
         label[i, :, 2 : 6 + 2 * i, 3 : 9 + i] = 1
     batch = {"image": pixels[images], "label": label[images], "name": [str(i) for i in images]}
-    PromptedIteration(MixedPrompts(), clip_norm=None, accumulate=accumulate)(trainer, batch)
+    sampler = MixedPrompts({"none": 1})
+    iteration = PromptedIteration(sampler, clip_norm=None, accumulate=accumulate, teachers=teachers)
+    iteration(trainer, batch)
     return [p.grad.clone() for p in steps.parameters()]
 
 together = step([rank], 1, True)

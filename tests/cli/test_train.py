@@ -13,7 +13,8 @@ from child_processes import run_command
 from PIL import Image
 from training_command import BUNDLE, SMALL, TIME_LIMIT, command, history, run
 
-from lmsfe_sam.model.checkpoints import network_from_checkpoint
+from lmsfe_sam import LMSFESAM
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -49,6 +50,24 @@ def test_the_demonstration_writes_what_it_promises(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").glob("events.*"))
     assert set(torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)) >= {"network", "optimizer"}
     assert (shipped.read_bytes() if shipped.is_file() else None) == before
+
+
+def test_finished_networks_teach_the_next_one(tmp_path: Path) -> None:
+    files = [str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]
+    save_weights(LMSFESAM("vit_t", 64), files[0])
+    save_weights(LMSFESAM("vit_t", 64, backbone="tf_efficientnet_lite0").half(), files[1])
+    shared = (*SMALL, "--phantoms", "10", "--amp", "True", "--accumulate", "2", "--distillation", "0.5")
+    code, _, err = run(*shared, "--teachers", files, "--epochs", "1", "--output_dir", tmp_path / "run")
+    assert code == 0, err
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert (settings["teachers"], settings["distillation"]) == (files, 0.5)
+    saved = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    assert saved.keys() == LMSFESAM("vit_t", 64).state_dict().keys(), "the student's tensors alone"
+
+    code, _, err = run(*shared, "--resume", tmp_path / "run", "--epochs", "2")
+    assert code == 1 and "was started with teachers" in err and "Traceback" not in err
+    code, out, err = run(*shared, "--teachers", files, "--resume", tmp_path / "run", "--epochs", "2")
+    assert code == 0 and "after epoch 1 of 2" in out, err
 
 
 @pytest.fixture

@@ -164,6 +164,17 @@ class Prompts:
             self.masks,
         )
 
+    def mirror(self, width: int) -> Prompts:
+        """Move boxes and points to the mirror image, left for right, of an image of ``width`` pixels."""
+        boxes, points, masks = self.boxes, self.points, self.masks
+        if boxes is not None:  # a box has borders of pixels, a point is a pixel
+            boxes = torch.stack(
+                [width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], dim=-1
+            )
+        if points is not None:
+            points = torch.stack([width - 1 - points[..., 0], points[..., 1]], dim=-1)
+        return Prompts(boxes, points, self.point_labels, None if masks is None else masks.flip(-1))
+
     def clip(self, window: Window) -> Prompts:
         """Return the prompts of one image in a window of it, in pixels of the window.
 

@@ -26,6 +26,7 @@ from lmsfe_sam.predict.decoding import decode_prompts
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.sampling import PADDING, PromptSampler, correct
 from lmsfe_sam.prompts.simulate import first_click, tight_box
+from lmsfe_sam.training.distillation import Teachers
 from lmsfe_sam.training.losses import upsample
 
 VALIDATION_MODES: tuple[str, ...] = get_args(ValidationMode)
@@ -137,6 +138,8 @@ class PromptedIteration:
         channels_last: memory format of the images.
         accumulate: number of parts that a batch goes through the network in, one after the other. Their
             gradients add up to those of the batch, with the memory of a part. Batch norm sees the parts.
+        teachers: networks whose soft masks are a part of the target of the first decoder step. Those after it
+            keep to the truth, from which their clicks are made.
     """
 
     def __init__(
@@ -146,11 +149,13 @@ class PromptedIteration:
         clip_norm: float | None = 1.0,
         channels_last: bool = False,
         accumulate: int = 1,
+        teachers: Teachers | None = None,
     ) -> None:
         self.accumulate = accumulate
         self.sampler = sampler
         self.seed = seed
         self.clip_norm = clip_norm
+        self.teachers = teachers
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -182,8 +187,8 @@ class PromptedIteration:
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return state.output
 
-    @staticmethod
     def _loss(
+        self,
         engine: Any,
         image: Tensor,
         labels: Tensor,
@@ -191,12 +196,19 @@ class PromptedIteration:
         target: Tensor,
         generators: tuple[np.random.Generator, np.random.Generator],
     ) -> Tensor:
+        soft: tuple[Tensor, ...] = ()
         with torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs):
+            if self.teachers is not None:
+                soft = (self.teachers.predict(image, prompts, generators[0]),)
             steps = engine.inferer(image, engine.network, prompts, target, *generators)
         if steps[0].masks.shape[1] < target.shape[1]:  # a network without prompts: one mask of all objects
             target = (labels > 0).float()
         # Outside of autocast: Dice sums 65,536 pixels, which half precision does not carry.
-        losses = [engine.loss_function(in_single_precision(tokens), target) for tokens in steps]
+        first, *corrected = map(in_single_precision, steps)
+        if self.teachers is not None:
+            soft = (self.teachers.soften(target, *soft),)
+        losses = [engine.loss_function(first, target, *soft)]
+        losses += [engine.loss_function(tokens, target) for tokens in corrected]
         return torch.stack(losses).mean()
 
     def _step(self, engine: Any) -> None:

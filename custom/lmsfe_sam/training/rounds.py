@@ -22,6 +22,7 @@ from lmsfe_sam.model.mask_decoder import DecodedTokens, choose_masks
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.rounds import error_clicks
 from lmsfe_sam.prompts.sampling import PromptSampler
+from lmsfe_sam.training.distillation import Teachers
 from lmsfe_sam.training.iteration import PromptedIteration, in_single_precision, step_generators, to_device
 from lmsfe_sam.training.losses import upsample
 
@@ -38,9 +39,10 @@ class RoundsIteration(PromptedIteration):
         sampler, seed, clip_norm, channels_last: of `PromptedIteration`.
         rounds: after the first one.
         click_counts: numbers of clicks that a round draws from.
+        teachers: None, as this loop has no place for them.
 
     Raises:
-        InputError: fewer than three rounds, of which two could not be the mask's.
+        InputError: fewer than three rounds, of which two could not be the mask's, or teachers.
     """
 
     def __init__(
@@ -51,10 +53,13 @@ class RoundsIteration(PromptedIteration):
         channels_last: bool = False,
         rounds: int = 8,
         click_counts: Sequence[int] = (1, 3, 5, 9),
+        teachers: Teachers | None = None,
     ) -> None:
         super().__init__(sampler, seed, clip_norm, channels_last)
         if rounds < 3:
             raise InputError(f"correction_steps is {rounds}: give 3 or more with configs/paper_prompts.json.")
+        if teachers is not None:
+            raise InputError("configs/paper_prompts.json trains on the truth alone: leave --teachers out.")
         self.rounds = rounds
         self.click_counts = list(click_counts)
 

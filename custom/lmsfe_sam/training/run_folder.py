@@ -52,7 +52,7 @@ MAY_CHANGE = frozenset(
 )
 """Options that a resumed run may be given other values of."""
 
-PATHS = frozenset({"dataset_dir", "pretrained", "backbone_weights"})
+PATHS = frozenset({"dataset_dir", "pretrained", "backbone_weights", "teachers"})
 
 
 class RunFolder:

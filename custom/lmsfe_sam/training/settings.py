@@ -40,9 +40,10 @@ def check_settings(options: Mapping[str, Any]) -> None:
             raise _missing("dataset_dir", folder, "folder or datalist.json")
     if options.get("resume") and not Path(options["resume"]).is_dir():
         raise _missing("resume", options["resume"], "folder")
-    for key in ("pretrained", "backbone_weights"):
-        if options.get(key) and not Path(options[key]).is_file():
-            raise _missing(key, options[key], "file")
+    for key in ("pretrained", "backbone_weights", "teachers"):
+        for file in folders_of(options.get(key)):
+            if not Path(file).is_file():
+                raise _missing(key, file, "file")
     if options.get("mlflow") and find_spec("mlflow") is None:
         raise InputError("mlflow is True, but MLflow is not installed: run pip install 'lmsfe-sam[mlflow]'.")
 
