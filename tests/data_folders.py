@@ -124,6 +124,33 @@ def make_ddti_xml(root: Path) -> Path:
     return root
 
 
+def voc_xml(
+    boxes: Sequence[Sequence[Any]], size: tuple[int, int] | None = SIZE, names: Sequence[str] = ()
+) -> str:
+    """A file of Pascal VOC's annotations; each box is xmin, ymin, xmax, ymax."""
+    stated = "" if size is None else f"<size><width>{size[1]}</width><height>{size[0]}</height></size>"
+    objects = ""
+    for place, box in enumerate(boxes):
+        sides = "".join(
+            f"<{side}>{value}</{side}>"
+            for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=False)
+        )
+        name = names[place] if names else "lesion"
+        objects += f"<object><name>{name}</name><bndbox>{sides}</bndbox></object>"
+    return f"<annotation><filename>other.jpg</filename>{stated}{objects}</annotation>"
+
+
+def make_voc(root: Path, number: int = 6) -> Path:
+    """Images with a mask and a box each, which is 2 pixels wider than the lesion on each side."""
+    for k in range(number):
+        save(root / "JPEGImages" / f"us {k}.png", speckle(k))
+        save(root / "SegmentationClass" / f"us {k}.png", disc())
+        (root / "Annotations").mkdir(exist_ok=True)
+        # The disc's pixels are rows 19 to 41 and columns 25 to 47, from 0.
+        (root / "Annotations" / f"us {k}.xml").write_text(voc_xml([(24, 18, 50, 44)]))
+    return root
+
+
 def coco_content(files: Sequence[str], segmentation: Any, first_id: int = 1) -> dict[str, Any]:
     """A COCO file with one annotation an image."""
     height, width = SIZE

@@ -27,11 +27,12 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str, int]] = {
     "ddti views": (make.make_ddti_views, "ddti", 5),
     "plain": (make.make_plain, "plain", 8),
     "coco": (make.make_coco, "coco", 6),
+    "voc": (make.make_voc, "voc", 6),
 }
 
 
-MASK_FILES = [name for name in MAKERS if name not in ("ddti xml", "coco")]
-"""The layouts whose masks are files and not drawn."""
+MASK_FILES = [name for name in MAKERS if name not in ("ddti xml", "coco", "voc")]
+"""The layouts whose masks are files, one for each image."""
 
 
 @pytest.fixture(params=MAKERS)
@@ -103,7 +104,7 @@ def test_busi_unites_numbered_masks_and_skips_normal(tmp_path: Path) -> None:
     ]
     mask = record_mask(first, make.SIZE)
     assert mask[8, 8] and mask[50, 60] and mask[30, 36]
-    assert found.skipped == {"normal images, without a lesion": 3}
+    assert [Path(record["image"]).stem for record in found.normal[""]] == [f"normal ({k})" for k in (1, 2, 3)]
     assert Counter(record["subgroup"]["class"] for record in found.records) == {"benign": 2, "malignant": 1}
     assert found.grouping == NEAR_DUPLICATES
 

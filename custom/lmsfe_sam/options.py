@@ -77,6 +77,10 @@ class DataOptions(Options):
     max_pixels: Positive = Field(
         description="most pixels of an image, or of all slices of a file that is read as a whole"
     )
+    normal_images: bool = Field(
+        description="use images without a lesion, too (docs/data.md): trained on without a prompt, and in "
+        "evaluation counted as false positives"
+    )
     split_rule: Text = Field(
         description="group: the data set's own split, else by patient, video or near-duplicates; "
         "paper: the counts of the paper"

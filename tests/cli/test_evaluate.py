@@ -22,6 +22,7 @@ from child_processes import environment, run_command, workers_of
 from monai.bundle import run as run_bundle
 from PIL import Image
 
+import data_folders
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.errors import InputError, find_input_error
@@ -254,6 +255,40 @@ def test_datalist_sets_the_split_and_the_spacing(run_here: Any, folder: Path, tm
     assert (content["split"], content["n_images"]) == ("test", 2)
     assert content["prompts"]["control_box"]["hd_mm"]["mean"] > 0
     assert all(float(row["hd_mm"]) > 0 for row in rows_of(tmp_path / "out" / "metrics.csv"))
+
+
+def test_normal_images_and_annotated_boxes(run_here: Any, checkpoint: Path, tmp_path: Path) -> None:
+    root = data_folders.make_voc(tmp_path / "set", number=4)
+    for k in (1, 2):
+        data_folders.save(root / "SegmentationClass" / f"us {k}.png", np.zeros(data_folders.SIZE, bool))
+    run_here(
+        dataset_dir=root,
+        output_dir=tmp_path / "out",
+        checkpoint=checkpoint,
+        prompt_modes="none,annotated_box,control_ellipse_annotated",
+        curves=False,
+        normal_images=True,
+    )
+    content = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert content["n_images"] == 2
+    assert set(content["prompts"]) == {"none", "annotated_box", "control_ellipse_annotated"}
+    assert content["gain_over_control"]["annotated_box"]["control"] == "control_ellipse_annotated"
+    assert content["normal_images"]["none"]["n_images"] == 2
+    rows = rows_of(tmp_path / "out" / "normal_images.csv")
+    assert [row["image"] for row in rows] == ["JPEGImages/us 1.png", "JPEGImages/us 2.png"]
+    shares = [float(row["area"]) for row in rows]
+    assert content["normal_images"]["none"]["mean_area"]["mean"] == pytest.approx(np.mean(shares), abs=1e-6)
+    with Image.open(tmp_path / "out" / "masks" / "none" / "JPEGImages" / "us 1.png") as mask:
+        assert np.asarray(mask).astype(bool).mean() == pytest.approx(shares[0], abs=1e-6)
+    assert {row["image"] for row in rows_of(tmp_path / "out" / "metrics.csv")} == {
+        "JPEGImages/us 0.png",
+        "JPEGImages/us 3.png",
+    }
+    boxes = {row["prompt"]: row["box"] for row in rows_of(tmp_path / "out" / "predictions.csv")}
+    height, width = data_folders.SIZE
+    expected = [23 * 256 / width, 17 * 256 / height, 50 * 256 / width, 44 * 256 / height]
+    assert boxes["annotated_box"] == " ".join(f"{side:.3f}" for side in expected)
+    assert "Normal images" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a data set, found before any training; and images without a lesion."""
+"""What is wrong with the files of a data set, found before any training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lmsfe_sam.data.layouts.folders import NORMAL, FolderContents, Record
 from lmsfe_sam.data.masks.files import is_black, is_inverted, is_outline
 from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
@@ -31,10 +30,11 @@ def check_records(records: Sequence[Mapping[str, Any]]) -> None:
         inverted = [
             record for record, is_one in zip(records, pool.map(_check_record, records), strict=True) if is_one
         ]
-    if inverted and 2 * len(inverted) >= len(records):
+    drawn = [record for record in records if not record.get("normal")]
+    if inverted and 2 * len(inverted) >= len(drawn):
         first = _mask_name(inverted[0])
         raise InputError(
-            f"{len(inverted)} of {len(records)} masks, such as {first}, cover most of the picture and touch "
+            f"{len(inverted)} of {len(drawn)} masks, such as {first}, cover most of the picture and touch "
             "all its borders: if the lesion is black in them, read them with --masks inverted, else with "
             "--masks as_drawn."
         )
@@ -51,6 +51,13 @@ def _check_record(record: Mapping[str, Any]) -> bool:
     if "phantom" in record:
         return False
     height, width = read_image(record["image"], max_pixels=pixel_limit(record)).pixels.shape[:2]
+    if record.get("normal"):
+        if marked := next((path for path in record["label"] if not is_black(path)), None):
+            raise InputError(
+                f"'{record['image']}' is listed as normal, and its mask '{marked}' marks something: "
+                'leave out "normal", or give an all-black mask or none.'
+            )
+        return False
     mask = record_mask(record, (height, width))
     if record.get("masks") or record.get("outlines"):
         return False
@@ -65,29 +72,3 @@ def _check_record(record: Mapping[str, Any]) -> bool:
 def _mask_name(record: Mapping[str, Any]) -> str:
     label = record["label"]
     return f"'{label if isinstance(label, str | Path) else label[0]}'"
-
-
-def exclude_normal_images(found: FolderContents, root: Path) -> None:
-    """Take out the images whose masks are all black, and count them.
-
-    Raises:
-        InputError: every mask is.
-    """
-    with ThreadPoolExecutor() as pool:
-        black = list(pool.map(_is_normal, found.records))
-    if not any(black):
-        return
-    if all(black):
-        raise InputError(
-            f"every mask in '{root}' is all black: draw the lesions with 255 (or 1), or give other masks."
-        )
-    normal = {id(record) for record, empty in zip(found.records, black, strict=True) if empty}
-    found.records = [record for record in found.records if id(record) not in normal]
-    for part, records in (found.parts or {}).items():
-        assert found.parts is not None
-        found.parts[part] = [record for record in records if id(record) not in normal]
-    found.skipped[NORMAL] = found.skipped.get(NORMAL, 0) + len(normal)
-
-
-def _is_normal(record: Record) -> bool:
-    return bool(record["label"]) and all(is_black(path) for path in record["label"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.data.datalist import DataList, build_datalist
-from lmsfe_sam.data.layouts.folders import Record
+from lmsfe_sam.data.layouts.folders import NORMAL, Record
 from lmsfe_sam.data.phantoms.rendering import phantom_records
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.errors import InputError, short_repr
@@ -28,6 +28,7 @@ def find_records(
     prompted_only: Sequence[str] = (),
     masks: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    normal_images: bool = False,
 ) -> DataList:
     """Return the records of a dataset or of several, split, or those of ``phantoms`` made-up images.
 
@@ -43,11 +44,13 @@ def find_records(
         masks: how the masks are read, one of `MASK_KINDS` of `data.masks.reading`; None reads them
             as drawn, and refuses outlines and inverted masks.
         max_pixels: that an image or a mask may have, see `lmsfe_sam.images.reading.open_image`.
-        prompted_only: names of the datasets in which "no prompt" means nothing.
+        prompted_only: names of the datasets in which "no prompt" means nothing; their normal images are left
+            out, whose only prompt is none.
+        normal_images: whether to keep images without a lesion.
 
     Raises:
-        InputError: see `build_datalist` and `combine`; or ``objects`` or ``prompted_only`` does not fit
-            the datasets.
+        InputError: see `build_datalist` and `combine`; ``objects`` or ``prompted_only`` does not fit
+            the datasets; or there are no normal images.
     """
     if repeats is not None and (dataset_dir is None or isinstance(dataset_dir, str)):
         raise InputError(
@@ -55,14 +58,30 @@ def find_records(
         )
     if dataset_dir is not None:
         found = [
-            build_datalist(folder, layout, split_rule, seed, validation_fraction, test_fraction, max_pixels)
+            build_datalist(
+                folder,
+                layout,
+                split_rule,
+                seed,
+                validation_fraction,
+                test_fraction,
+                max_pixels,
+                normal_images,
+            )
             for folder in folders_of(dataset_dir)
         ]
         _mark_objects(found, objects, prompted_only)
-        for record in (record for one in found for part in PARTS for record in one.records[part]):
+        for record in (record for one in found for part in PARTS for record in one.listed(part)):
             record.update({"masks": masks} if masks else {})
             record.update({"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {})
+        if normal_images and not any(one.select_normal("all") for one in found):
+            raise InputError(
+                f"normal_images is True, but {', '.join(one.name for one in found)} has no image whose mask "
+                "is all black: leave it out, or add such images."
+            )
         return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
+    if normal_images:
+        raise InputError("normal_images is True, but every phantom has a lesion: give --dataset_dir, too.")
     held_out = max(1, round(0.15 * phantoms))
     records = phantom_records(phantoms, seed)
     splits = {
@@ -92,8 +111,12 @@ def _mark_objects(
     if unknown:
         raise InputError(f"prompted_only names '{unknown[0]}': choose from {', '.join(names)}.")
     for one, rule in zip(sets, rules, strict=True):
-        for record in (record for part in PARTS for record in one.records[part]):
-            record.update({"objects": rule, "unprompted": one.name not in prompted_only})
+        unprompted = one.name not in prompted_only
+        if not unprompted and any(one.normal.values()):
+            one.skipped[NORMAL] = len(one.select_normal("all"))
+            one.normal = {}
+        for record in (record for part in PARTS for record in one.listed(part)):
+            record.update({"objects": rule, "unprompted": unprompted})
 
 
 def combine(sets: Sequence[DataList], repeats: Sequence[int] | None = None) -> DataList:
@@ -118,16 +141,19 @@ def combine(sets: Sequence[DataList], repeats: Sequence[int] | None = None) -> D
             f"repeats is {counts!r}: give a whole number from 1 up for each of {', '.join(names)}."
         )
     records: dict[str, list[Record]] = {part: [] for part in PARTS}
+    normal: dict[str, list[Record]] = {part: [] for part in PARTS}
     for one, count in zip(sets, counts, strict=True):
         marked = {id(r): _marked(r, one.name) for part in PARTS for r in one.records[part]}
         for part in PARTS:
             own = [marked[id(record)] for record in one.records[part]]
             records[part] += own * (count if part == "train" else 1)
+            normal[part] += [_marked(record, one.name) for record in one.normal.get(part, [])]
     return DataList(
         name="+".join(names),
         root=Path(os.path.commonpath([one.root for one in sets])),
         layout="+".join(one.layout for one in sets),
         records=records,
+        normal=normal,
         split_rule=sets[0].split_rule if len({one.split_rule for one in sets}) == 1 else "own",
         seed=sets[0].seed,
         grouping=" or ".join(dict.fromkeys(one.grouping for one in sets)),

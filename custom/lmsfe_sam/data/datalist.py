@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lmsfe_sam.data.checking import exclude_normal_images
 from lmsfe_sam.data.datalist_entries import read_entry, read_head
 from lmsfe_sam.data.duplicates import find_pairs, groups_of
-from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, FolderContents, Record
-from lmsfe_sam.data.layouts.registry import LAYOUTS, Layout
+from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, NORMAL, FolderContents, Record
+from lmsfe_sam.data.layouts.registry import LAYOUTS, recognise
+from lmsfe_sam.data.normal import divide_normal, exclude_normal_images
 from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write
@@ -48,6 +48,8 @@ class DataList:
     """What a group is: patient, video or near-duplicate group."""
     own_split: bool = False
     """Whether the folder, the data list or the paper says which images are for testing."""
+    normal: dict[str, list[Record]] = field(default_factory=dict)
+    """Images without a lesion of each part, not among ``records``; none unless they are asked for."""
     skipped: dict[str, int] = field(default_factory=dict)
     """What was left out on purpose, and how many."""
     notes: list[str] = field(default_factory=list)
@@ -73,6 +75,16 @@ class DataList:
             )
         return chosen
 
+    def select_normal(self, split: str) -> list[Record]:
+        """Return the images without a lesion of a part or of "all", sorted by name."""
+        parts = PARTS if split == "all" else (split,)
+        chosen = [record for part in parts for record in self.normal.get(part, [])]
+        return sorted(chosen, key=lambda record: record["name"])
+
+    def listed(self, part: str) -> list[Record]:
+        """Return all records of a part as the file lists them: normal images behind those with a lesion."""
+        return [*self.records[part], *self.normal.get(part, [])]
+
     def counts(self) -> str:
         """Say how many images each part has."""
         return ", ".join(f"{len(self.records[part])} {part}" for part in PARTS)
@@ -86,6 +98,9 @@ class DataList:
             division = f"divided by {self.grouping} (rule {self.split_rule}, seed {self.seed})"
         left_out = "".join(f"; left out: {number} {what}" for what, number in self.skipped.items())
         notes = "".join(f" {note}" for note in self.notes)
+        if any(self.normal.values()):
+            own = ", ".join(f"{len(self.normal.get(part, []))} {part}" for part in PARTS)
+            notes += f" Beside them are normal images, without a lesion: {own}."
         return (
             f"{self.name}: {images} images in {self.root} (layout {self.layout}), {division}: "
             f"{self.counts()}{left_out}.{notes}"
@@ -101,6 +116,7 @@ class DataList:
             InputError: the file cannot be written.
         """
         target = Path(path)
+        sections = {part: self.listed(part) for part in PARTS}
         content = {
             "name": self.name,
             "description": self.summary(),
@@ -108,10 +124,10 @@ class DataList:
             "split_rule": self.split_rule,
             "seed": self.seed,
             "grouping": self.grouping,
-            "counts": {SECTIONS[part]: len(self.records[part]) for part in PARTS},
+            "counts": {SECTIONS[part]: len(records) for part, records in sections.items()},
             "skipped": self.skipped,
             "root": str(self.root),
-            **{SECTIONS[part]: [self._entry(record) for record in self.records[part]] for part in PARTS},
+            **{SECTIONS[part]: [self._entry(one) for one in records] for part, records in sections.items()},
         }
         with atomic_write(target) as temporary:
             temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -136,6 +152,7 @@ def build_datalist(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
     max_pixels: int = MAX_PIXELS,
+    normal_images: bool = False,
 ) -> DataList:
     """Find the images of a data folder and divide them.
 
@@ -150,6 +167,7 @@ def build_datalist(
         validation_fraction: share of the images for validation, 0 to below 1.
         test_fraction: share of the images for testing.
         max_pixels: of the images that near-duplicates are looked for among.
+        normal_images: whether to keep images without a lesion, in `DataList.normal`.
 
     Raises:
         InputError: naming the key and what would be right.
@@ -168,10 +186,16 @@ def build_datalist(
         raise InputError(f"dataset_dir '{dataset_dir}' does not exist: give the data set's folder.")
     listed = _datalist_file(folder, layout)
     if listed:
-        return _read_datalist(listed)
+        result = _read_datalist(listed)
+        if not normal_images and any(result.normal.values()):
+            result.skipped[NORMAL] = sum(map(len, result.normal.values()))
+            result.normal = {}
+        return result
     if not folder.is_dir():
         raise InputError(f"dataset_dir '{folder}' is a file, and no {FILE_NAME}: give the data set's folder.")
-    result = _divided(folder, layout, split_rule, seed, validation_fraction, test_fraction, max_pixels)
+    result = _divided(
+        folder, layout, split_rule, seed, validation_fraction, test_fraction, max_pixels, normal_images
+    )
     _name_from(result, folder)
     return result
 
@@ -182,7 +206,8 @@ def _name_from(datalist: DataList, folder: Path) -> None:
         return
     prefix = datalist.root.relative_to(folder)
     named: set[int] = set()
-    for record in (record for part in PARTS for record in datalist.records[part]):
+    records = (*datalist.records.values(), *datalist.normal.values())
+    for record in (record for part in records for record in part):
         if id(record) not in named:
             named.add(id(record))
             record["name"] = (prefix / record["name"]).as_posix()
@@ -196,15 +221,16 @@ def _divided(
     validation_fraction: float,
     test_fraction: float,
     max_pixels: int,
+    normal_images: bool,
 ) -> DataList:
-    root, chosen = _recognise(folder, layout)
+    root, chosen = recognise(folder, layout)
     found = chosen.find(root)
     if not found.records:
         raise InputError(
             f"dataset_dir '{root}' holds no images: the layout {chosen.name} is {chosen.description}."
         )
     exclude_normal_images(found, root)
-    own_name = chosen.name in ("plain", "coco", "nnunet", "split", "suffix")
+    own_name = chosen.name in ("plain", "coco", "nnunet", "split", "suffix", "voc")
     name = root.name if own_name else chosen.name
     result = DataList(name, root, chosen.name, {}, split_rule, seed)
     result.grouping, result.skipped = found.grouping, found.skipped
@@ -212,13 +238,19 @@ def _divided(
         _keep_split(result, found.parts)
         if "val" not in found.parts:
             _watch_part_of_training(result, validation_fraction, max_pixels)
-        return result
-    if found.grouping == NEAR_DUPLICATES:
-        _group_near_duplicates(found.records, max_pixels)
-    if split_rule == "paper":
-        _divide_as_the_paper(result, found, validation_fraction)
     else:
-        _divide(result, found, counts_by_fraction(len(found.records), validation_fraction, test_fraction))
+        if found.grouping == NEAR_DUPLICATES:
+            _group_near_duplicates(found.records, max_pixels)
+        if split_rule == "paper":
+            _divide_as_the_paper(result, found, validation_fraction)
+        else:
+            _divide(result, found, counts_by_fraction(len(found.records), validation_fraction, test_fraction))
+    if normal_images:
+        fractions = validation_fraction, test_fraction
+        result.normal = divide_normal(found, result.records, result.split_rule, seed, fractions, max_pixels)
+    left_out = sum(map(len, found.normal.values())) - sum(map(len, result.normal.values()))
+    if left_out:
+        result.skipped[NORMAL] = left_out
     return result
 
 
@@ -233,39 +265,6 @@ def effective_split(datalist: DataList, split: str | None = None) -> str:
     if split in (None, "test"):
         return "test" if datalist.own_split else "all"
     return str(split)
-
-
-# --- recognising the layout -----------------------------------------------------------------------
-
-
-def _recognise(folder: Path, layout: str) -> tuple[Path, Layout]:
-    """Find the data set's own folder, ``folder`` or directly in it, and its layout."""
-    wanted = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for candidates in ([folder], inside):
-        matches = [match for path in candidates for match in _matches(path, wanted)]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            names = ", ".join(f"{one.name} in {path.name}/" for path, one in matches)
-            raise InputError(
-                f"dataset_dir '{folder}' is ambiguous ({names}): name the layout with --layout, or give the "
-                "data set's own folder."
-            )
-    if not any(folder.iterdir()):
-        raise InputError(f"dataset_dir '{folder}' is empty: give the folder that holds the images.")
-    common = [one for one in wanted if layout != "auto" or one.name in ("busi", "plain", "suffix")]
-    known = "; ".join(f"{one.name}: {one.description}" for one in common)
-    others = "" if layout != "auto" else "; see docs/data.md for the others"
-    raise InputError(
-        f"dataset_dir '{folder}' is in no known layout: arrange it as one of these ({known}{others})."
-    )
-
-
-def _matches(folder: Path, layouts: Sequence[Layout]) -> list[tuple[Path, Layout]]:
-    matches = [layout for layout in layouts if layout.recognise(folder)]
-    refined = {layout.refines for layout in matches}
-    return [(folder, layout) for layout in matches if layout.name not in refined]
 
 
 # --- dividing -------------------------------------------------------------------------------------
@@ -371,13 +370,17 @@ def _read_datalist(path: Path) -> DataList:
         part: [read_entry(entry, folders, path) for entry in getattr(head, section) or []]
         for part, section in SECTIONS.items()
     }
+    normal = {part: [one for one in own if one.get("normal")] for part, own in records.items()}
+    records = {part: [one for one in own if not one.get("normal")] for part, own in records.items()}
     for part, section in SECTIONS.items():
         if part == "train":  # where an image may be shown several times an epoch
             continue
         names = Counter(record["name"] for record in records[part])
         if again := next((name for name, number in names.items() if number > 1), None):
             raise InputError(f"'{path}' lists '{again}' more than once in {section}: take the others out.")
-    first = next(record for part in PARTS for record in records[part])
+    first = next((record for part in PARTS for record in records[part]), None)
+    if first is None:
+        raise InputError(f"'{path}' lists normal images alone: add images with a lesion.")
     root = next((folder for folder in folders if Path(first["image"]).is_relative_to(folder)), path.parent)
     return DataList(
         name=str(head.name or path.parent.resolve().name),
@@ -385,6 +388,7 @@ def _read_datalist(path: Path) -> DataList:
         layout="datalist",
         records=records,
         split_rule="own",
+        normal=normal,
         seed=head.seed or 0,
         grouping=head.grouping or NEAR_DUPLICATES,
         own_split=True,

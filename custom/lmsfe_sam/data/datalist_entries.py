@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
 from lmsfe_sam.data.layouts.folders import Record
 from lmsfe_sam.errors import InputError, short_repr
+
+Side = Annotated[float, Field(allow_inf_nan=False)]
+Box = tuple[Side, Side, Side, Side]
+"""x0, y0, x1, y1 in pixels of the image."""
 
 
 class Entry(BaseModel):
@@ -24,6 +28,8 @@ class Entry(BaseModel):
     group: str | int | None = None
     subgroup: dict[str, Any] | None = None
     masks: Literal["as_drawn", "filled", "inverted"] | None = None
+    boxes: list[Box] | None = None
+    normal: bool | None = None
 
 
 class Head(BaseModel):
@@ -71,7 +77,7 @@ def read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
         raise _malformed(error, f"'{source}', image '{entry['image']}'") from error
     label = read.label or read.mask or []
     masks = [label] if isinstance(label, str) else label
-    if not masks and not read.outlines:
+    if not masks and not read.outlines and not read.normal:
         raise InputError(f"'{source}' lists the image '{read.image}' without a label: add its mask.")
     name = str(read.name or Path(read.image).as_posix())
     record: Record = {
@@ -86,6 +92,10 @@ def read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
         record["outlines"] = read.outlines
     if read.masks:
         record["masks"] = read.masks
+    if read.normal:
+        record["normal"] = True
+    if read.boxes is not None:
+        record["boxes"] = [_checked_box(box, name, source) for box in read.boxes]
     if entry.get("spacing"):
         record["spacing"] = _read_spacing(entry["spacing"], name, source)
     return record
@@ -106,6 +116,15 @@ def _check_outlines(text: str, name: str, source: Path) -> None:
             f"'{source}' gives '{name}' the outlines {short_repr(text)}: "
             "write a JSON list of polygons as text."
         )
+
+
+def _checked_box(box: Box, name: str, source: Path) -> list[float]:
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise InputError(
+            f"'{source}' gives '{name}' the box {list(box)}, which has no area: write [x0, y0, x1, y1] with "
+            "x0 < x1 and y0 < y1."
+        )
+    return list(box)
 
 
 def _read_spacing(spacing: Any, name: str, source: Path) -> list[float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.metrics import COLUMNS, HIGHER_IS_BETTER, Scores
-from lmsfe_sam.evaluation.protocol import CONTROLS
+from lmsfe_sam.evaluation.protocol import is_control
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
 
@@ -173,7 +173,7 @@ def compare(
             )
             for column in COLUMNS
         }
-    controls = [differences[mode]["dice"] for mode in differences if mode in CONTROLS]
+    controls = [differences[mode]["dice"] for mode in differences if is_control(mode)]
     return Comparison(
         path=other.path,
         n_images=len(shared),

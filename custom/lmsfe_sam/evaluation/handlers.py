@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from lmsfe_sam import distributed
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.evaluation.comparison import OtherRun
-from lmsfe_sam.evaluation.protocol import CONTROLS
+from lmsfe_sam.evaluation.normal import false_positives
+from lmsfe_sam.evaluation.protocol import is_control
 from lmsfe_sam.evaluation.report import writing
+from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.page import write_report
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import RunInfo, Summary, summarise
@@ -30,7 +32,7 @@ class EvaluationWriter:
     Under torchrun every process collects its own and the first one writes.
 
     Args:
-        records: of all images of the run, in the order of the tables.
+        records: of all images of the run, in the order of the tables; ``normal`` ones count apart.
         info: what is evaluated.
         output_dir: the folder to write into.
         others: runs to compare with.
@@ -80,34 +82,52 @@ class EvaluationWriter:
         if gathered is None:
             return
         by_name = {result.image: result for result in gathered}
-        results = [by_name[name] for name in self.records]
-        records = list(self.records.values())
-        groups = [str(record.get("group") or record["name"]) for record in records]
+        records = [record for record in self.records.values() if not record.get("normal")]
+        healthy = [record for record in self.records.values() if record.get("normal")]
+        results, normal = ([by_name[str(one["name"])] for one in some] for some in (records, healthy))
+        groups = _groups(records)
         summary = summarise(
             results,
             groups=groups,
             labels=[record.get("subgroup") or {} for record in records],
             info=self.info,
             others=self.others,
+            normal=false_positives(normal, _groups(healthy), self.info.seed, self.info.bootstrap),
         )
         writing.write_metrics(results, self.folder / "metrics.csv")
         writing.write_images(results, groups, self.folder / "images.csv")
         if results[0].masks:
             writing.write_predictions(results, self.folder / "predictions.csv")
+        if normal:
+            writing.write_normal(normal, self.folder / "normal_images.csv")
         if summary.curves is not None:
             writing.write_curves(results, self.folder / "curves.csv")
         writing.write_subgroups(summary.subgroups, self.folder / "subgroups.csv")
         if self.save_masks:
-            writing.write_masks(results, self.folder / "masks")
+            writing.write_masks([*results, *normal], self.folder / "masks")
         write_report(summary, results, self.folder / "report.html", self._read, self.gallery)
         # Last, so that a summary says that all the rest is there.
         writing.write_summary(summary, self.folder / "summary.json")
         report = f"Report: {self.folder / 'report.html'}"
-        logger.info("%s\n%s%s", _table(summary), _paired_table(summary), report)
+        logger.info("%s\n%s%s%s", _table(summary), _false_positives(summary), _paired_table(summary), report)
         close_logs()
 
     def _read(self, name: str) -> NDArray[np.uint8]:
         return load_image_and_mask(self.records[name])[0]
+
+
+def _groups(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(record.get("group") or record["name"]) for record in records]
+
+
+def _false_positives(summary: Summary) -> str:
+    """Return what was segmented on normal images for the log; empty without any."""
+    lines = [
+        f"normal images, {title(mode)}: something segmented on {own.share.mean:.1%} of {own.n_images} "
+        f"({own.share.low:.1%} to {own.share.high:.1%}), mean area {own.area.mean:.2%} of the picture\n"
+        for mode, own in summary.normal.items()
+    ]
+    return "".join(lines)
 
 
 def _table(summary: Summary) -> str:
@@ -132,7 +152,7 @@ def _paired_table(summary: Summary) -> str:
     for comparison in summary.comparisons:
         lines.append(f"{comparison.path} ({comparison.n_images} images)")
         for mode, columns in comparison.differences.items():
-            if mode in CONTROLS:
+            if is_control(mode):
                 continue
             dice, hd = columns["dice"], columns["hd"]
             interval = f"{dice.mean.low:+.3f} to {dice.mean.high:+.3f}"

@@ -24,18 +24,21 @@ from lmsfe_sam.evaluation.prediction import (
     whole_input,
 )
 from lmsfe_sam.evaluation.protocol import (
+    ANNOTATED_BOX,
+    ANNOTATED_ELLIPSE,
     BOX_MODES,
     CLICK_LIMIT,
     CLICK_MODES,
-    CONTROLS,
     FOREIGN,
     JITTER_PERCENTS,
     control_mask,
     inscribed_ellipse,
+    is_control,
     jittered_box,
     network_modes,
 )
 from lmsfe_sam.evaluation.results import Curves, ImageResult, PackedMask
+from lmsfe_sam.prompts.coordinates import scale_boxes
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 
@@ -48,12 +51,17 @@ class Case:
         truth: its true mask (H,W).
         spacing: height and width of the mask's pixel in mm, if known.
         frame: where the image lies in the network's input; None where it fills it.
+        box: the smallest one (4,) that holds the boxes that came with the image, in pixels of the mask; None
+            where none did.
+        normal: whether the image has no lesion, so that its mask is empty.
     """
 
     name: str
     truth: NDArray[np.bool_]
     spacing: metrics.Spacing | None = None
     frame: Frame | None = None
+    box: NDArray[np.float64] | None = None
+    normal: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -92,8 +100,9 @@ def collate_cases(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 class PromptedEvaluation:
     """The ``iteration_update`` of a `monai.engines.SupervisedEvaluator`.
 
-    Its output is a list of `ImageResult`, one for each image of the batch. The network's ``encode`` is
-    called once a batch, whatever the number of modes; not at all where only controls are wanted.
+    Its output is a list of `ImageResult`, one for each image of the batch; those of normal images have masks
+    without a prompt and no scores. The network's ``encode`` is called once a batch, whatever the number of
+    modes (once for the normal images and once for the others); not at all where only controls are wanted.
 
     Args:
         modes: prompt modes, as `protocol.parse_modes` returns them.
@@ -122,26 +131,37 @@ class PromptedEvaluation:
             InputError: a lesion vanished when its mask was made smaller.
         """
         cases = _cases(batch)
+        predictions = [Predictions.empty() for _ in cases]
         if self.network_modes:
             device = engine.state.device
             autocast = torch.autocast(device.type, enabled=engine.amp, **engine.amp_kwargs)
             with torch.no_grad(), engine.mode(engine.network), autocast:
-                predictions = self.predict(engine.network, batch["image"].to(device), cases)
-        else:
-            predictions = [Predictions.empty() for _ in cases]
+                images = batch["image"].to(device)
+                for normal in (False, True):
+                    rows = [row for row, case in enumerate(cases) if case.normal == normal]
+                    some = images if len(rows) == len(cases) else images[rows]
+                    found = self.predict(engine.network, some, [cases[row] for row in rows]) if rows else []
+                    for row, own in zip(rows, found, strict=True):
+                        predictions[row] = own
         if self.foreign is not None:
             for case, own in zip(cases, predictions, strict=True):
                 own.by_mode[FOREIGN] = Prediction(self.foreign(case.name, case.size), math.nan)
                 own.prompts[FOREIGN] = ObjectPrompt()
-        return [self.score(case, own) for case, own in zip(cases, predictions, strict=True)]
+        return [
+            self.describe_normal(case, own) if case.normal else self.score(case, own)
+            for case, own in zip(cases, predictions, strict=True)
+        ]
 
     def predict(self, network: Any, images: torch.Tensor, cases: Sequence[Case]) -> list[Predictions]:
-        """Encode ``images (B,3,S,S)`` once and predict from every prompt."""
+        """Encode ``images (B,3,S,S)`` once and predict from every prompt; on normal images, from none."""
+        predictions = [Predictions.empty() for _ in cases]
+        if cases[0].normal and "none" not in self.network_modes:
+            return predictions
         embedding = network.encode(images)
         frames = [case.frame_of(network) for case in cases]
-        predictions = [Predictions.empty() for _ in cases]
-        self._add_boxes(network, embedding, cases, frames, predictions)
-        self._add_clicks(network, embedding, cases, frames, predictions)
+        if not cases[0].normal:
+            self._add_boxes(network, embedding, cases, frames, predictions)
+            self._add_clicks(network, embedding, cases, frames, predictions)
         if "none" in self.network_modes:
             for own, found in zip(
                 predictions, predict_without_prompt(network, embedding, frames), strict=True
@@ -160,19 +180,25 @@ class PromptedEvaluation:
     ) -> None:
         modes = {mode: percent for mode, percent in BOX_MODES.items() if mode in self.network_modes}
         percents = JITTER_PERCENTS if self.curves else tuple(modes.values())
-        if not percents:
+        rows = {mode: percents.index(percent) for mode, percent in modes.items()}
+        annotated = ANNOTATED_BOX in self.network_modes
+        if annotated:
+            rows[ANNOTATED_BOX] = len(percents)
+        if not rows and not percents:
             return
         boxes = np.array(
             [
-                [jittered_box(percent, case.truth, self.seed, case.name) for percent in percents]
+                [
+                    *(jittered_box(percent, case.truth, self.seed, case.name) for percent in percents),
+                    *([_annotated_box(case)] if annotated else []),
+                ]
                 for case in cases
             ]
         )
         found = predict_boxes(network, embedding, frames, boxes)
         for own, own_boxes, own_found in zip(predictions, boxes, found, strict=True):
-            own.jitter.extend(own_found)
-            for mode, percent in modes.items():
-                row = percents.index(percent)
+            own.jitter.extend(own_found[: len(percents)])
+            for mode, row in rows.items():
                 x0, y0, x1, y1 = own_boxes[row].tolist()
                 own.by_mode[mode] = own_found[row]
                 own.prompts[mode] = ObjectPrompt(box=(x0, y0, x1, y1))
@@ -206,7 +232,9 @@ class PromptedEvaluation:
         predicted = ([FOREIGN] if self.foreign is not None else []) + list(self.network_modes)
         masks = {mode: own[mode].mask for mode in predicted}
         for mode in self.modes:
-            if mode in CONTROLS:
+            if mode == ANNOTATED_ELLIPSE:
+                masks[mode] = inscribed_ellipse(_annotated_box(case), case.size)
+            elif is_control(mode):
                 masks[mode] = control_mask(mode, case.truth, self.seed, case.name)
         rows = metrics.score(list(masks.values()), case.truth, case.spacing)
         return ImageResult(
@@ -222,6 +250,22 @@ class PromptedEvaluation:
             },
             prompts=predictions.prompts,
             curves=self._curves(case, predictions) if self.curves else Curves(),
+        )
+
+    def describe_normal(self, case: Case, predictions: Predictions) -> ImageResult:
+        """Return the masks that were predicted for a normal image."""
+        own = predictions.by_mode
+        return ImageResult(
+            image=case.name,
+            lesion_share=0.0,
+            scores={},
+            truth=PackedMask.pack(case.truth),
+            masks={mode: PackedMask.pack(found.mask) for mode, found in own.items()},
+            predicted_iou={
+                mode: round(found.predicted_iou, 6)
+                for mode, found in own.items()
+                if not math.isnan(found.predicted_iou)
+            },
         )
 
     def _curves(self, case: Case, predictions: Predictions) -> Curves:
@@ -241,27 +285,54 @@ class PromptedEvaluation:
         )
 
 
+def _annotated_box(case: Case) -> NDArray[np.float64]:
+    if case.box is None:
+        raise InputError(
+            f"'{case.name}' has no annotated box on it: leave out the prompt mode {ANNOTATED_BOX}."
+        )
+    return case.box
+
+
 def _cases(batch: Mapping[str, Any]) -> list[Case]:
     names = batch["name"]
     nothing = [None] * len(names)
     cases = []
-    for name, label, original_size, spacing, frame in zip(
+    for name, label, original_size, spacing, frame, boxes, normal in zip(
         names,
         batch["label"],
         batch.get("original_size", nothing),
         batch.get("spacing", nothing),
         batch.get("frame", nothing),
+        batch.get("boxes", nothing),
+        batch.get("normal", nothing),
         strict=True,
     ):
         truth = np.asarray(label).squeeze(0).astype(bool)
-        if not truth.any():
+        if not truth.any() and not normal:
             raise InputError(
                 f"The lesion of '{name}' is too small to survive at metric_size {truth.shape[0]}: "
                 "compare at a larger size, or with --metric_size native."
             )
         own_frame = None if frame is None else frame._replace(original=truth.shape)
-        cases.append(Case(name, truth, _resized_spacing(spacing, original_size, truth.shape), own_frame))
+        scale = _resized_spacing(spacing, original_size, truth.shape)
+        box = _enclosing_box(boxes, original_size, truth.shape)
+        cases.append(Case(name, truth, scale, own_frame, box, bool(normal)))
     return cases
+
+
+def _enclosing_box(
+    boxes: Sequence[Sequence[float]] | None, original_size: Sequence[int] | None, size: Sequence[int]
+) -> NDArray[np.float64] | None:
+    """Return the smallest box in pixels of the mask that holds ``boxes`` in pixels of the file, cut there."""
+    if not boxes or original_size is None:
+        return None
+    height, width = (int(side) for side in original_size)
+    sides = np.asarray(boxes, dtype=np.float64).clip(0, (width, height, width, height))
+    inside = sides[(sides[:, 2] > sides[:, 0]) & (sides[:, 3] > sides[:, 1])]
+    if not len(inside):
+        return None
+    whole = np.concatenate([inside[:, :2].min(axis=0), inside[:, 2:].max(axis=0)])
+    return scale_boxes(whole, (height, width), (size[0], size[1]))
 
 
 def _resized_spacing(

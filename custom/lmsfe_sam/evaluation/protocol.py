@@ -30,7 +30,11 @@ MODES = (
 """Prompt modes; a mode's place in this list is its index in `mode_rng`."""
 
 CONTROLS = tuple(mode for mode in MODES if mode.startswith("control_"))
-"""Modes that are scored without a network."""
+"""Those of them that are scored without a network."""
+
+ANNOTATED_BOX, ANNOTATED_ELLIPSE = "annotated_box", "control_ellipse_annotated"
+ANNOTATED_MODES = (ANNOTATED_BOX, ANNOTATED_ELLIPSE)
+"""Modes of the boxes that come with a data set, and not from its masks: nothing in them is random."""
 
 FOREIGN = "predictions"
 """The mode of masks that another program made, beside the controls and the network's modes."""
@@ -62,6 +66,7 @@ MATCHED_CONTROLS = {
     "box": "control_ellipse",
     "box_jitter_10": "control_ellipse_jitter_10",
     "box_jitter_20": "control_ellipse_jitter_20",
+    ANNOTATED_BOX: ANNOTATED_ELLIPSE,
 }
 """The control on the same box as a mode of the network."""
 
@@ -70,11 +75,11 @@ Box = NDArray[np.float64]
 
 
 def parse_modes(value: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return the prompt modes to run, in the order of `MODES`.
+    """Return the prompt modes to run, in the order of `MODES`, then those of `ANNOTATED_MODES`.
 
     Args:
-        value: the config key ``prompt_modes``: None or "all" for every mode, names in a list, or names
-            in a string with commas between them.
+        value: the config key ``prompt_modes``: None or "all" for every one of `MODES`, names in a list, or
+            names in a string with commas between them.
 
     Raises:
         InputError: a name is unknown, or there is none.
@@ -82,24 +87,32 @@ def parse_modes(value: str | Iterable[str] | None) -> tuple[str, ...]:
     if value is None or value == "all":
         return MODES
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+    known = (*MODES, *ANNOTATED_MODES)
     for name in names:
-        if name not in MODES:
-            raise InputError(f"prompt_modes names '{name}': choose from {', '.join(MODES)}.")
+        if name not in known:
+            raise InputError(f"prompt_modes names '{name}': choose from {', '.join(known)}.")
     if not names:
-        raise InputError(f"prompt_modes is empty: name one or more of {', '.join(MODES)}, or say all.")
-    return tuple(mode for mode in MODES if mode in names)
+        raise InputError(f"prompt_modes is empty: name one or more of {', '.join(known)}, or say all.")
+    return tuple(mode for mode in known if mode in names)
+
+
+def is_control(mode: str) -> bool:
+    """Whether a mode is scored without a network."""
+    return mode.startswith("control_")
 
 
 def network_modes(modes: Iterable[str]) -> tuple[str, ...]:
     """Return those of ``modes`` that need the network."""
-    return tuple(mode for mode in modes if mode not in CONTROLS)
+    return tuple(mode for mode in modes if not is_control(mode))
 
 
 def kind_of(mode: str) -> str | None:
     """Return what a mode prompts with, one of `lmsfe_sam.model.network.PROMPT_KINDS`; None for a control."""
-    if mode in CONTROLS:
+    if is_control(mode):
         return None
-    return "box" if mode in BOX_MODES else "clicks" if mode in CLICK_MODES else "none"
+    if mode in BOX_MODES or mode == ANNOTATED_BOX:
+        return "box"
+    return "clicks" if mode in CLICK_MODES else "none"
 
 
 def mode_rng(seed: int, image_name: str, mode: str) -> np.random.Generator:

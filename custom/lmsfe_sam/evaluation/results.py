@@ -32,7 +32,7 @@ class ImageResult:
 
     Attributes:
         image: the image's path relative to the dataset's folder, with forward slashes.
-        lesion_share: the lesion's share of the image's area.
+        lesion_share: the lesion's share of the image's area; 0 of a normal image, which has no scores.
         scores: the metrics of each mode, columns as in `metrics.COLUMNS`.
         truth: the true mask at the size it was compared at.
         masks: the prediction in each of the network's modes.

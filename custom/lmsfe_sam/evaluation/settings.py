@@ -17,7 +17,7 @@ from lmsfe_sam.distributed import check_device_and_precision, is_main_process
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
 from lmsfe_sam.evaluation.inputs import AUTHORS, OURS
-from lmsfe_sam.evaluation.protocol import MODES, kind_of, network_modes, parse_modes
+from lmsfe_sam.evaluation.protocol import ANNOTATED_MODES, MODES, kind_of, network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import LockedLog, ensure_folder, remove_leftovers
 from lmsfe_sam.model.network import PROMPT_KINDS
@@ -147,14 +147,33 @@ def has_curves(network: Any) -> bool:
     return {"box", "clicks"} <= set(network.prompt_kinds)
 
 
-def usable_modes(network: Any, prompt_modes: Any, objects: str | Sequence[str] = "union") -> tuple[str, ...]:
-    """Return the modes to run: those named, or of "all" those that the network and the objects allow.
+def usable_modes(
+    network: Any,
+    prompt_modes: Any,
+    objects: str | Sequence[str] = "union",
+    records: Sequence[Mapping[str, Any]] = (),
+) -> tuple[str, ...]:
+    """Return the modes to run: those named, or of "all" those that network, objects and ``records`` allow.
 
     Raises:
-        InputError: a mode is named that the network cannot be used in; or "none", which means all objects of
-            an image, and they are scored one by one.
+        InputError: a mode is named that the network cannot be used in; "none", which means all objects of
+            an image, and they are scored one by one; or annotated boxes, which some ``records`` lack.
     """
     modes = parse_modes(prompt_modes)
+    bare = [str(record["name"]) for record in records if not record.get("boxes")]
+    if prompt_modes in (None, "all"):
+        if records and not bare:
+            modes += ANNOTATED_MODES
+        elif len(bare) < len(records):
+            logger.warning(
+                "%d of %d images have no annotated box, '%s' first: the modes %s are left out.",
+                *(len(bare), len(records), bare[0], " and ".join(ANNOTATED_MODES)),
+            )
+    elif bare and (named := [mode for mode in modes if mode in ANNOTATED_MODES]):
+        raise InputError(
+            f"prompt_modes names {named[0]}, but {len(bare)} of {len(records)} images have no annotated box, "
+            f"'{bare[0]}' first: leave it out, or evaluate images with boxes alone (docs/data.md)."
+        )
     rules = {objects} if isinstance(objects, str) else set(objects)
     if "none" in modes and rules != {"union"}:
         if prompt_modes not in (None, "all"):
@@ -171,6 +190,35 @@ def usable_modes(network: Any, prompt_modes: Any, objects: str | Sequence[str] =
             f"use {possible} and controls."
         )
     return usable
+
+
+def check_normal_images(
+    normal_images: bool, records: Sequence[Any], split: str, modes: Sequence[str], predictions: str | None
+) -> None:
+    """Check that there is something to count false positives on, and with.
+
+    Args:
+        normal_images: the option.
+        records: images without a lesion of the part that is evaluated.
+        split: that part.
+        modes: prompt modes of this run.
+        predictions: folder of masks that another program made, or None.
+
+    Raises:
+        InputError: no images; or no mode that needs no prompt.
+    """
+    if not normal_images:
+        return
+    if not records:
+        raise InputError(
+            f"normal_images is True, but split '{split}' has no image without a lesion: leave it out, or "
+            "name another part with --split."
+        )
+    if "none" not in modes and predictions is None:
+        raise InputError(
+            "normal_images is True, and a normal image has nothing to prompt, but the mode none is not among "
+            "the prompt_modes: add it, or leave normal_images out."
+        )
 
 
 def choose_split(datalist: DataList, split: str | None, dataset_dir: str | Sequence[str] | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lmsfe_sam.evaluation.comparison import Comparison, Difference, OtherRun, compare, difference
 from lmsfe_sam.evaluation.metrics import COLUMNS
+from lmsfe_sam.evaluation.normal import FalsePositives
 from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, MATCHED_CONTROLS, NOC_TARGETS
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import (
@@ -153,6 +154,7 @@ class Summary:
     curves: CurveSummary | None
     subgroups: list[SubgroupRow]
     comparisons: list[Comparison]
+    normal: dict[str, FalsePositives] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
@@ -174,6 +176,8 @@ class Summary:
             content["reliability_overall"] = self.overall_reliability.as_json()
         if self.curves is not None:
             content["curves"] = _curves_as_json(self.curves)
+        if self.normal:
+            content["normal_images"] = {mode: own.as_json() for mode, own in self.normal.items()}
         if self.comparisons:
             compared = [comparison.as_json() for comparison in self.comparisons]
             content["compare"] = compared[0] if len(compared) == 1 else compared
@@ -189,6 +193,7 @@ def summarise(
     labels: Sequence[Mapping[str, str]],
     info: RunInfo,
     others: Sequence[OtherRun] = (),
+    normal: Mapping[str, FalsePositives] | None = None,
 ) -> Summary:
     """Average the results of every image.
 
@@ -198,6 +203,7 @@ def summarise(
         labels: the subgroups of each image.
         info: what was evaluated.
         others: runs to compare with.
+        normal: what each mode segments on normal images.
     """
     resampling = Resampling(groups, info.seed, info.bootstrap)
     modes = list(results[0].scores)
@@ -226,6 +232,7 @@ def summarise(
         curves=_average_curves(results, resampling) if results[0].curves.click_dice else None,
         subgroups=subgroup_rows(results, groups, labels, info.seed, info.bootstrap),
         comparisons=[compare(results, groups, other, info.seed, info.bootstrap) for other in others],
+        normal=dict(normal or {}),
     )
 
 

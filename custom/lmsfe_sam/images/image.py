@@ -80,6 +80,14 @@ class ImageFile:
     read: Callable[[int], FileImage]
 
 
+def turn(pixels: np.ndarray, stated: int) -> np.ndarray:
+    """Turn pixels (H, W, ...) as they are stored into how EXIF's orientation, 1 to 8, shows them."""
+    if stated >= 5:
+        pixels = np.swapaxes(pixels, 0, 1)
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(stated, ())
+    return np.ascontiguousarray(np.flip(pixels, flips)) if flips else np.ascontiguousarray(pixels)
+
+
 def choose_frame(count: int, asked: int | None, file: Path) -> int:
     """Return the frame that is asked of ``count``: the one rule for every format.
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageSequence
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import tiff
-from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
+from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, turn
 from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
@@ -90,6 +90,7 @@ def read_frame(path: str | Path, page: int = 0) -> np.ndarray:
     with _opened(path) as picture:
         if page:
             picture.seek(page)
+        _read_in_full(picture)
         turned = 1 if picture.format == "TIFF" else orientation(picture)
         tags: Any = getattr(picture, "tag_v2", {})
         min_is_white = tags.get(tiff.PHOTOMETRIC) == tiff.MIN_IS_WHITE
@@ -114,6 +115,7 @@ def read_indices(path: str | Path) -> np.ndarray | None:
     with _opened(path) as picture:
         if picture.mode != "P":
             return None
+        _read_in_full(picture)
         turned = 1 if picture.format == "TIFF" else orientation(picture)
         return turn(np.array(picture), turned)
 
@@ -151,17 +153,15 @@ def stored_orientation(path: str | Path) -> int:
         InputError: there is no such file, or it is no picture.
     """
     if tiff.is_for_tifffile(Path(path)):
-        return 1
+        return tiff.stored_orientation(Path(path))
     with _opened(path) as picture:
         return orientation(picture)
 
 
-def turn(pixels: np.ndarray, stated: int) -> np.ndarray:
-    """Turn pixels (H, W, ...) as they are stored into how EXIF's orientation, 1 to 8, shows them."""
-    if stated >= 5:
-        pixels = np.swapaxes(pixels, 0, 1)
-    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(stated, ())
-    return np.ascontiguousarray(np.flip(pixels, flips)) if flips else np.ascontiguousarray(pixels)
+def _read_in_full(picture: Any) -> None:
+    """Keep Pillow from mapping a file into memory: of a turned TIFF it would take rows for columns."""
+    if picture.format == "TIFF":
+        picture.filename = ""
 
 
 def _has_late_exif(file: Path) -> bool:

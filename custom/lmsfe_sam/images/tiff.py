@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
+from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, turn
 from lmsfe_sam.images.limits import decompress_bounded
 
 SUFFIXES = (".tif", ".tiff")
 
-SUBFILE_TYPE, BITS, PHOTOMETRIC, DESCRIPTION, ORIENTATION = 254, 258, 262, 270, 274
+SUBFILE_TYPE, BITS, PHOTOMETRIC, DESCRIPTION, ORIENTATION, SAMPLE_FORMAT = 254, 258, 262, 270, 274, 339
 """Tags of TIFF."""
 
 TILE = (322, 323)
@@ -28,9 +28,12 @@ REDUCED, MASK = 1, 4
 MIN_IS_WHITE = 0
 """A photometric interpretation."""
 
+SIGNED = 2
+"""A sample format."""
+
 
 def is_for_tifffile(file: Path) -> bool:
-    """Whether a file is a TIFF that Pillow does not identify, or sees fewer frames of than it has."""
+    """Whether a file is a TIFF that Pillow does not identify, or whose values or frames it reads in part."""
     if file.suffix.lower() not in SUFFIXES or not file.is_file():
         return False
     with file.open("rb") as stream:
@@ -41,6 +44,8 @@ def is_for_tifffile(file: Path) -> bool:
             tags: Any = getattr(picture, "tag_v2", {})
             if len(tags.get(BITS, ())) > 1 and max(tags[BITS]) > 8:
                 return True  # Pillow cuts deep colours to 8 bits
+            if SIGNED in tags.get(SAMPLE_FORMAT, ()) and max(tags.get(BITS, (1,))) == 8:
+                return True  # and takes bytes for positive
             return _stated_images(str(tags.get(DESCRIPTION, ""))) > getattr(picture, "n_frames", 1)
     except Image.UnidentifiedImageError:
         return True
@@ -65,8 +70,10 @@ def open_tiff(file: Path) -> ImageFile:
         page: Any = series.keyframe
         min_is_white = int(page.photometric) == MIN_IS_WHITE
         compression = page.compression.name
+        turned = _orientation(page)
     colour = axes.index("S") if "S" in axes else None
     rows, columns = (shape[axes.index(axis)] for axis in "YX")
+    shown = (columns, rows) if turned < 5 else (rows, columns)
     samples = 1 if colour is None else shape[colour]
     frames = int(np.prod([size for size, axis in zip(shape, axes) if axis not in "YXS"], dtype=int))
     if samples > 4:
@@ -85,11 +92,24 @@ def open_tiff(file: Path) -> ImageFile:
         order = [index for index, axis in enumerate(axes) if axis not in "YXS"]
         order += [axes.index("Y"), axes.index("X"), *([] if colour is None else [colour])]
         pixels = volume.transpose(order).reshape(frames, rows, columns, *([samples] if samples > 1 else []))
-        chosen = np.ascontiguousarray(pixels[frame])
-        shown = (columns, rows) if frames == 1 else (columns, rows, frames)
-        return FileImage(negative(chosen) if min_is_white else chosen, LPS_TO_RAS, shown, frame)
+        chosen = turn(pixels[frame], turned)
+        spatial = shown if frames == 1 else (*shown, frames)
+        return FileImage(negative(chosen) if min_is_white else chosen, LPS_TO_RAS, spatial, frame)
 
-    return ImageFile(Header(frames, rows, columns, samples, bits, read_together=True), read)
+    return ImageFile(Header(frames, shown[1], shown[0], samples, bits, read_together=True), read)
+
+
+def stored_orientation(file: Path) -> int:
+    """Return the orientation, 1 to 8, of a TIFF file that is read with tifffile."""
+    from tifffile import TiffFile
+
+    with TiffFile(file) as pages:
+        return _orientation(pages.pages.first)
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
 def _check_order(opened: Any, file: Path) -> None:

@@ -24,6 +24,12 @@ logger = logging.getLogger(__name__)
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 """NIfTI's codes for metre, millimetre and micrometre."""
 
+_GZIP = b"\x1f\x8b"
+"""What a compressed file begins with."""
+
+_HEADER_SIZES = {348, 540}
+"""What a file of NIfTI 1 or 2 begins with."""
+
 _VECTOR_INTENTS = (1007, 2003, 2004)
 """NIfTI's codes for a vector, RGB and RGBA in the last axis."""
 
@@ -167,6 +173,11 @@ def _frames(spatial: Sequence[int], file: Path) -> int:
         raise InputError(f"'{file}' has the shape {tuple(spatial)}: save one 2-D or 3-D image of it.")
     if min(spatial) < 1:
         raise InputError(f"'{file}' has no pixels: copy it again from its source.")
+    if stacked and min(spatial[:2]) == 1:
+        raise InputError(
+            f"'{file}' has the shape {tuple(spatial)}, slices of {spatial[0]} x {spatial[1]} pixels: save it "
+            "with its axis of length 1 last."
+        )
     return stacked[0] if stacked else 1
 
 
@@ -203,7 +214,17 @@ def _raw_nifti(file: Path) -> Any:
     """Read a NIfTI header as it is in the file; nibabel mends what it takes for mistakes."""
     import nibabel
 
-    opener: Callable[..., Any] = gzip.open if file.name.lower().endswith(".gz") else open
+    named_packed = file.name.lower().endswith(".gz")
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    packed = start[:2] == _GZIP
+    plain = {int.from_bytes(start, order) for order in ("little", "big")} & _HEADER_SIZES
+    if (packed and not named_packed) or (plain and named_packed):
+        right = f"{file.name}.gz" if packed else file.name[: -len(".gz")]
+        raise InputError(
+            f"'{file}' is {'' if packed else 'not '}compressed, unlike its name says: rename it to {right}."
+        )
+    opener: Callable[..., Any] = gzip.open if packed else open
     with opener(file, "rb") as stream:
         block = stream.read(nibabel.Nifti2Header.sizeof_hdr)
     first = {int.from_bytes(block[:4], order) for order in ("little", "big")}
@@ -308,6 +329,10 @@ def _nrrd_volume(file: Path) -> np.ndarray:
             elif encoding == "raw":
                 stream.seek(*((-length, 2) if skip == -1 else (max(skip, 0), 1)))
                 content = stream.read(length)
+            elif encoding == "hex":
+                stream.seek(max(skip, 0), 1)
+                content = bytes.fromhex(stream.read(3 * length).decode("ascii"))[:length]
+                header["encoding"] = "raw"
             else:
                 stream.seek(max(skip, 0), 1)
                 content = stream.read(64 * values)

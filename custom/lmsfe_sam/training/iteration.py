@@ -314,12 +314,29 @@ def usable_modes(network: Any, modes: Sequence[str]) -> list[str]:
     return [mode for mode in modes if mode in usable] or usable
 
 
-def usable_kinds(network: Any, kinds: Mapping[str, float]) -> dict[str, float]:
+def usable_kinds(network: Any, kinds: Mapping[str, float], normal_images: bool = False) -> dict[str, float]:
     """Return those kinds of training prompts, with their weights, that a network takes.
 
+    Args:
+        network: that is trained.
+        kinds: names and weights.
+        normal_images: whether images without a lesion are among the training images, which are shown
+            without a prompt.
+
     Raises:
-        InputError: it needs a box, and no kind is one.
+        InputError: it needs a box, and no kind is one; or with normal images, others would not be shown
+            without a prompt, which would then always mean that there is nothing.
     """
+    if normal_images and "none" not in network.prompt_kinds:
+        raise InputError(
+            f"normal_images is True, but {network.title} needs a prompt, and a normal image has nothing to "
+            "prompt: leave it out."
+        )
+    if normal_images and not kinds.get("none") and network.prompt_kinds != ("none",):
+        raise InputError(
+            "normal_images is True, but prompt_kinds gives none no weight: no prompt would always mean that "
+            "there is no lesion, so give none a weight."
+        )
     if network.prompt_kinds == ("none",):
         return {"none": 1.0}
     if "clicks" in network.prompt_kinds:

@@ -239,7 +239,7 @@ def write_datalist(datalist: DataList, folder: RunFolder) -> None:
                 names = [record["name"] for record in before[section]]
             except (KeyError, TypeError) as error:
                 raise _missing_file(folder.source, DATALIST, "is damaged") from error
-            if names != [record["name"] for record in datalist.records[part]]:
+            if names != [record["name"] for record in datalist.listed(part)]:
                 raise InputError(
                     f"resume '{folder.source}' was started with other {section} images than dataset_dir "
                     "holds now: put the same files back, or start a new run."

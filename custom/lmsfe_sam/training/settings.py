@@ -111,7 +111,8 @@ def used_datalist(datalist: DataList, train_data: Sequence[Record], val_data: Se
     Raises:
         InputError: images to train on were given, but none to validate on.
     """
-    known = {id(record) for records in datalist.records.values() for record in records}
+    parts = (*datalist.records.values(), *datalist.normal.values())
+    known = {id(record) for records in parts for record in records}
     data = {"train": train_data, "val": val_data}
     given = [part for part, records in data.items() if any(id(record) not in known for record in records)]
     if not given:
@@ -125,7 +126,13 @@ def used_datalist(datalist: DataList, train_data: Sequence[Record], val_data: Se
     for part in given:
         records[part] = [{"name": str(record["image"]), **_with_list(record)} for record in data[part]]
     return dataclasses.replace(
-        datalist, name="given data", root=Path.cwd(), layout="given", records=records, split_rule="own"
+        datalist,
+        name="given data",
+        root=Path.cwd(),
+        layout="given",
+        records=records,
+        normal={},
+        split_rule="own",
     )
 
 

@@ -24,6 +24,16 @@ PATIENT, VIDEO, NEAR_DUPLICATES = "patient", "video", "near-duplicate group"
 NORMAL = "normal images, without a lesion"
 """What images without a lesion are counted as."""
 
+IMAGE_FOLDERS = (
+    *("images", "image", "img", "imgs", "original", "originals", "jpegimages", "input", "inputs", "data"),
+)
+MASK_FOLDERS = (
+    *("masks", "mask", "gt", "label", "labels", "groundtruth", "ground_truth", "segmentations"),
+    *("segmentationclass", "segmentationclasspng", "segmentation", "seg", "segs", "gts", "target", "targets"),
+    *("annotations", "annotation"),
+)
+"""Names of folders of images and masks, the likeliest first."""
+
 MASK_SUFFIX = re.compile(
     r"(?P<image>.+?)[_\-. ](mask|segmentation|seg|labels?|gt|ground_?truth|tumou?r|lesion|annotation)"
     r"(_?\d+)?",
@@ -43,6 +53,9 @@ class FolderContents:
     """"train", "val" and "test" as the folder itself states them."""
     skipped: dict[str, int] = field(default_factory=dict)
     """What was left out on purpose, and how many."""
+    normal: dict[str, list[Record]] = field(default_factory=dict)
+    """Images without a lesion, not among ``records``, by the part that the folder states; "" where it states
+    none."""
 
 
 def subfolder(root: Path, *names: str) -> Path | None:
@@ -65,6 +78,12 @@ def needed_folder(root: Path, *names: str) -> Path:
     return folder
 
 
+def likeliest(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder of the first of several names; one of annotations must hold pictures, not JSON."""
+    folders = (folder for name in names if (folder := subfolder(root, name)))
+    return next((one for one in folders if "annotation" not in one.name.lower() or list_images(one)), None)
+
+
 def pair_folders(root: Path, images: str, masks: str) -> list[Record]:
     """Pair the images of two folders of ``root`` by their names.
 
@@ -77,11 +96,21 @@ def pair_folders(root: Path, images: str, masks: str) -> list[Record]:
 def pair_paths(root: Path, images: Path, masks: Path) -> list[Record]:
     """Pair the images of two folders by their stems; a mask's may have a word of `MASK_SUFFIX` behind it.
 
-    Where no mask has an image so, what all masks have around their names is left off, and what all images
-    have: ``us_1.png`` belongs to ``mask_1.png``, ``a_image.png`` to ``a_binary.png``.
-
     Raises:
         InputError: an image without its mask, or a mask without its image.
+    """
+    records = pair(root, *match_masks(images, masks))
+    for record in records:
+        if all(re.search(r"annotation$", stem(Path(path)), re.IGNORECASE) for path in record["label"]):
+            record["masks"] = "filled"  # as HC18's, which are outlines
+    return records
+
+
+def match_masks(images: Path, masks: Path) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Return the images of a folder and the masks of another, both by the names that they share.
+
+    Where no mask has an image by its stem, what all masks have around their names is left off, and what all
+    images have: ``us_1.png`` belongs to ``mask_1.png``, ``a_image.png`` to ``a_binary.png``.
     """
     files = by_stem(list_images(images))
     drawn = by_stem(list_images(masks))
@@ -93,11 +122,7 @@ def pair_paths(root: Path, images: Path, masks: Path) -> list[Record]:
         bare_files, bare_masks = _without_affixes(files), _without_affixes(drawn)
         if bare_files.keys() == bare_masks.keys():
             files, found = bare_files, {name: [path] for name, path in bare_masks.items()}
-    records = pair(root, files, found)
-    for record in records:
-        if all(re.search(r"annotation$", stem(Path(path)), re.IGNORECASE) for path in record["label"]):
-            record["masks"] = "filled"  # as HC18's, which are outlines
-    return records
+    return files, found
 
 
 def _without_affixes(files: Mapping[str, Path]) -> dict[str, Path]:

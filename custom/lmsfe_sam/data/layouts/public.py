@@ -13,6 +13,7 @@ from lmsfe_sam.data.layouts.folders import (
     VIDEO,
     FolderContents,
     by_stem,
+    make_record,
     needed_folder,
     pair,
     pair_folders,
@@ -53,11 +54,13 @@ def find_busi(root: Path) -> FolderContents:
                 masks[match["image"]].append(path)
         images = by_stem(path for path in pictures if not _BUSI_MASK.fullmatch(path.stem))
         records += [{**record, "subgroup": {"class": name}} for record in pair(root, images, masks)]
-    skipped = {}
-    if normal := subfolder(root, "normal"):
-        healthy = [path for path in list_images(normal) if not _BUSI_MASK.fullmatch(path.stem)]
-        skipped["normal images, without a lesion"] = len(healthy)
-    return FolderContents(records, NEAR_DUPLICATES, skipped=skipped)
+    normal = subfolder(root, "normal")
+    healthy = list_images(normal) if normal else []
+    return FolderContents(
+        records,
+        NEAR_DUPLICATES,
+        normal={"": [make_record(root, path, []) for path in healthy if not _BUSI_MASK.fullmatch(path.stem)]},
+    )
 
 
 # --- BUS-BRA --------------------------------------------------------------------------------------

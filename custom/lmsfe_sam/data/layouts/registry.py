@@ -16,11 +16,14 @@ from pathlib import Path
 from lmsfe_sam.data.layouts import coco
 from lmsfe_sam.data.layouts.ddti import find_ddti, is_ddti
 from lmsfe_sam.data.layouts.folders import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
     MASK_SUFFIX,
     NEAR_DUPLICATES,
     FolderContents,
     Record,
     by_stem,
+    likeliest,
     make_record,
     needed_folder,
     pair,
@@ -37,6 +40,7 @@ from lmsfe_sam.data.layouts.public import (
     is_tg3k,
     is_tn3k,
 )
+from lmsfe_sam.data.layouts.voc import find_voc, is_voc
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import list_images, stem
 
@@ -46,16 +50,6 @@ PART_FOLDERS = {
     "test": ("test", "testing", "test_set", "testset"),
 }
 """Names of folders that state a split."""
-
-IMAGE_FOLDERS = (
-    *("images", "image", "img", "imgs", "original", "originals", "jpegimages", "input", "inputs", "data"),
-)
-MASK_FOLDERS = (
-    *("masks", "mask", "gt", "label", "labels", "groundtruth", "ground_truth", "segmentations"),
-    *("segmentationclass", "segmentationclasspng", "segmentation", "seg", "segs", "gts", "target", "targets"),
-    *("annotations", "annotation"),
-)
-"""Names of folders of images and masks, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +75,9 @@ class Layout:
 
 def _two_folders(root: Path) -> tuple[Path, Path] | None:
     """Return the folder of images and that of masks, if there is one of each."""
-    images = _likeliest(root, IMAGE_FOLDERS)
-    masks = _likeliest(root, MASK_FOLDERS)
+    images = likeliest(root, IMAGE_FOLDERS)
+    masks = likeliest(root, MASK_FOLDERS)
     return (images, masks) if images and masks else None
-
-
-def _likeliest(root: Path, names: Sequence[str]) -> Path | None:
-    """Return the folder of the first of several names; one of annotations must hold pictures, not JSON."""
-    folders = (folder for name in names if (folder := subfolder(root, name)))
-    return next((one for one in folders if "annotation" not in one.name.lower() or list_images(one)), None)
 
 
 def _is_plain(root: Path) -> bool:
@@ -274,8 +262,53 @@ LAYOUTS: Mapping[str, Layout] = {
             _is_plain,
             _find_plain,
         ),
+        Layout(
+            "voc",
+            "JPEGImages/, SegmentationClass/ and Annotations/X.xml with boxes",
+            is_voc,
+            find_voc,
+            "plain",
+        ),
         Layout("suffix", "X.png beside X_mask.png (segmentation, tumor)", _is_suffixed, _find_suffixed),
         Layout("coco", "a JSON file with images and annotations", _is_coco, _find_coco),
     )
 }
 """Every layout but ``datalist``, which is a file and not a way to lay out a folder."""
+
+
+def recognise(folder: Path, layout: str) -> tuple[Path, Layout]:
+    """Find a data set's own folder, ``folder`` or directly in it, and its layout.
+
+    Args:
+        folder: that the user gave.
+        layout: a key of `LAYOUTS`, or "auto".
+
+    Raises:
+        InputError: none or several are recognised.
+    """
+    wanted = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for candidates in ([folder], inside):
+        matches = [match for path in candidates for match in _matches(path, wanted)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            names = ", ".join(f"{one.name} in {path.name}/" for path, one in matches)
+            raise InputError(
+                f"dataset_dir '{folder}' is ambiguous ({names}): name the layout with --layout, or give the "
+                "data set's own folder."
+            )
+    if not any(folder.iterdir()):
+        raise InputError(f"dataset_dir '{folder}' is empty: give the folder that holds the images.")
+    common = [one for one in wanted if layout != "auto" or one.name in ("busi", "plain", "suffix")]
+    known = "; ".join(f"{one.name}: {one.description}" for one in common)
+    others = "" if layout != "auto" else "; see docs/data.md for the others"
+    raise InputError(
+        f"dataset_dir '{folder}' is in no known layout: arrange it as one of these ({known}{others})."
+    )
+
+
+def _matches(folder: Path, layouts: Sequence[Layout]) -> list[tuple[Path, Layout]]:
+    matches = [layout for layout in layouts if layout.recognise(folder)]
+    refined = {layout.refines for layout in matches}
+    return [(folder, layout) for layout in matches if layout.name not in refined]

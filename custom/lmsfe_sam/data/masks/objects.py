@@ -20,6 +20,7 @@ from lmsfe_sam.data.masks.reading import record_labels, record_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.reading import read_header
+from lmsfe_sam.prompts.simulate import tight_box
 
 SMALLEST_PART = 1e-4
 """A part below this share of the image's area is a speck and no object: 7 pixels of 256 x 256."""
@@ -111,9 +112,12 @@ def _separated(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if record.get("objects", "union") == "union" or "phantom" in record:
         return [dict(record)]
     header = read_header(record["image"], pixel_limit(record))
+    objects = record_objects(record, (header.rows, header.columns))
+    boxes = record.get("boxes")
     return [
         {
             **record,
+            **({} if boxes is None else {"boxes": matching_box(one.mask, boxes)}),
             "object": number,
             "name": f"{record['name']}#{number}",
             "subgroup": {
@@ -122,5 +126,24 @@ def _separated(record: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "part": "largest" if one.largest else "other",
             },
         }
-        for number, one in enumerate(record_objects(record, (header.rows, header.columns)), start=1)
+        for number, one in enumerate(objects, start=1)
     ]
+
+
+def matching_box(mask: NDArray[np.bool_], boxes: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    """Return that of ``boxes`` (x0, y0, x1, y1) which overlaps the tight box of a mask (H, W) most, by IoU.
+
+    Returns:
+        A list of one, or of none where no box overlaps it.
+    """
+    tight = tight_box(mask)
+
+    def overlap(box: Sequence[float]) -> float:
+        width = min(box[2], tight[2]) - max(box[0], tight[0])
+        height = min(box[3], tight[3]) - max(box[1], tight[1])
+        both = max(0.0, width) * max(0.0, height)
+        areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (box, tight)]
+        return float(both / (sum(areas) - both))
+
+    best = max(boxes, key=overlap, default=None)
+    return [] if best is None or not overlap(best) else [best]

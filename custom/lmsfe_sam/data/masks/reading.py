@@ -13,8 +13,9 @@ from lmsfe_sam.data.masks.files import empty_mask, filled, read_label_map
 from lmsfe_sam.data.masks.outlines import draw_outline
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import PICTURE_SUFFIXES, known_suffix
+from lmsfe_sam.images.image import turn
 from lmsfe_sam.images.limits import pixel_limit
-from lmsfe_sam.images.pictures import stored_orientation, turn
+from lmsfe_sam.images.pictures import stored_orientation
 
 MASK_KINDS = ("as_drawn", "filled", "inverted")
 """How masks are read: as they are, with what their lines enclose, or with black for lesion."""

@@ -22,7 +22,9 @@ from lmsfe_sam.predict.preprocessing import resize_image, to_rgb_uint8
 
 __all__ = ["LoadUltrasoundd", "ResizeUltrasoundd", "load_image_and_mask"]
 
-_CONSUMED = frozenset({"outlines", "phantom", "subgroup", "objects", "object", "masks", "max_pixels"})
+_CONSUMED = frozenset(
+    {"outlines", "phantom", "subgroup", "objects", "object", "masks", "max_pixels", "normal"}
+)
 """What a record holds for this step or for tables only; left in, it would not collate."""
 
 
@@ -35,6 +37,7 @@ class LoadUltrasoundd(MapTransform):
     - ``image`` is (3, H, W) float32, RGB in 0..255,
     - ``label`` is (1, H, W) uint8, k inside object k; by default the only object is the union of all masks
       (`lmsfe_sam.data.masks.objects`), and of a record with ``object`` that one alone is there, as 1,
+    - ``normal`` is whether the image has no lesion, so that its label is empty,
     - ``unprompted`` is whether the image may be segmented without a prompt, True unless the record says no,
     - ``original_size`` is (2,) int64, height and width,
     - ``name`` is the image's name, a string,
@@ -59,6 +62,7 @@ class LoadUltrasoundd(MapTransform):
             if "label" in self.keys:
                 result["label"] = torch.from_numpy(mask)[None]
                 result["unprompted"] = bool(data.get("unprompted", True))
+                result["normal"] = bool(data.get("normal", False))
         else:
             image = to_rgb_uint8(read_image(data["image"], max_pixels=pixel_limit(data)).pixels)
         result["image"] = torch.from_numpy(image).permute(2, 0, 1).float().contiguous()
@@ -73,7 +77,7 @@ def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarr
 
     Returns:
         The image (H, W, 3) uint8 and the mask (H, W) uint8: 0 outside, k in object k, or 1 in the one
-        that the record's ``object`` names.
+        that the record's ``object`` names; all 0 of a record that is ``normal``.
 
     Raises:
         InputError: an unreadable file, a bad mask, sizes that differ, or more than 255 objects.
@@ -84,6 +88,8 @@ def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarr
         image, mask = render_record(record)
         return to_rgb_uint8(image), np.ascontiguousarray(mask, dtype=np.uint8)
     image = to_rgb_uint8(read_image(record["image"], max_pixels=pixel_limit(record)).pixels)
+    if record.get("normal"):
+        return image, np.zeros(image.shape[:2], np.uint8)
     objects = record_objects(record, (image.shape[0], image.shape[1]))
     if "object" in record:
         objects = [objects[record["object"] - 1]]

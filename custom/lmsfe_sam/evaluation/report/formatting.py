@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lmsfe_sam.evaluation.comparison import Difference
 from lmsfe_sam.evaluation.metrics import HIGHER_IS_BETTER
-from lmsfe_sam.evaluation.protocol import CONTROLS, MATCHED_CONTROLS
+from lmsfe_sam.evaluation.protocol import MATCHED_CONTROLS, is_control
 
 TITLES = {
     "box": "tight box",
@@ -16,11 +16,13 @@ TITLES = {
     "point": "one click",
     "clicks_5": "five clicks",
     "none": "no prompt",
+    "annotated_box": "annotated box",
     "predictions": "masks of another program",
     "control_box": "control: filled box",
     "control_ellipse": "control: ellipse",
     "control_ellipse_jitter_10": "control: ellipse, jitter 10 %",
     "control_ellipse_jitter_20": "control: ellipse, jitter 20 %",
+    "control_ellipse_annotated": "control: ellipse, annotated box",
     "dice": "Dice",
     "iou": "IoU",
     "sensitivity": "Sensitivity",
@@ -76,7 +78,7 @@ def with_controls_below(modes: Sequence[str]) -> list[str]:
     """Return the modes of the network, each followed by the controls on its box, then the other modes."""
     ordered: list[str] = []
     for mode in modes:
-        if mode not in CONTROLS:
+        if not is_control(mode):
             beside = [control_of(mode), "control_box" if mode == "box" else None]
             ordered += [mode, *(name for name in beside if name in modes and name is not None)]
     return ordered + [mode for mode in modes if mode not in ordered]

@@ -13,7 +13,7 @@ from jinja2 import Template
 
 from lmsfe_sam.evaluation.comparison import Difference
 from lmsfe_sam.evaluation.metrics import COLUMNS
-from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, CONTROLS, JITTER_PERCENTS, NOC_TARGETS
+from lmsfe_sam.evaluation.protocol import CLICK_LIMIT, JITTER_PERCENTS, NOC_TARGETS, is_control
 from lmsfe_sam.evaluation.report import formatting, plots
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.gallery import ImageReader, make_gallery
@@ -33,6 +33,7 @@ STYLES = {
     "clicks_5": "series-5",
     "none": "series-6",
     "predictions": "series-1",
+    "annotated_box": "series-2",
 }
 """Colours of the network's modes. Every control is dashed and grey."""
 
@@ -88,7 +89,7 @@ def write_report(
 
 def _of_networks(differences: dict[str, dict[str, Difference]]) -> dict[str, dict[str, Difference]]:
     """Return the modes without the controls, if there are any."""
-    return {mode: own for mode, own in differences.items() if mode not in CONTROLS} or differences
+    return {mode: own for mode, own in differences.items() if not is_control(mode)} or differences
 
 
 @cache
@@ -103,7 +104,7 @@ def _template() -> Template:
         "control_of": formatting.control_of,
         "px": "{:.1f}".format,
     }
-    templates.tests |= {"nan": math.isnan, "control": CONTROLS.__contains__}
+    templates.tests |= {"nan": math.isnan, "control": is_control}
     return templates.get_template("report.html")
 
 
@@ -113,7 +114,7 @@ def subgroup_tables(rows: Sequence[SubgroupRow]) -> list[SubgroupTable]:
     for kind in dict.fromkeys(row.subgroup for row in rows):
         own = [row for row in rows if row.subgroup == kind]
         modes = list(dict.fromkeys(row.prompt for row in own))
-        shown = [mode for mode in modes if mode not in CONTROLS or mode == "control_ellipse"]
+        shown = [mode for mode in modes if not is_control(mode) or mode == "control_ellipse"]
         lines = []
         for value in dict.fromkeys(row.value for row in own):
             by_mode = {row.prompt: row for row in own if row.value == value}

@@ -14,7 +14,7 @@ import numpy as np
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import TIE, read_metrics
 from lmsfe_sam.evaluation.metrics import Scores
-from lmsfe_sam.evaluation.protocol import CONTROLS
+from lmsfe_sam.evaluation.protocol import is_control
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
 
 MODELS = {
@@ -55,7 +55,7 @@ class EvaluatedRun:
     @property
     def modes(self) -> list[str]:
         """Prompt modes of the network, without the controls."""
-        return [mode for mode in self.summary["prompts"] if mode not in CONTROLS]
+        return [mode for mode in self.summary["prompts"] if not is_control(mode)]
 
     @property
     def title(self) -> str:
@@ -132,7 +132,7 @@ def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
                 )
         for name, mode in sorted(first.scores.keys() & other.scores.keys()):
             gap = abs(first.scores[name, mode]["dice"] - other.scores[name, mode]["dice"])
-            if mode in CONTROLS and gap > TIE:
+            if is_control(mode) and gap > TIE:
                 raise InputError(
                     f"{both} were measured on different masks or with different seeds (the control of "
                     f"'{name}' differs): evaluate both in the same way."

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lmsfe_sam.evaluation.comparison import HEADER
 from lmsfe_sam.evaluation.metrics import COLUMNS
+from lmsfe_sam.evaluation.normal import segmented_area
 from lmsfe_sam.evaluation.protocol import JITTER_PERCENTS
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import SubgroupRow, Summary
@@ -60,6 +61,21 @@ def write_predictions(results: Sequence[ImageResult], path: Path) -> None:
 def write_images(results: Sequence[ImageResult], groups: Sequence[str], path: Path) -> None:
     """Write ``images.csv``: the group of each image, whole ones of which the bootstrap draws."""
     _write_csv(path, ("image", "group"), zip((result.image for result in results), groups, strict=True))
+
+
+def write_normal(results: Sequence[ImageResult], path: Path) -> None:
+    """Write ``normal_images.csv``: how much of each normal image is segmented, and the predicted IoU."""
+    rows = (
+        (
+            result.image,
+            mode,
+            _number(segmented_area(result, mode)),
+            _number(result.predicted_iou.get(mode, math.nan)),
+        )
+        for result in results
+        for mode in result.masks
+    )
+    _write_csv(path, ("image", "prompt", "area", "predicted_iou"), rows)
 
 
 def write_curves(results: Sequence[ImageResult], path: Path) -> None:
