@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,15 @@ import pytest
 from bombs import meta
 from data_folders import SIZE, disc, make_plain, save, speckle
 from lmsfe_sam import options, selftest
+from lmsfe_sam.batch.record import Record
+from lmsfe_sam.batch.sources import read_sources
+from lmsfe_sam.batch.storage import Store
 from lmsfe_sam.data.combined import find_records
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.foreign_masks import ForeignMasks
 from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError, find_input_error
+from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.inference.inputs import find_inputs
 
@@ -40,6 +46,49 @@ def test_a_path_that_is_too_long_for_the_system_is_a_sentence(tmp_path: Path, na
         sentence = find_input_error(error)
     assert sentence is not None and len(str(sentence)) <= 500
     assert "is longer than this system allows: give a shorter one." in str(sentence)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ELOOP, "leads back to itself"), (errno.EACCES, "change its permissions")]
+)
+def test_a_path_that_cannot_be_followed_is_a_sentence(number: int, words: str) -> None:
+    try:
+        raise RuntimeError("Symlink loop") from OSError(number, "from the system", "/data/scans")
+    except RuntimeError as error:
+        sentence = find_input_error(error)
+    assert sentence is not None and "'/data/scans'" in str(sentence) and words in str(sentence)
+    assert find_input_error(OSError(number, "without a path")) is None
+
+
+def test_a_data_set_that_is_a_circular_link_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to("data")
+    with pytest.raises((InputError, OSError, RuntimeError)) as raised:
+        build_datalist(tmp_path / "data")
+    sentence = find_input_error(raised.value)
+    assert sentence is not None and str(tmp_path / "data") in str(sentence)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_a_manifest_that_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, ending: str) -> None:
+    for name, make in (("pipe", os.mkfifo), ("endless", lambda path: path.symlink_to("/dev/zero"))):
+        make(tmp_path / f"{name}{ending}")
+        with pytest.raises(InputError, match=f"manifest '.*{name}{ending}' cannot be read"):
+            next(read_sources(str(tmp_path / f"{name}{ending}"), {}))
+
+
+def test_settings_of_a_job_that_are_no_file_are_refused_before_they_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "settings.json")
+    with pytest.raises(InputError, match=r"settings\.json' cannot be read \(it is a folder, a pipe"):
+        Record(Store(str(tmp_path), "job")).open({})
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "page.html")
+    sentence = r"page\.html' could not be written \(it is a folder, a pipe"
+    with pytest.raises(InputError, match=sentence), atomic_write(tmp_path / "page.html") as temporary:
+        temporary.write_text("content")
+    assert not (tmp_path / "page.html").is_file() and len([*tmp_path.iterdir()]) == 1
 
 
 def test_two_masks_of_one_image_are_refused_and_none_is_chosen(tmp_path: Path) -> None:

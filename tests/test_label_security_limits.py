@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -24,7 +25,7 @@ import requests
 from label_attacks import as_png, connected, form, memory, picture, raw, sentence, write_small_studies
 from label_server import AUTOMATIC, INTERACTIVE, ROOT, Server, running
 from lmsfe_sam.label.datastore import records
-from lmsfe_sam.label.datastore.records import SafeSessions, whole_entries
+from lmsfe_sam.label.datastore.records import SafeSessions, parse, whole_entries
 from lmsfe_sam.label.start import PRIVATE, SHIM, prepare_app
 
 PATIENCE = 2
@@ -298,6 +299,23 @@ def test_whole_entries_of_a_torn_record() -> None:
         assert found == ["a", "c", "d"][: len(found)]
     assert list(whole_entries(text)) == ["a", "c", "d"]
     assert whole_entries('{"objects": [') == whole_entries('{"objects": {"a": 1') == {}
+
+
+def test_bottomless_information_is_not_read_from_a_record() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    image = {"ext": ".png", "info": {}}
+    objects = {
+        "whole": {"image": image, "labels": {"final": {**image, "info": {"note": [1]}}}},
+        "deep": {"image": {**image, "info": deep}, "labels": {}},
+        "deep_label": {"image": image, "labels": {"final": {**image, "info": deep}}},
+    }
+    read = parse(json.dumps({"name": "n", "description": "d", "objects": objects})).objects
+    assert {name: list(entry.labels) for name, entry in read.items()} == {
+        "whole": ["final"],
+        "deep_label": [],
+    }
 
 
 def test_sessions_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,8 @@ JUNK = [
     ("PUT", "/datastore/image/info?image=us_0", {"data": {"info": "{no"}}, {400}),
     ("PUT", "/datastore/image/info?image=us_0", {"data": {"info": '{"a": NaN}'}}, {400}),
     ("PUT", "/datastore/image/info?image=us_0", {"data": {"info": "[" * 5000}}, {400}),
+    ("PUT", "/datastore/image/info?image=us_0", {"data": {"info": '{"a":' * 400 + "1" + "}" * 400}}, {400}),
+    ("PUT", "/datastore/image/info?image=us_0", {"data": {"info": '{"a": "\\ud800"}'}}, {400}),
     ("PUT", "/datastore/image/info?image=us_0", {"data": {"info": json.dumps({"a": "b" * 300_000})}}, {413}),
     ("PUT", "/datastore/image/info?image=none", {"data": {"info": "{}"}}, {404}),
     ("PUT", "/datastore/label/info?label=us_0&tag=none", {"data": {"info": "{}"}}, {404}),

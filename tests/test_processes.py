@@ -73,7 +73,7 @@ def test_the_cpu_where_there_is_no_gpu() -> None:
 
 def test_devices() -> None:
     check_device("cpu")
-    for device in ("gpu", "cuda:99", "", None, 3):
+    for device in ("gpu", "cuda:99", "", None, 3, "meta"):
         with pytest.raises(InputError, match="cpu"):
             check_device(device)
 

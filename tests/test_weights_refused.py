@@ -140,6 +140,7 @@ NONSENSE: list[Any] = [
     {"preset": 7}, {"backbone": "b" * 101}, {"backbone": 7}, {"position_norm": "none"},
     {"position_mode": ["add"]}, {"network": 7}, {"network": "n" * 10**6},
     {"network": "unet", "image_size": 160000000}, {"network": "unet", "image_size": [1]},
+    {"preset": "vit_x"}, {"preset": "\ud800"}, {"preset": "vit_h"}, {"preset": "vit_b"},
 ]  # fmt: skip
 
 
@@ -159,6 +160,15 @@ def test_a_nonsensical_description_is_one_sentence(
         with pytest.raises(InputError) as caught:
             read(tmp_path / "m.pt")
         assert len(str(caught.value)) <= MAX_SENTENCE and "\n" not in str(caught.value)
+        assert f"{tmp_path / 'm'}." in str(caught.value)
+
+
+def test_a_backbone_that_the_file_has_no_room_for_is_not_built(own: Path, tmp_path: Path) -> None:
+    content = {**json.loads(own.with_suffix(".json").read_text()), "backbone": "resnet18"}
+    torch.save({"a": torch.zeros(9)}, tmp_path / "m.pt")
+    (tmp_path / "m.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"m\.pt' is not what .* backbone resnet18: restore both files"):
+        network_from_checkpoint(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def check_device(device: Any) -> None:
         InputError: unknown name, or a GPU where there is none.
     """
     try:
-        torch.empty(1, device=torch.device(device))
+        torch.zeros(1, device=torch.device(device)).item()  # the device "meta" has no numbers
     except (RuntimeError, TypeError, AssertionError) as error:
         raise InputError(
             f"device is {str(device)!r}, which this machine does not have: give cpu"

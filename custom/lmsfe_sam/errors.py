@@ -69,11 +69,22 @@ _NO_SHARED_MEMORY = re.compile(
 )
 """How torch says that ``/dev/shm`` is full."""
 
+_PERMISSION = "may not be read or written by this user: change its permissions, or give another path"
+
+_OF_THE_PATH = {
+    errno.ENAMETOOLONG: "is longer than this system allows: give a shorter one",
+    errno.ELOOP: "is a link that leads back to itself: give another path",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+}
+"""What is wrong with a path, whoever meets it first."""
+
 
 def find_input_error(error: BaseException | None) -> InputError | None:
     """Return the `InputError` in a chain of causes, or None.
 
-    A full ``/dev/shm``, or a path that is too long for the system, is made one.
+    A full ``/dev/shm`` is made one, and so is a path that is too long for the system, goes in a circle or may
+    not be read.
 
     MONAI's config parser wraps what a component raises in a `RuntimeError`, so the sentence meant
     for the user is seldom the outermost one.
@@ -87,10 +98,8 @@ def find_input_error(error: BaseException | None) -> InputError | None:
                 "the shared memory /dev/shm is too small for the processes that load images: "
                 "give --num_workers 0 or a smaller --batch_size, or enlarge it (docker run --shm-size 2g)."
             )
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            return InputError(
-                f"the path '{error.filename}' is longer than this system allows: give a shorter one."
-            )
+        if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_PATH:
+            return InputError(f"the path '{error.filename}' {_OF_THE_PATH[error.errno]}.")
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -17,6 +18,12 @@ from lmsfe_sam.errors import InputError
 _TEMPORARY = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\..*)?")
 """What `atomic_write` calls its files while they are written."""
 
+LARGEST_TEXT = 2**26
+"""Bytes of a text file that runs write for themselves."""
+
+LARGEST_LIST = 2**29
+"""Bytes of a list of images and outlines."""
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -28,6 +35,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     suffix = "".join(target.suffixes[-2:])
     try:
+        check_regular(target)  # the rename would put a file into the place of a device or a pipe
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.tmp-", suffix=suffix, dir=target.parent)
         os.close(handle)
@@ -73,6 +81,29 @@ def check_is_file(path: Path, name: str, wanted: str) -> None:
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{name} cannot be read, as it is a folder, a pipe or a device: give {wanted}.")
+
+
+def read_text(path: Path, encoding: str = "utf-8", most: int = LARGEST_TEXT) -> str:
+    """Return the content of a text file of at most ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read, is a folder, a pipe or a device, or is larger.
+        UnicodeDecodeError: it is no text.
+    """
+    check_regular(path)
+    if path.stat().st_size > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most // 2**20} MiB", str(path))
+    return path.read_text(encoding=encoding)
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is there and is no file, before it is opened; one that is not there passes.
+
+    Raises:
+        OSError: it is a folder, a pipe or a device, or a link to itself.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device", str(path))
 
 
 def append_whole(file: FileIO, content: bytes, path: Path) -> None:
@@ -132,6 +163,7 @@ class LockedLog(logging.FileHandler):
     def __init__(self, path: Path, what: str) -> None:
         close_logs()
         try:
+            check_regular(path)
             super().__init__(path, encoding="utf-8")
         except OSError as error:
             raise unwritable(path, error) from error

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import append_whole, lock_file, unwritable
+from lmsfe_sam.files import append_whole, check_regular, lock_file, unwritable
 
 NAME = "journal.jsonl"
 
@@ -112,6 +112,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         try:
+            check_regular(self.path)
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise unwritable(self.path, error) from error

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import atomic_write, own_bundle
+from lmsfe_sam.files import atomic_write, own_bundle, read_text
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, seal_weights
 from lmsfe_sam.model.weights.checks import sha256
 
@@ -205,13 +205,13 @@ def _read_expected(bundle: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError as error:
         raise InputError(
             f"'{path}' does not exist: name a complete bundle with --bundle"
             + (", or run with --update to write it." if path.name == Path(EXPECTED).name else ".")
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{path}' is damaged ({error}): restore it.") from error
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from lmsfe_sam.baselines.registry import BASELINES, build_promptable
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.model.checkpoints import BASELINE, load_weights, read_description, read_sidecar
+from lmsfe_sam.model.checkpoints import BASELINE, build_network, load_weights, read_sidecar
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.prompt_free import as_promptable
 from lmsfe_sam.model.weights.checks import HASH
@@ -28,12 +28,12 @@ def build_described(checkpoint: str | os.PathLike[str], preset: str | None = Non
         preset: what the user expects of an `LMSFESAM`, or None.
 
     Raises:
-        InputError: as `lmsfe_sam.model.checkpoints.read_description`; or the file beside it names a baseline
+        InputError: as `lmsfe_sam.model.checkpoints.build_network`; or the file beside it names a baseline
             or options that do not exist.
     """
     content = read_sidecar(checkpoint)
     if content.get(BASELINE) is None:
-        return LMSFESAM(**read_description(checkpoint, preset))
+        return build_network(checkpoint, preset)
     if preset is not None:
         raise InputError(
             f"preset '{preset}' contradicts checkpoint '{checkpoint}', which is of the baseline "

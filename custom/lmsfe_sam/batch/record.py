@@ -117,7 +117,7 @@ class Record:
             return
         try:
             before = dict(json.loads(content))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"'{self.store.url}/{SETTINGS}' is damaged: name another --output.") from error
         changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
         if changed:

@@ -15,6 +15,7 @@ from typing import Any
 
 from lmsfe_sam.batch.storage import filesystem, unreadable
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import check_is_file
 from lmsfe_sam.images.formats import INPUT_SUFFIXES, is_input, known_suffix, stem
 from lmsfe_sam.inference.inputs import unique_stems, walk
 from lmsfe_sam.prompts.prompt import ObjectPrompt
@@ -281,6 +282,8 @@ def _source(row: Mapping[str, Any], objects: Any, folder: str, local: bool, sour
 
 
 def _rows(system: Any, path: str, source: str) -> Iterator[dict[str, Any]]:
+    if _is_local(system):
+        check_is_file(Path(path), f"manifest '{source}'", f"a file ({', '.join(MANIFESTS)})")
     try:
         if path.lower().endswith(".parquet"):
             yield from _parquet_rows(system, path)

@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import ensure_folder, unwritable
+from lmsfe_sam.files import check_regular, ensure_folder, unwritable
 
 SCRATCH = ".scratch"
 """Folder of an output where its files are made before they are renamed into place."""
@@ -147,6 +147,8 @@ class Store:
             InputError: it cannot be read.
         """
         try:
+            if self.is_local:
+                check_regular(Path(self.path(name)))
             content: bytes = self.fs.cat_file(self.path(name))
             return content
         except FileNotFoundError:

@@ -21,7 +21,7 @@ from lmsfe_sam.data.layouts.registry import LAYOUTS, recognise
 from lmsfe_sam.data.normal import divide_normal, exclude_normal_images
 from lmsfe_sam.data.splits import PAPER_COUNTS, PARTS, counts_by_fraction, divide, paper_test_count
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import atomic_write
+from lmsfe_sam.files import LARGEST_LIST, atomic_write, read_text
 from lmsfe_sam.images.limits import MAX_PIXELS
 
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
@@ -356,7 +356,7 @@ def _datalist_file(folder: Path, layout: str) -> Path | None:
 
 def _read_datalist(path: Path) -> DataList:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(path, "utf-8-sig", LARGEST_LIST))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"'{path}' cannot be read as JSON ({error}): write it again.") from error
     if not isinstance(content, dict) or not any(content.get(section) for section in SECTIONS.values()):

@@ -16,6 +16,7 @@ from lmsfe_sam.evaluation.metrics import COLUMNS, HIGHER_IS_BETTER, Scores
 from lmsfe_sam.evaluation.protocol import is_control
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
+from lmsfe_sam.files import check_regular
 
 HEADER = ("image", "prompt", *COLUMNS)
 """The first line of ``metrics.csv``."""
@@ -103,6 +104,7 @@ def read_metrics(path: str | Path) -> OtherRun:
     file = Path(path)
     remedy = "give the metrics.csv that another run of evaluating wrote."
     try:
+        check_regular(file)
         with file.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             if tuple(reader.fieldnames or ()) != HEADER:

@@ -19,7 +19,7 @@ from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metric
 from lmsfe_sam.evaluation.inputs import AUTHORS, OURS
 from lmsfe_sam.evaluation.protocol import ANNOTATED_MODES, MODES, kind_of, network_modes, parse_modes
 from lmsfe_sam.evaluation.summary import RunInfo
-from lmsfe_sam.files import LockedLog, ensure_folder, remove_leftovers
+from lmsfe_sam.files import LockedLog, ensure_folder, read_text, remove_leftovers
 from lmsfe_sam.model.network import PROMPT_KINDS
 from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.options import EvaluationOptions, check_options
@@ -291,8 +291,8 @@ def _training_of(checkpoint: str) -> dict[str, Any] | None:
     """Return the machine time of the training run that a checkpoint lies in, where that is known."""
     file = Path(checkpoint).with_name(MACHINE_TIME)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -54,6 +54,9 @@ MAX_NAME = 200
 LARGEST_INFO = 2**18
 """Bytes, as JSON, of what clients may store about one image or label."""
 
+DEEPEST = 16
+"""Levels of nesting in it: what copies and writes it goes down as many, and Python's stack is finite."""
+
 LONGEST = 300
 """Characters of a sentence; what a client sent is never repeated at length."""
 
@@ -159,16 +162,35 @@ def read_info(text: str, key: str = "info") -> dict[str, Any]:
     """Read what a client wants to store about an image or a label.
 
     Raises:
-        InputError: no JSON object, larger than `LARGEST_INFO`, or of numbers that JSON does not have.
+        InputError: no JSON object, larger than `LARGEST_INFO`, nested deeper than `DEEPEST`, or of numbers or
+            characters that JSON does not have.
     """
     info = read_parameters(text, key)
+    if not is_shallow(info):
+        raise InputError(f"{key} is nested deeper than {DEEPEST} levels: send it flatter.")
     try:
         size = len(json.dumps(info, allow_nan=False))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{key} holds NaN or infinity, or is nested too deep: leave it out.") from error
+        json.dumps(info, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{key} holds half of a pair of surrogates: send whole characters.") from error
+    except ValueError as error:
+        raise InputError(f"{key} holds NaN or infinity: leave it out.") from error
     if size > LARGEST_INFO or not all(key.isprintable() for key in info):
         raise TooLargeError(f"{key} is larger than {LARGEST_INFO // 1024} kB, or has odd keys: send less.")
     return info
+
+
+def is_shallow(value: Any) -> bool:
+    """Whether JSON is nested at most `DEEPEST` levels deep."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return not level
 
 
 def check_inference(parameters: Mapping[str, Any], models: Path) -> dict[str, Any]:

@@ -236,9 +236,36 @@ def network_from_checkpoint(path: str | os.PathLike[str], preset: str | None = N
     """Build the network of a checkpoint of ours and load it; in evaluation mode.
 
     Raises:
-        InputError: as `read_description` and `load_weights`.
+        InputError: as `build_network` and `load_weights`.
     """
-    return load_weights(LMSFESAM(**read_description(path, preset)), path).eval()
+    return load_weights(build_network(path, preset), path).eval()
+
+
+def build_network(path: str | os.PathLike[str], preset: str | None = None) -> LMSFESAM:
+    """Build the network that a checkpoint of ours is of, without its weights.
+
+    Raises:
+        InputError: as `read_description`; or there is no such network, or the file is too small for it.
+    """
+    description = read_description(path, preset)
+    try:
+        if _fewest_numbers(description) > Path(path).stat().st_size:
+            raise InputError(
+                f"it is smaller than a network of preset {description['preset']} with backbone "
+                f"{description['backbone']}: restore both files."
+            )
+        return LMSFESAM(**description)
+    except InputError as error:
+        raise InputError(f"checkpoint '{path}' is not what the file beside it says: {error}") from error
+
+
+def _fewest_numbers(description: dict[str, Any]) -> int:
+    """Return how many weights a network has at least, of a byte or more each; none are made."""
+    if description["backbone"] != PLAIN:
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in LMSFESAM(**description).parameters())
+    sizes = PRESETS.get(description["preset"])
+    return 12 * sizes.depth * sizes.embed_dim**2 if sizes else 0
 
 
 def load_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> LMSFESAM:

@@ -6,12 +6,14 @@ import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 
-from lmsfe_sam.files import atomic_write
+from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import atomic_write, read_text
 from lmsfe_sam.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,14 @@ class MachineTime:
         return self.used_before + (self._clock() - self._started) / 60
 
     def start(self, engine: Engine) -> None:
-        """Start the clock, where an earlier part of the run left it."""
+        """Start the clock, where an earlier part of the run left it.
+
+        Raises:
+            InputError: the record of that part is damaged.
+        """
         source = self.folder.source
         if source is not None and (source / FILE).is_file():
-            self.used_before = float(json.loads((source / FILE).read_text(encoding="utf-8"))["minutes"])
+            self.used_before = _minutes_before(source / FILE)
         self._started = self._clock()
 
     def stop_at_budget(self, engine: Any) -> None:
@@ -97,3 +103,17 @@ class MachineTime:
             return 0
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _minutes_before(file: Path) -> float:
+    try:
+        content = json.loads(read_text(file))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    minutes = content.get("minutes") if isinstance(content, dict) else None
+    if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 <= minutes < 1e9:
+        raise InputError(
+            f"resume '{file.parent}' cannot be gone on with, as its {file.name} is damaged: "
+            "put the file back, or remove it to count from 0."
+        )
+    return float(minutes)

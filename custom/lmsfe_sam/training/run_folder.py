@@ -15,7 +15,15 @@ from monai.bundle import ConfigParser
 from lmsfe_sam.data.datalist import SECTIONS, DataList
 from lmsfe_sam.distributed import launch_id, restart_count
 from lmsfe_sam.errors import InputError, short_repr
-from lmsfe_sam.files import LockedLog, atomic_write, close_logs, ensure_folder, remove_leftovers
+from lmsfe_sam.files import (
+    LARGEST_LIST,
+    LockedLog,
+    atomic_write,
+    close_logs,
+    ensure_folder,
+    read_text,
+    remove_leftovers,
+)
 from lmsfe_sam.model.checkpoints import seal_weights
 from lmsfe_sam.settings import config_files, given_keys
 from lmsfe_sam.stopping import Stopped
@@ -194,7 +202,7 @@ def _read_object(source: Path, name: str) -> dict[str, Any]:
         InputError: it is missing or damaged.
     """
     try:
-        content = json.loads((source / name).read_text(encoding="utf-8"))
+        content = json.loads(read_text(source / name, most=LARGEST_LIST))
     except FileNotFoundError as error:
         raise _missing_file(source, name, "is missing") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ import numpy as np
 
 from lmsfe_sam.data.masks.outlines import decode_run_lengths, draw_polygon
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import LARGEST_LIST, read_text
 from lmsfe_sam.images.reading import read_header
 
 logger = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ def _stem_part(path: Path) -> str:
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path, "utf-8-sig", LARGEST_LIST))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import LARGEST_LIST, read_text
 from lmsfe_sam.images.formats import list_images, stem
 
 Record = dict[str, Any]
@@ -191,7 +192,7 @@ def read_json(path: Path) -> Any:
         InputError: it is none.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path, "utf-8-sig", LARGEST_LIST))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"'{path}' cannot be read as JSON ({error}): copy it again from its source."

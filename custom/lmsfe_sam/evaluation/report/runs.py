@@ -16,6 +16,7 @@ from lmsfe_sam.evaluation.comparison import TIE, read_metrics
 from lmsfe_sam.evaluation.metrics import Scores
 from lmsfe_sam.evaluation.protocol import is_control
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
+from lmsfe_sam.files import read_text
 
 MODELS = {
     "unet": "U-Net",
@@ -92,8 +93,8 @@ def read_run(path: str | Path) -> EvaluatedRun:
     if not (folder / "summary.json").is_file() and (folder / "evaluation" / "summary.json").is_file():
         folder = folder / "evaluation"
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        summary = json.loads(read_text(folder / "summary.json"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"runs names '{path}', which holds no summary.json of a finished evaluation: "
             "give the output_dir of run evaluating."

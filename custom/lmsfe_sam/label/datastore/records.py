@@ -24,7 +24,7 @@ from monailabel.utils.sessions import SessionInfo, Sessions
 from pydantic import ValidationError
 
 from lmsfe_sam.files import atomic_write, unwritable
-from lmsfe_sam.label.checks import FULL_DISK, FullDiskError, is_full_disk, is_plain
+from lmsfe_sam.label.checks import FULL_DISK, FullDiskError, is_full_disk, is_plain, is_shallow
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class RecordFile:
 
 
 def parse(text: str) -> LocalDatastoreModel:
-    """Read a record, without entries whose names would lead out of the folder.
+    """Read a record, without entries whose names would lead out of the folder, or that are nested too deep.
 
     Raises:
         ValueError: it is not a record.
@@ -135,7 +135,7 @@ def parse(text: str) -> LocalDatastoreModel:
         raise ValueError("nested too deep") from error
     model = LocalDatastoreModel.model_validate(content)
     return model.model_copy(
-        update={"images_dir": ".", "labels_dir": "labels", "objects": _without_unsafe_names(model.objects)}
+        update={"images_dir": ".", "labels_dir": "labels", "objects": _safe_entries(model.objects)}
     )
 
 
@@ -155,20 +155,20 @@ def whole_entries(text: str) -> dict[str, ImageLabelModel]:
             entries[name] = ImageLabelModel.model_validate(entry)
     except (ValueError, RecursionError, ValidationError):
         pass  # here it is damaged
-    return _without_unsafe_names(entries)
+    return _safe_entries(entries)
 
 
-def _without_unsafe_names(objects: dict[str, ImageLabelModel]) -> dict[str, ImageLabelModel]:
+def _safe_entries(objects: dict[str, ImageLabelModel]) -> dict[str, ImageLabelModel]:
     safe = {}
     for name, entry in objects.items():
-        if is_plain(name) and _SUFFIX.fullmatch(entry.image.ext):
-            labels = {tag: label for tag, label in entry.labels.items() if _is_label(tag, label)}
+        if is_plain(name) and _is_entry(entry.image):
+            labels = {tag: label for tag, label in entry.labels.items() if is_plain(tag) and _is_entry(label)}
             safe[name] = entry.model_copy(update={"labels": labels})
     return safe
 
 
-def _is_label(tag: Any, label: DataModel) -> bool:
-    return is_plain(tag) and _SUFFIX.fullmatch(label.ext) is not None
+def _is_entry(item: DataModel) -> bool:
+    return _SUFFIX.fullmatch(item.ext) is not None and is_shallow(item.info)
 
 
 class SafeSessions(Sessions):

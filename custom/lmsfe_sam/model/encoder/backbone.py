@@ -87,7 +87,8 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
     if not timm.is_model(name):
         raise InputError(f"backbone '{name}' is unknown: give 'plain' or the name of a network in timm.")
     try:
-        network: Any = timm.create_model(name, features_only=True)
+        with torch.device("meta"):  # without numbers: it may be large, and is only asked for its strides
+            network: Any = timm.create_model(name, features_only=True)
         strides = network.feature_info.reduction()
     except Exception:  # timm raises what each network's own code happens to raise
         strides = []

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.files import read_text
 
 DTYPES = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -44,7 +45,7 @@ def check_hash(file: Path) -> None:
     """
     sidecar = file.with_suffix(".json")
     try:
-        stated = json.loads(sidecar.read_text(encoding="utf-8")).get(HASH)
+        stated = json.loads(read_text(sidecar)).get(HASH)
     except (OSError, ValueError, RecursionError, AttributeError):
         return  # whoever needs the description says what is wrong with it
     if stated is not None and stated != sha256(file):

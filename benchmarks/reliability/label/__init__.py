@@ -1,0 +1,1 @@
+"""Bad requests to the annotation server, kind by kind."""
