@@ -281,6 +281,7 @@ def test_errors_and_signals_of_another_program_stay_its_own(
     steps = ConfigParser.load_config_file(bundle_root / "configs" / config)["initialize"]
     assert "$lmsfe_sam.settings.plain_errors_of_command()" in steps
     assert not any("errors.plain_errors" in step or "raise_stopped" in step for step in steps)
+    monkeypatch.setattr("sys.excepthook", sys.__excepthook__)  # another test's command may have set its own
     before = sys.excepthook, *(signal.getsignal(number) for number in SIGNALS)
     try:
         plain_errors_of_command()
