@@ -11,13 +11,17 @@ import numpy as np
 
 from lmsfe_sam.data.phantoms.bmode import Map, smooth_curve, smooth_field
 
+_SHARPNESS = 16
+"""Power of the norm that joins the sides of a polygon: the higher, the sharper its corners."""
+
 
 @dataclass(frozen=True)
 class Outline:
     """A closed curve around ``(y, x)``, in pixels: an ellipse whose radius is changed along the angle.
 
     ``waves`` are (amplitude, periods, phase) of a relative change of the radius; ``spikes`` are
-    (height, angle, angular width) of narrow outgrowths.
+    (height, angle, angular width) of narrow outgrowths. ``facets`` are (distance, angle) of the sides of a
+    convex polygon with rounded corners, whose farthest corner lies on the ellipse.
     """
 
     y: float
@@ -27,6 +31,7 @@ class Outline:
     tilt: float = 0.0
     waves: tuple[tuple[float, int, float], ...] = ()
     spikes: tuple[tuple[float, float, float], ...] = ()
+    facets: tuple[tuple[float, float], ...] = ()
 
     def level(self, shape: tuple[int, int], reach: float = 1.5) -> tuple[tuple[slice, slice], Map]:
         """Return a window of the picture and, in it, the radius relative to the curve's (1 on the curve)."""
@@ -40,14 +45,14 @@ class Outline:
         u = (cosine * across + sine * down) / np.float32(self.semi_x)
         v = (cosine * down - sine * across) / np.float32(self.semi_y)
         radius = np.hypot(u, v)
-        if self.waves or self.spikes:
+        if self.waves or self.spikes or self.facets:
             radius = radius / self._profile(np.arctan2(v, u))
         return (slice(top, bottom), slice(left, right)), radius
 
     def _profile(self, angle: Map) -> Map:
         """Return the relative radius at each angle, read from a fine table."""
         table_angle = np.linspace(-np.pi, np.pi, 721, dtype=np.float32)
-        table = np.ones_like(table_angle)
+        table = self._polygon(table_angle) if self.facets else np.ones_like(table_angle)
         for amplitude, periods, phase in self.waves:
             table += amplitude * np.cos(periods * table_angle + phase)
         for height, centre, width in self.spikes:
@@ -55,6 +60,12 @@ class Outline:
             table += height * np.exp(-((away / width) ** 2))
         table = np.maximum(table, 0.3)
         return table[np.rint((angle + np.pi) * (720 / (2 * np.pi))).astype(np.intp)]
+
+    def _polygon(self, angle: Map) -> Map:
+        """Return the radius of the facets' polygon at each angle: a norm, whose power rounds the corners."""
+        near = [np.maximum(np.cos(angle - centre), 0) / distance for distance, centre in self.facets]
+        radius = np.sum(np.power(near, _SHARPNESS), axis=0) ** (-1 / _SHARPNESS)
+        return (radius / radius.max()).astype(np.float32)
 
 
 class Medium:
