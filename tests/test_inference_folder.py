@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ def table(out: Path) -> list[str]:
 
 def outputs(out: Path, folder: str = "masks") -> list[str]:
     return sorted(path.name for path in (out / folder).iterdir())
+
+
+@pytest.mark.parametrize("rows", [["x"], [{"colour": 1}], [{"image": "\ud800"}]])
+def test_a_journal_of_other_rows_is_refused_and_nothing_is_lost(
+    images: Path, tmp_path: Path, rows: list[Any]
+) -> None:
+    out = tmp_path / "out"
+    run(images, out)
+    path = out / "journal.jsonl"
+    lines = path.read_text().splitlines()
+    last = json.loads(lines[-1])
+    path.write_text("\n".join([*lines[:-1], json.dumps({**last, "rows": rows})]) + "\n")
+    with pytest.raises(InputError, match=r"journal\.jsonl' is damaged: move the folder away"):
+        run(images, out)
+    assert table(out) == ["a.png", "b.png", "c.png"] and len(outputs(out)) == 3
 
 
 def test_header_and_cells_to_the_letter() -> None:

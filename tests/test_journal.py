@@ -76,7 +76,8 @@ def test_junk_is_read_or_refused(content: bytes) -> None:
 @pytest.mark.parametrize(
     "line",
     ["[]", "7", '{"done": "a"}', '{"begin": [], "files": 7}', "{" * 2000, "not json", '{"start": 7}',
-     '{"begin": "a", "files": ["../b.png"]}', '{"done": "a", "key": "", "files": ["/b"], "rows": []}'],
+     '{"begin": "a", "files": ["../b.png"]}', '{"done": "a", "key": "", "files": ["/b"], "rows": []}',
+     '{"begin": "a", "files": ["\\u0000"]}'],
 )  # fmt: skip
 def test_a_damaged_one_is_refused_by_a_sentence(tmp_path: Path, line: str) -> None:
     content = write_journal(tmp_path) + line.encode() + b"\n"

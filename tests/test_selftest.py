@@ -41,6 +41,24 @@ def test_the_expected_results_are_those_of_the_weights(bundle_root: Path, cases:
     assert all(case.dice > 0.8 for case in stored)
 
 
+@pytest.mark.parametrize("value", ["x", None, [], {}])
+@pytest.mark.parametrize("key", ["dice", "predicted_iou", "mean_logit"])
+def test_expected_figures_that_are_none_are_a_sentence(bundle: Path, key: str, value: Any) -> None:
+    content = expected(bundle)
+    content["cases"][0][key] = value
+    (bundle / "models" / "selftest.json").write_text(json.dumps(content))
+    (problem,) = find_problems(bundle)
+    assert "selftest.json' is incomplete: run with --update" in problem
+
+
+def test_a_package_without_a_name_is_a_sentence(bundle: Path) -> None:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata["required_packages_version"] = {"": "1"}
+    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    (problem,) = find_problems(bundle)
+    assert problem.startswith("packages are missing")
+
+
 def test_damaged_weights(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = bundle / "models" / "model.pt"
     content = model.read_bytes()

@@ -129,3 +129,35 @@ def test_other_refusals(tmp_path: Path) -> None:
     (tmp_path / "a" / "summary.json").write_text("[]")
     with pytest.raises(InputError, match="is no summary of an evaluation"):
         tables.main(["--runs", run])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": 7}, {"network": [{}]}, {"network": {"baseline": 7}}, {"network": {"baseline": {}}},
+        {"network": {"preset": "vit_t", "mhpm": "no"}}, {"training": 7}, {"training": {"max_minutes": "x"}},
+        {"training": {"max_minutes": float("nan")}}, {"prompts": 7}, {"prompts": {"box": 7}},
+        {"dataset": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_summary_of_other_values_is_a_sentence(tmp_path: Path, change: dict[str, Any]) -> None:
+    place = evaluation(tmp_path / "a", OURS)
+    content = json.loads((tmp_path / "a" / "summary.json").read_text())
+    (tmp_path / "a" / "summary.json").write_text(json.dumps({**content, **change}))
+    key = next(iter(change))
+    with pytest.raises(InputError, match=rf"summary\.json' is no summary of an evaluation \({key}"):
+        read_run(place)
+
+
+def test_a_network_of_fewer_words_is_a_row(tmp_path: Path) -> None:
+    runs = [evaluation(tmp_path / "a", {"preset": "vit_t"}), evaluation(tmp_path / "b", OURS)]
+    assert tables.make_tables([read_run(path) for path in runs])
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\xff\xfe", b"image,group\n" + b"x" * 200_000 + b",y\n"])
+def test_a_table_of_groups_that_is_none_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    place = evaluation(tmp_path / "a", OURS)
+    (tmp_path / "a" / "images.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"images\.csv' is no table of images and groups"):
+        read_run(place)

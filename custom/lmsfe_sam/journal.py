@@ -155,9 +155,7 @@ class Journal:
         try:
             events = read_events(content[:whole].splitlines(keepends=True))
         except ValueError as error:
-            raise InputError(
-                f"'{self.path}' is damaged: move the folder away or name another one with --output_dir."
-            ) from error
+            raise damaged(self.path) from error
         if whole < len(content):
             self._file.truncate(whole)
         return events
@@ -180,6 +178,13 @@ def _inside(files: Iterable[str]) -> tuple[str, ...]:
     names = tuple(files)
     for name in names:
         path = PurePosixPath(name)
+        if "\0" in name:
+            raise ValueError("a name holds the character 0")
         if path.is_absolute() or ".." in path.parts or os.path.isabs(name):  # noqa: PTH117 drive letters
             raise ValueError(f"'{name[:60]}' leads out of the folder.")
     return names
+
+
+def damaged(path: Path) -> InputError:
+    """The sentence for a journal that is none."""
+    return InputError(f"'{path}' is damaged: move the folder away or name another one with --output_dir.")

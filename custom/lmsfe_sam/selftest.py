@@ -195,8 +195,9 @@ def tested_versions(bundle: Path) -> dict[str, str]:
 def _read_expected(bundle: Path) -> dict[str, Any]:
     expected = _read_json(bundle / EXPECTED)
     try:
-        for case in expected["cases"]:
-            Case(**case)
+        cases = [Case(**case) for case in expected["cases"]]
+        if not all(isinstance(figure, int | float) for case in cases for figure in case[2:]):
+            raise TypeError("a figure is no number")
         str(expected["weights_sha256"])
     except (KeyError, TypeError) as error:
         raise InputError(f"'{bundle / EXPECTED}' is incomplete: run with --update to write it.") from error
@@ -228,7 +229,7 @@ def _check_weights(bundle: Path, digest: str) -> list[str]:
 def _installed(name: str) -> str | None:
     try:
         return version(name).split("+")[0]
-    except PackageNotFoundError:
+    except (PackageNotFoundError, ValueError):  # the second: a name that is none
         return None
 
 

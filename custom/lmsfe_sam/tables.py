@@ -137,7 +137,9 @@ def _notes(runs: Sequence[EvaluatedRun], published: bool) -> list[str]:
     for seeds in _rows(runs):
         if len(seeds) > 1:
             mode = seeds[0].modes[0]
-            dice = [run.summary["prompts"][mode]["dice"]["mean"] for run in seeds]
+            dice = [
+                statistics.fmean(run.scores[image, mode]["dice"] for image in run.images) for run in seeds
+            ]
             notes.append(
                 f"{name_of(seeds[0])}, {title(mode)}: Dice of the seeds "
                 f"{', '.join(f'{d:.3f}' for d in dice)}, deviation {statistics.stdev(dice):.3f}."
@@ -166,7 +168,7 @@ def _ablation(preset: str, sets: dict[str, list[EvaluatedRun]], prompts: Sequenc
         for run in own:
             network = run.summary.get("network") or {}
             if network.get("preset") == preset:
-                toggles = tuple(bool(network[name]) for name in TOGGLES)
+                toggles = tuple(bool(network.get(name)) for name in TOGGLES)
                 found[toggles].setdefault(dataset, []).append(run)
     if len(found) < 2:
         return None

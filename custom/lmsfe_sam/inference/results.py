@@ -16,7 +16,7 @@ from typing import Any
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import append_whole, atomic_write, ensure_folder, remove_leftovers, unwritable
-from lmsfe_sam.journal import NAME, Entry, Journal
+from lmsfe_sam.journal import NAME, Entry, Journal, damaged
 from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.settings import RUN_ARGUMENTS, given_keys
 from lmsfe_sam.version import __version__
@@ -134,11 +134,15 @@ class Results:
         """Write ``objects.csv`` anew: what is finished, in the order of the inputs.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: the file cannot be written, or the journal holds rows that are none.
         """
         rows = [row for stem in self._order() for row in self._done()[stem].rows]
+        try:
+            content = (",".join(COLUMNS) + "\n" + format_rows(rows)).encode()
+        except (ValueError, AttributeError) as error:  # other columns, no rows at all, half of a character
+            raise damaged(self.folder / NAME) from error
         with atomic_write(self.folder / TABLE) as temporary:
-            temporary.write_bytes((",".join(COLUMNS) + "\n" + format_rows(rows)).encode())
+            temporary.write_bytes(content)
 
     def finished(self) -> list[str]:
         """Return the files of the finished images, in the order of the inputs."""

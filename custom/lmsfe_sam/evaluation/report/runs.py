@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import TIE, read_metrics
@@ -30,6 +31,44 @@ MODELS = {
     "sam_med2d": "SAM-Med2D",
 }
 """Titles of the baselines."""
+
+
+class Network(BaseModel):
+    """What the summary of an evaluation says of its network, as far as tables read it."""
+
+    model_config = ConfigDict(strict=True)
+
+    preset: str | None = None
+    baseline: str | None = None
+    size: str | None = None
+    network: str | None = None
+    prompt_form: str | None = None
+    image_size: int | None = None
+    local_encoder: bool | None = None
+    mhpm: bool | None = None
+    adapters: bool | None = None
+    balancing_adapter: bool | None = None
+
+
+class Training(BaseModel):
+    """What it says of the training behind it."""
+
+    model_config = ConfigDict(strict=True)
+
+    max_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+class Summary(BaseModel):
+    """``summary.json``: other keys are not looked at."""
+
+    model_config = ConfigDict(strict=True)
+
+    dataset: str
+    split: str | None = None
+    prompts: dict[str, dict[str, Any]]
+    network: Network | None = None
+    training: Training | None = None
+    predictions: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,15 +138,28 @@ def read_run(path: str | Path) -> EvaluatedRun:
             f"runs names '{path}', which holds no summary.json of a finished evaluation: "
             "give the output_dir of run evaluating."
         ) from error
-    if not isinstance(summary, dict) or not isinstance(summary.get("prompts"), dict):
-        raise InputError(f"'{folder / 'summary.json'}' is no summary of an evaluation: evaluate again.")
+    try:
+        Summary.model_validate(summary)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        raise InputError(
+            f"'{folder / 'summary.json'}' is no summary of an evaluation ({key[:80]}: {first['msg']}): "
+            "evaluate again."
+        ) from error
     scores = read_metrics(folder / "metrics.csv").scores
     groups = {image: image for image, _ in scores}
-    images = folder / "images.csv"
-    if images.is_file():
-        with images.open(newline="", encoding="utf-8") as stream:
-            groups |= {row["image"]: row["group"] for row in csv.DictReader(stream)}
+    if (folder / "images.csv").is_file():
+        groups |= _read_groups(folder / "images.csv")
     return EvaluatedRun(folder, summary, scores, groups)
+
+
+def _read_groups(file: Path) -> dict[str, str]:
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            return {row["image"]: row["group"] for row in csv.DictReader(stream)}
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise InputError(f"'{file}' is no table of images and groups: evaluate again.") from error
 
 
 def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
