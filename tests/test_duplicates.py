@@ -66,7 +66,7 @@ def test_many_pictures_are_compared_in_blocks(monkeypatch: pytest.MonkeyPatch) -
     pictures = np.array([speckle(seed % 7, (32, 32)) for seed in range(20)], dtype=np.float32)
     whole = compare(pictures)
     assert {(pair.first % 7, pair.second % 7) for pair in whole} == {(k, k) for k in range(7)}
-    monkeypatch.setattr("lmsfe_sam.data.duplicates._BLOCK", 3)
+    monkeypatch.setattr("lmsfe_sam.data.duplicates._ROWS_AT_ONCE", 3)
     assert [pair[:2] for pair in compare(pictures)] == [pair[:2] for pair in whole]
 
 

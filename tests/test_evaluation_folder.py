@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.settings import LOG, take_folder
+from lmsfe_sam.evaluation.settings import LOG, lock_folder
 from lmsfe_sam.files import close_logs
 
 HOLDS = (
@@ -34,19 +34,19 @@ def test_a_second_evaluation_is_refused_until_the_first_is_killed(tmp_path: Path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"1\n"
         with pytest.raises(InputError, match=r"in use by another evaluation: .*--output_dir"):
-            take_folder(str(tmp_path))
+            lock_folder(str(tmp_path))
         assert left.exists() and (tmp_path / LOG).read_text() == "of the first\n"
         other.kill()
-    take_folder(str(tmp_path))
+    lock_folder(str(tmp_path))
     assert not left.exists() and (tmp_path / LOG).read_text() == ""
 
 
 def test_one_process_may_evaluate_again_and_logs_apart(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        take_folder(str(tmp_path / name))
+        lock_folder(str(tmp_path / name))
         logging.getLogger("lmsfe_sam").error("of the %s", name)
-    take_folder(str(tmp_path / "second"))
+    lock_folder(str(tmp_path / "second"))
     logging.getLogger("lmsfe_sam").error("again")
     assert (tmp_path / "first" / LOG).read_text().endswith("of the first\n")
     assert [line.split()[-1] for line in (tmp_path / "second" / LOG).read_text().splitlines()] == ["again"]
@@ -55,4 +55,4 @@ def test_one_process_may_evaluate_again_and_logs_apart(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / LOG).mkdir()
     with pytest.raises(InputError, match=r"evaluation\.log' could not be written"):
-        take_folder(str(tmp_path))
+        lock_folder(str(tmp_path))

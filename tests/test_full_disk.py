@@ -19,7 +19,7 @@ from PIL import Image
 
 from lmsfe_sam import LMSFESAM
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.settings import take_folder
+from lmsfe_sam.evaluation.settings import lock_folder
 from lmsfe_sam.files import atomic_write, close_logs, ensure_folder
 from lmsfe_sam.images.scale import Scale
 from lmsfe_sam.inference.inputs import find_inputs
@@ -168,5 +168,5 @@ def test_a_folder_that_is_read_only_is_a_sentence(images: Path, tmp_path: Path, 
     with pytest.raises(InputError, match=r"output_dir '.*out' cannot be written to .*--output_dir"):
         ensure_folder(out, "output_dir")
     with pytest.raises(InputError, match=r"evaluation\.log' could not be written"):
-        take_folder(str(folder))
+        lock_folder(str(folder))
     close_logs()

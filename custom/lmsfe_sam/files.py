@@ -77,7 +77,7 @@ def check_is_file(path: Path, name: str, wanted: str) -> None:
         wanted: what it should be.
 
     Raises:
-        InputError: it is something else.
+        InputError: the path is a folder, a pipe or a device.
     """
     if path.exists() and not path.is_file():
         raise InputError(f"{name} cannot be read, as it is a folder, a pipe or a device: give {wanted}.")

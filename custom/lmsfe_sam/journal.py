@@ -173,7 +173,7 @@ def _inside(files: Iterable[str]) -> tuple[str, ...]:
     """Return file names; none may lead out of the journal's folder.
 
     Raises:
-        ValueError: one does.
+        ValueError: a name leads out of the folder.
     """
     names = tuple(files)
     for name in names:

@@ -40,7 +40,7 @@ class EdgeSam(LMSFESAM):
         image_size: side of the square input, a multiple of 32; 1024 as published.
 
     Raises:
-        InputError: another size.
+        InputError: an image size that it cannot take.
     """
 
     name = "edgesam"

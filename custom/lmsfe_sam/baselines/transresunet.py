@@ -90,7 +90,7 @@ class TransResUNet(nn.Module):
         """Start the encoder from a state dict of torchvision's ``vgg16``.
 
         Raises:
-            InputError: it is none.
+            InputError: the file is not such a state dict.
         """
         for name, index in VGG_LAYERS.items():
             conv = self.get_submodule(name)

@@ -28,7 +28,7 @@ def build_unet(in_channels: int = 3, size: str = "large") -> nn.Module:
         size: one of `SIZES`. The small one needs sides that are multiples of 16.
 
     Raises:
-        InputError: another size.
+        InputError: an unknown size.
     """
     if size == "small":
         return SmallUNet(in_channels)

@@ -39,7 +39,7 @@ class Claim:
         """Make sure that no other job has taken the output over, as it may while this one is suspended.
 
         Raises:
-            InputError: one has.
+            InputError: another job has taken it over.
         """
         if not self.store.is_local:
             writer = _read(self.store)

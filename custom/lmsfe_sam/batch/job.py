@@ -116,10 +116,10 @@ def run_batch(options: BatchOptions) -> Summary:
 
 def _check(job: Job, options: BatchOptions) -> dict[str, Any]:
     """Check the options of inference, and return all that masks depend on."""
-    for key, least in (("workers", 1), ("threads", 1), ("piece", 1), ("part", 1), ("max_failures", 0)):
+    for key, minimum in (("workers", 1), ("threads", 1), ("piece", 1), ("part", 1), ("max_failures", 0)):
         value = getattr(options, key)
-        if value is not None and value < least:
-            raise InputError(f"{key} is {value}: give a whole number of at least {least} with --{key}.")
+        if value is not None and value < minimum:
+            raise InputError(f"{key} is {value}: give a whole number of at least {minimum} with --{key}.")
     config = read_config(job)
     given = config.get_parsed_content("options")
     check_options(InferenceOptions, given)

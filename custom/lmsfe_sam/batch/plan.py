@@ -85,7 +85,7 @@ def make_plan(sources: Callable[[], Iterable[Source]], record: Record) -> Plan:
             )
     if changed:
         redone = np.sort(np.array(left, np.uint64))
-        record.drop(lambda image: _holds(redone, image_number(image)))
+        record.drop(lambda image: _contains(redone, image_number(image)))
     return Plan(len(images), writer.count, tuple(writer.files))
 
 
@@ -111,7 +111,7 @@ def _second(numbers: array[int]) -> int | None:
     return int(again.argmax()) if again.any() else None
 
 
-def _holds(numbers: np.ndarray, number: int) -> bool:
+def _contains(numbers: np.ndarray, number: int) -> bool:
     """Whether a sorted array holds a number."""
     index = int(np.searchsorted(numbers, np.uint64(number)))
     return index < len(numbers) and int(numbers[index]) == number

@@ -21,7 +21,7 @@ from lmsfe_sam.files import check_regular, ensure_folder, unwritable
 SCRATCH = ".scratch"
 """Folder of an output where its files are made before they are renamed into place."""
 
-WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "oss", "oci", "memory"})
+ATOMIC_UPLOADS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "oss", "oci", "memory"})
 """Protocols whose uploads are seen whole or not at all; on others a file is uploaded and then renamed."""
 
 UPLOADS = 4
@@ -131,7 +131,7 @@ class Store:
 
     def _upload(self, file: Path, path: str) -> None:
         protocol = self.fs.protocol if isinstance(self.fs.protocol, str) else self.fs.protocol[0]
-        if protocol in WHOLE:
+        if protocol in ATOMIC_UPLOADS:
             self.fs.put_file(str(file), path)
             return
         folder, _, last = path.rpartition("/")

@@ -40,7 +40,7 @@ _SURROUNDINGS = 4.0  # standard deviation, in thumbnail pixels, of what a pixel 
 _FLAT = 4.0  # local contrast, in grey levels, below which fine structure is not blown up
 _CENTRE = slice(SIDE // 5, SIDE - SIDE // 5)
 _HASH_SIDE = 8
-_BLOCK = 1024  # rows of the pair tables held at once
+_ROWS_AT_ONCE = 1024  # of the pair tables, to bound memory
 
 
 class Pair(NamedTuple):
@@ -84,8 +84,8 @@ def compare(pictures: np.ndarray) -> list[Pair]:
     centre = _unit_rows(pictures[:, _CENTRE, _CENTRE])
     signs = _hash_signs(pictures)
     pairs: list[Pair] = []
-    for start in range(0, len(pictures), _BLOCK):
-        rows = slice(start, start + _BLOCK)
+    for start in range(0, len(pictures), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
         similarity = fine[rows] @ fine.T
         # Two hashes of K signs differ in (K - their product) / 2 places.
         bits = (signs.shape[1] - signs[rows] @ signs.T) / 2
@@ -101,8 +101,8 @@ def groups_of(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
     """Join near-duplicates, and their near-duplicates, into groups.
 
     Returns:
-        For each name its group's identity: the least name of the group, so that neither the order
-        of the files nor the rest of the folder changes it.
+        For each name its group's identity: the group's first name in alphabetical order, so that neither the
+        order of the files nor the rest of the folder changes it.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -114,10 +114,10 @@ def groups_of(names: Sequence[str], pairs: Sequence[Pair]) -> list[str]:
         shape=(len(names), len(names)),
     )
     _, labels = connected_components(links, directed=False)
-    least: dict[int, str] = {}
+    first: dict[int, str] = {}
     for label, name in zip(labels, names, strict=True):
-        least[label] = min(name, least.get(label, name))
-    return [least[label] for label in labels]
+        first[label] = min(name, first.get(label, name))
+    return [first[label] for label in labels]
 
 
 def _fine_structure(pictures: np.ndarray) -> np.ndarray:

@@ -18,10 +18,10 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation import metrics
 from lmsfe_sam.evaluation.prediction import (
     Prediction,
+    full_input,
     predict_boxes,
     predict_clicks,
     predict_without_prompt,
-    whole_input,
 )
 from lmsfe_sam.evaluation.protocol import (
     ANNOTATED_BOX,
@@ -70,7 +70,7 @@ class Case:
 
     def frame_of(self, network: Any) -> Frame:
         """Return where the image lies in the network's input, in pixels of the mask."""
-        return whole_input(network, self.size) if self.frame is None else self.frame
+        return full_input(network, self.size) if self.frame is None else self.frame
 
 
 @dataclass(frozen=True)
@@ -196,11 +196,11 @@ class PromptedEvaluation:
             ]
         )
         found = predict_boxes(network, embedding, frames, boxes)
-        for own, own_boxes, own_found in zip(predictions, boxes, found, strict=True):
-            own.jitter.extend(own_found[: len(percents)])
+        for own, own_boxes, own_predictions in zip(predictions, boxes, found, strict=True):
+            own.jitter.extend(own_predictions[: len(percents)])
             for mode, row in rows.items():
                 x0, y0, x1, y1 = own_boxes[row].tolist()
-                own.by_mode[mode] = own_found[row]
+                own.by_mode[mode] = own_predictions[row]
                 own.prompts[mode] = ObjectPrompt(box=(x0, y0, x1, y1))
 
     def _add_clicks(
@@ -217,14 +217,14 @@ class PromptedEvaluation:
             return
         truths = [case.truth for case in cases]
         found, clicks = predict_clicks(network, embedding, truths, longest, frames)
-        for own, own_found, own_clicks in zip(predictions, found, clicks, strict=True):
+        for own, own_predictions, own_clicks in zip(predictions, found, clicks, strict=True):
             for mode, count in counts.items():
-                own.by_mode[mode] = own_found[count - 1]
+                own.by_mode[mode] = own_predictions[count - 1]
                 shown = own_clicks[:count]
                 points = tuple((float(x), float(y)) for x, y, _ in shown)
                 labels = tuple(label for _, _, label in shown)
                 own.prompts[mode] = ObjectPrompt(points=points, labels=labels)
-            own.clicks.extend(own_found)
+            own.clicks.extend(own_predictions)
 
     def score(self, case: Case, predictions: Predictions) -> ImageResult:
         """Score the predictions for one image, and its controls."""

@@ -64,12 +64,12 @@ def border_distances(
         return diagonal, diagonal, diagonal
     rows, columns = _window(prediction | truth)
     edges = border(prediction[rows, columns]), border(truth[rows, columns])
-    there = np.asarray(get_surface_distance(*edges, spacing=spacing))
-    back = np.asarray(get_surface_distance(*edges[::-1], spacing=spacing))
+    forward = np.asarray(get_surface_distance(*edges, spacing=spacing))
+    backward = np.asarray(get_surface_distance(*edges[::-1], spacing=spacing))
     return (
-        max(there.max(), back.max()),
-        max(np.percentile(there, 95), np.percentile(back, 95)),
-        np.concatenate((there, back)).mean(),
+        max(forward.max(), backward.max()),
+        max(np.percentile(forward, 95), np.percentile(backward, 95)),
+        np.concatenate((forward, backward)).mean(),
     )
 
 

@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
     predicted_iou: float
 
 
-def whole_input(network: PromptableNetwork, size: Size) -> Frame:
+def full_input(network: PromptableNetwork, size: Size) -> Frame:
     """Return the frame of an image that was resized to the network's square, for a mask of ``size``."""
     side = network.image_size
     return Frame(size, (side, side), (0, 0), side)
@@ -91,7 +91,7 @@ def predict_clicks(
         For each image the predictions after 1..count clicks, and the clicks, of which there may be fewer.
     """
     if frames is None:
-        frames = [whole_input(network, (truth.shape[0], truth.shape[1])) for truth in truths]
+        frames = [full_input(network, (truth.shape[0], truth.shape[1])) for truth in truths]
     clicks = [[(*first_click(truth), 1)] for truth in truths]
     predictions: list[list[Prediction]] = [[] for _ in truths]
     low_res: Tensor | None = None

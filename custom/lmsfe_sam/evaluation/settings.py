@@ -70,7 +70,7 @@ def check_settings(options: Mapping[str, Any]) -> None:
     ensure_folder(output_dir, "output_dir")
 
 
-def take_folder(output_dir: str) -> None:
+def lock_folder(output_dir: str) -> None:
     """Have the output folder for this run alone, and log into it; the first of several processes does.
 
     What a killed evaluation left half written is removed.

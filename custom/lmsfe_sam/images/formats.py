@@ -25,7 +25,7 @@ INPUT_SUFFIXES = (*sorted(PICTURE_SUFFIXES), *NIFTI_SUFFIXES, *ITK_SUFFIXES, *DI
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mpg", ".mpeg", ".mkv", ".webm", ".wmv")
 
 _PAIR_MAGIC = {344: b"ni1\0", 4: b"ni2\0"}
-"""Where NIfTI 1 and 2 write what."""
+"""The magic numbers of NIfTI 1 and 2, by their offsets in bytes."""
 
 _DICOM_PREAMBLE = 128
 _DICOM_MAGIC = b"DICM"
@@ -98,4 +98,4 @@ def is_pair_header(path: Path) -> bool:
             start = file.read(max(_PAIR_MAGIC) + 4)
     except OSError:
         return False
-    return any(start[place : place + 4] == magic for place, magic in _PAIR_MAGIC.items())
+    return any(start[offset : offset + 4] == magic for offset, magic in _PAIR_MAGIC.items())

@@ -76,17 +76,17 @@ def _open_folder(folder: Path, max_pixels: int) -> ImageFile:
     return ImageFile(header, read)
 
 
-def choose_frames(asked: str, count: int, path: Path) -> Sequence[int]:
+def choose_frames(requested: str, count: int, path: Path) -> Sequence[int]:
     """Return the frames that ``all`` or ``A:B``, B not among them, asks of ``count``.
 
     Raises:
-        InputError: there are none such.
+        InputError: the file does not have these frames.
     """
-    if asked == "all":
+    if requested == "all":
         return range(count)
-    first, end = (int(part) for part in asked.split(":"))
+    first, end = (int(part) for part in requested.split(":"))
     if not 0 <= first < end <= count:
         raise InputError(
-            f"'{path}' has {count} frames, and frames is {asked}: give A:B with 0 <= A < B <= {count}."
+            f"'{path}' has {count} frames, and frames is {requested}: give A:B with 0 <= A < B <= {count}."
         )
     return range(first, end)

@@ -88,17 +88,17 @@ def turn(pixels: np.ndarray, stated: int) -> np.ndarray:
     return np.ascontiguousarray(np.flip(pixels, flips)) if flips else np.ascontiguousarray(pixels)
 
 
-def choose_frame(count: int, asked: int | None, file: Path) -> int:
-    """Return the frame that is asked of ``count``: the one rule for every format.
+def choose_frame(count: int, requested: int | None, file: Path) -> int:
+    """Return the frame that is requested of ``count``: the one rule for every format.
 
     Raises:
-        InputError: there are several and none was asked, or there is no such frame.
+        InputError: there are several and none was requested, or there is no such frame.
     """
-    if asked is None and count == 1:
+    if requested is None and count == 1:
         return 0
-    if asked is not None and 0 <= asked < count:
-        return asked
+    if requested is not None and 0 <= requested < count:
+        return requested
     if count == 1:
-        raise InputError(f"'{file}' has one slice alone, and {asked} is not it: leave out --slice.")
-    given = "" if asked is None else f", and {asked} is not one of them"
+        raise InputError(f"'{file}' has one slice alone, and {requested} is not it: leave out --slice.")
+    given = "" if requested is None else f", and {requested} is not one of them"
     raise InputError(f"'{file}' has {count} slices{given}: choose one with --slice 0 to --slice {count - 1}.")

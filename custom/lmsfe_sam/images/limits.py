@@ -39,7 +39,7 @@ def check_pixel_count(file: Path, count: int, max_pixels: int) -> None:
     """Hold a number of pixels against the limit.
 
     Raises:
-        TooManyPixelsError: it is above.
+        TooManyPixelsError: the number is above the limit.
     """
     if count > max_pixels:
         raise TooManyPixelsError(
@@ -91,7 +91,7 @@ def check_decompressed_size(stream: IO[bytes], max_bytes: int, file: Path) -> No
     """Refuse raw deflated bytes that decompress to more than ``max_bytes``; none are kept.
 
     Raises:
-        InputError: they do.
+        InputError: the bytes decompress to more.
     """
     tool, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
@@ -123,7 +123,7 @@ def check_runs(frame: bytes, pixels: int, file: Path) -> None:
     pydicom expands a segment before it looks at how long that has become.
 
     Raises:
-        InputError: it does.
+        InputError: the frame decodes to more.
     """
     if len(frame) <= UNSCANNED:
         return

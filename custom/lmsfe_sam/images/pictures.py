@@ -29,7 +29,7 @@ ANIMATED = ("PNG", "GIF", "WEBP", "TIFF")
 
 MAX_PAGES = 10_000
 
-_KEPT_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"})
+_UNCONVERTED_MODES = frozenset({"1", "L", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"})
 _BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}
 _READ_ERRORS = (
     OSError,
@@ -50,7 +50,7 @@ def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
         max_pixels: of a page, or of a tile of a TIFF, which is decoded as a whole.
 
     Raises:
-        TooManyPixelsError: it has more.
+        TooManyPixelsError: the picture has more pixels.
         InputError: there is no such file, or it is no picture.
     """
     file = Path(path)
@@ -94,7 +94,7 @@ def read_frame(path: str | Path, page: int = 0) -> np.ndarray:
         turned = 1 if picture.format == "TIFF" else orientation(picture)
         tags: Any = getattr(picture, "tag_v2", {})
         min_is_white = tags.get(tiff.PHOTOMETRIC) == tiff.MIN_IS_WHITE
-        if picture.mode not in _KEPT_MODES:
+        if picture.mode not in _UNCONVERTED_MODES:
             clear = "transparency" in picture.info or picture.mode in ("PA", "La", "RGBa")
             pixels = np.array(picture.convert("RGBA" if clear else "RGB"))
         else:

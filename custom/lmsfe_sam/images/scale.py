@@ -28,8 +28,8 @@ _CENTIMETRES = 3
 _TISSUE = 1
 """DICOM's code for a region of two spatial dimensions."""
 
-_HOLDS = 0.5
-"""A region holds an object when more than this share of its pixels lies in it."""
+_MIN_SHARE = 0.5
+"""An object lies in a region if more than this share of its pixels do."""
 
 
 def no_regions() -> np.ndarray:
@@ -69,7 +69,7 @@ class Scale:
         for region in self.regions[np.argsort(sizes, kind="stable")]:
             x0, y0, x1, y1 = region[:4]
             inside = (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
-            if inside.mean() > _HOLDS:
+            if inside.mean() > _MIN_SHARE:
                 spacing = (float(region[4]), float(region[5]))
                 return (spacing, REGION) if is_known(spacing) else (UNKNOWN, "")
         return (self.outside, PIXEL_SPACING) if is_known(self.outside) else (UNKNOWN, "")

@@ -116,7 +116,7 @@ def _check_order(opened: Any, file: Path) -> None:
     """Refuse a page that names itself or an earlier one as the next; tifffile would go round for ever.
 
     Raises:
-        InputError: there is one.
+        InputError: the pages follow each other in a circle.
     """
     tiff, stream = opened.tiff, opened.filehandle
     offset, seen = opened.pages.first.offset, set[int]()
@@ -137,7 +137,7 @@ def _check_segments(series: Any, file: Path) -> None:
     """Refuse deflated strips and tiles that decompress to more than one of them holds: tifffile does not.
 
     Raises:
-        InputError: one does.
+        InputError: a strip or tile decompresses to more.
     """
     for page in series.pages:
         if page is None or page.compression.name not in ("ADOBE_DEFLATE", "DEFLATE"):

@@ -13,7 +13,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
 from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
 
-KEPT = 16
+CACHED_FRAMES = 16
 """Frames before the one asked for that are kept in memory."""
 
 
@@ -68,26 +68,26 @@ class _Reader:
         self._count = count
         self._next = 0
         self._frames: Iterator[Any] = iter(())
-        self._kept: dict[int, np.ndarray] = {}
+        self._cached: dict[int, np.ndarray] = {}
 
     def read(self, frame: int) -> FileImage:
         """Return a frame as RGB."""
-        if frame not in self._kept:
+        if frame not in self._cached:
             if frame < self._next or self._next == 0:
                 self._frames, self._next = self._start(), 0
             while self._next <= frame:
                 one = next(self._frames)
                 self._next += 1
                 # Going backward starts anew each time, so some frames before are kept.
-                if self._next > frame - KEPT:
-                    self._keep(self._next - 1, one.to_ndarray(format="rgb24"))
-        pixels = self._kept[frame]
+                if self._next > frame - CACHED_FRAMES:
+                    self._cache(self._next - 1, one.to_ndarray(format="rgb24"))
+        pixels = self._cached[frame]
         return FileImage(pixels, LPS_TO_RAS, (pixels.shape[1], pixels.shape[0], self._count), frame)
 
-    def _keep(self, number: int, pixels: np.ndarray) -> None:
-        self._kept[number] = pixels
-        while len(self._kept) > 2 * KEPT:
-            self._kept.pop(next(iter(self._kept)))
+    def _cache(self, number: int, pixels: np.ndarray) -> None:
+        self._cached[number] = pixels
+        while len(self._cached) > 2 * CACHED_FRAMES:
+            self._cached.pop(next(iter(self._cached)))
 
 
 def _list_frames(start: Callable[[], IO[bytes]], file: Path, max_pixels: int) -> Iterator[Any]:

@@ -192,7 +192,7 @@ def check_dicom(records: Sequence[Mapping[str, Any]], output_ext: str) -> None:
     """Refuse to write masks as DICOM segmentations where no input is DICOM.
 
     Raises:
-        InputError: so it is.
+        InputError: masks are to be DICOM segmentations, and no input is DICOM.
     """
     if output_ext != DICOM_SUFFIX or not records:
         return

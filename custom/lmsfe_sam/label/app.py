@@ -171,7 +171,7 @@ class UltrasoundApp(MONAILabelApp):
         """Return the path of an image of the datastore.
 
         Raises:
-            NotFoundError: there is none of that name.
+            NotFoundError: the datastore has no such image.
         """
         store = store or self.datastore()
         known = store.list_images()

@@ -112,7 +112,7 @@ def check_known(what: str, name: Any, known: Collection[str]) -> None:
     """Refuse an unknown name.
 
     Raises:
-        NotFoundError: it is not.
+        NotFoundError: the name is unknown.
     """
     if not isinstance(name, str) or name not in known:
         there = f"there are {', '.join(known)}" if 0 < len(known) <= 20 else f"there are {len(known)} others"
@@ -125,7 +125,7 @@ def check_tag(tag: Any) -> None:
     Everything that becomes part of a path comes through here.
 
     Raises:
-        InputError: it is not.
+        InputError: the name is not that of a plain file.
     """
     if not is_plain(tag):
         raise InputError(f"'{shorten(tag)}' is not a plain name: give letters and digits, such as final.")
@@ -230,7 +230,7 @@ def chosen_device(parameters: Mapping[str, Any]) -> dict[str, str]:
     """Return ``device`` of a request's parameters if it is given, as a name that this machine has.
 
     Raises:
-        InputError: it is not one.
+        InputError: this machine has no such device.
     """
     device = parameters.get("device")
     if not device:
@@ -246,7 +246,7 @@ def whole_number(parameters: Mapping[str, Any], key: str, maximum: int = 10**6) 
     """Return a parameter if it is given, a whole number of 0 to ``maximum``.
 
     Raises:
-        InputError: it is not one.
+        InputError: the parameter is not such a number.
     """
     value = parameters.get(key)
     if value is None:

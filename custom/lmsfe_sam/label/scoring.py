@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Measure = Callable[[Predictor], float]
 
 
-SERVED_LATELY = 60 * 60
+RECENTLY_SERVED = 60 * 60
 """Seconds for which a served image steps behind the others, so that several annotators get different ones."""
 
 MAX_SLICES = 8
@@ -169,8 +169,8 @@ class LeastSure(Strategy):
         def urgency(image: str) -> tuple[bool, float]:
             info = datastore.get_image_info(image)
             since = now - served_at(info, request.get("strategy"))
-            lately = 0 <= since <= SERVED_LATELY  # a clock that was set back counts for nothing
-            return not lately, self.method.score(info) or 0.0
+            recently = 0 <= since <= RECENTLY_SERVED  # a clock that was set back counts for nothing
+            return not recently, self.method.score(info) or 0.0
 
         chosen = max(sorted(images), key=urgency)
         return {"id": chosen, "score": self.method.score(datastore.get_image_info(chosen))}

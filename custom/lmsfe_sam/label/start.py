@@ -66,7 +66,7 @@ def check_version() -> None:
     """Refuse another MONAI Label than the one that is wrapped here.
 
     Raises:
-        InputError: it is another, or there is none.
+        InputError: another version is installed, or none.
     """
     if find_spec("monailabel") is None:
         raise InputError("MONAI Label is not installed: run python -m lmsfe_sam.label.install first.")

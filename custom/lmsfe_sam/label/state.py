@@ -56,7 +56,7 @@ class Work:
             enqueue: wait for a process that runs, rather than be refused.
 
         Raises:
-            BusyError: it runs already.
+            BusyError: the work is already running.
         """
         with self._deciding:
             waiting = [task for task in tasks(self.kind) if task["status"] in ("SUBMITTED", "RUNNING")]
@@ -78,7 +78,7 @@ class Work:
         """Say how the processes stand.
 
         Raises:
-            NotFoundError: there are none.
+            NotFoundError: no process has been started.
         """
         known = list(tasks(self.kind))
         if running:

@@ -278,7 +278,7 @@ def check_archive(sent: Path, served: Path) -> None:
     PyTorch's own files are archives without compression; a compressed one may decompress to anything.
 
     Raises:
-        InputError: it is not one.
+        InputError: the file is not a plain archive of tensors.
     """
     if not zipfile.is_zipfile(sent):
         raise InputError(
@@ -313,7 +313,7 @@ def check_network(network: Any) -> None:
     """Refuse weights that hold NaN or infinity, or produce them on a grey image.
 
     Raises:
-        InputError: they do.
+        InputError: the weights are unusable.
     """
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
     if finite:

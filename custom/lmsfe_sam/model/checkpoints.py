@@ -1,4 +1,4 @@
-"""This project's own checkpoints: a network's weights, and what it takes to build it again.
+"""This project's own checkpoints: a network's weights, and the description from which it is rebuilt.
 
 A checkpoint is a bare state dict, ``NAME.pt``, with ``NAME.json`` beside it.
 """
@@ -45,17 +45,17 @@ BASELINE = "baseline"
 
 
 class Described(Protocol):
-    """A network that can be saved: it says how it is built again."""
+    """A network that can be saved, since it describes how to rebuild it."""
 
     def describe(self) -> dict[str, object]:
-        """Return what it takes to build the network again."""
+        """Return the description from which the network is rebuilt."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return its tensors by name."""
+        """Return the tensors by name."""
 
 
 def save_weights(model: Described, path: str | os.PathLike[str]) -> None:
-    """Write ``NAME.pt``, a bare state dict, and ``NAME.json``, what the network is, without a hash.
+    """Write ``NAME.pt``, a bare state dict, and ``NAME.json``, its description without a hash.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -90,11 +90,11 @@ def seal_weights(path: str | os.PathLike[str]) -> None:
 
 
 def read_description(checkpoint: str | os.PathLike[str], preset: str | None = None) -> dict[str, Any]:
-    """Say how the network of a checkpoint of ours is built.
+    """Return how the network of one of this project's checkpoints is built.
 
     Args:
-        checkpoint: ``NAME.pt``; ``NAME.json`` is read if it is there, else the tensors' names and
-            shapes tell.
+        checkpoint: ``NAME.pt``; ``NAME.json`` is read if it exists, otherwise the names and shapes of
+            the tensors are used.
         preset: the preset that the user named, or None.
 
     Returns:
@@ -119,17 +119,17 @@ def read_description(checkpoint: str | os.PathLike[str], preset: str | None = No
 
 
 def read_sidecar(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the content of the file beside a checkpoint, of whatever network it is; empty without one.
+    """Return the content of the file beside a checkpoint of any network; empty if there is no such file.
 
     Raises:
-        InputError: it is no JSON.
+        InputError: the file is not JSON.
     """
     sidecar = Path(checkpoint).with_suffix(".json")
     return _read_json(sidecar) if Path(checkpoint).is_file() and sidecar.is_file() else {}
 
 
 def read_image_size(checkpoint: str | os.PathLike[str]) -> int:
-    """Return the side of the input that a checkpoint's network was trained at, whatever network it is.
+    """Return the side of the input at which a checkpoint's network was trained, for any network.
 
     Raises:
         InputError: as `read_description`.
@@ -233,7 +233,7 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
 
 
 def network_from_checkpoint(path: str | os.PathLike[str], preset: str | None = None) -> LMSFESAM:
-    """Build the network of a checkpoint of ours and load it; in evaluation mode.
+    """Build and load the network of one of this project's checkpoints, in evaluation mode.
 
     Raises:
         InputError: as `build_network` and `load_weights`.
@@ -269,10 +269,10 @@ def _fewest_numbers(description: dict[str, Any]) -> int:
 
 
 def load_weights(model: LMSFESAM, path: str | os.PathLike[str]) -> LMSFESAM:
-    """Load a checkpoint of ours, every tensor of which must fit as it is.
+    """Load one of this project's checkpoints; every tensor must fit without any change.
 
     Raises:
-        InputError: it does not.
+        InputError: a tensor does not fit.
     """
     report = load_pretrained(model, path)
     if report.resized or report.new or report.replaced:

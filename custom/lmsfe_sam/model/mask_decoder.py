@@ -33,9 +33,9 @@ class DecodedTokens(NamedTuple):
 class PromptedContext(nn.Module):
     """Convolutions over an object's surroundings at 1/8 of the input, which see its drawn prompts.
 
-    SAM's decoder knows a prompt and the image's content together at 1/16 alone. Here, with a field of
-    view of some 120 of 256 pixels, a border can be placed with the whole box in view. The last
-    convolution starts at zero, so that a network without this part goes on from where it was.
+    SAM's decoder combines the prompt with the image at 1/16 of the input only. Here, with a field of view
+    of some 120 of 256 pixels, a border can be placed with the full box in view. The last convolution
+    starts at zero, so that the weights of a network without this part can be trained further.
 
     Args:
         channels: of the features, which come back with the same shape.
@@ -68,7 +68,7 @@ class PromptedContext(nn.Module):
 
 
 class FineMaskHead(nn.Module):
-    """Joins SAM's upscaling and goes on from it to half the input's size, with skips from the local encoder.
+    """Extends SAM's upscaling to half the input's size, with skips from the local encoder.
 
     Convolutions at 1/8, 1/4 and 1/2 of the input see the skips and, once more, the drawn prompts.
 
@@ -99,7 +99,7 @@ class FineMaskHead(nn.Module):
         self.out = nn.Conv2d(fine_width, fine_width, 1)
 
     def project(self, skips: list[Tensor]) -> list[Tensor]:
-        """Bring an image's skips to the head's widths: once an image, whatever its prompts.
+        """Project an image's skips to the head's widths, once per image for all of its prompts.
 
         Args:
             skips: of the local encoder, ``(B, C, H, W)`` each, at 1/2, 1/4 and 1/8 of the input.
@@ -115,7 +115,7 @@ class FineMaskHead(nn.Module):
         return projected
 
     def join(self, features: Tensor, skips: list[Tensor], maps: Tensor | None) -> Tensor:
-        """Bring the skip at 1/8 and the surroundings into SAM's upscaling, as SAM 2's decoder does.
+        """Add the skip at 1/8 and the surroundings to SAM's upscaled features, as SAM 2's decoder does.
 
         Args:
             features: ``(M, dim / 4, 2g, 2g)``, of SAM's first transposed convolution.
@@ -132,7 +132,7 @@ class FineMaskHead(nn.Module):
         """Return mask features ``(M, dim / 8, 8g, 8g)``.
 
         Args:
-            upscaled: ``(M, dim / 8, 4g, 4g)``, of SAM's whole upscaling.
+            upscaled: ``(M, dim / 8, 4g, 4g)``, the result of SAM's upscaling.
             skips: as for `join`.
             maps: as for `join`.
         """
@@ -172,7 +172,7 @@ class ObjectMaskDecoder(MaskDecoder):
         self.fine_head = fine_head
 
     def project_skips(self, skips: list[Tensor]) -> list[Tensor]:
-        """Bring an image's skips to the fine head's widths; an empty list without one."""
+        """Project an image's skips to the fine head's widths; an empty list without a fine head."""
         projected: list[Tensor] = []
         if self.fine_head is not None:
             projected = self.fine_head.project(skips)
@@ -251,9 +251,9 @@ def choose_masks(
 
 
 def expected_iou(logits: Tensor) -> Tensor:
-    """The IoU that a mask has with the truth, on average, as far as its own probabilities are right.
+    """Return the expected IoU of a mask with the true one, given the mask's own probabilities.
 
-    Probability inside the mask over its area and the probability outside: ``(..., H, W)`` to ``(...)``.
+    Sum of the probabilities inside, over the mask's area plus the sum outside: ``(..., H, W)`` to ``(...)``.
     """
     probability, inside = logits.float().sigmoid(), logits > 0
     shared = (probability * inside).sum(dim=(-2, -1))

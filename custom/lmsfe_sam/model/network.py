@@ -183,7 +183,7 @@ class LMSFESAM(UnpromptedNetwork):
         ).train(self.training)
 
     def describe(self) -> dict[str, object]:
-        """Return what it takes to build this network again, for the file beside a checkpoint."""
+        """Return the description from which this network is rebuilt, for the file beside a checkpoint."""
         return {
             "preset": self.preset,
             "image_size": self.image_size,
@@ -202,7 +202,7 @@ class LMSFESAM(UnpromptedNetwork):
         return load_pretrained(self, path)
 
     def summary(self) -> str:
-        """Return a table of the parts with their parameters, and how many of these train."""
+        """Return a table of the parts with their numbers of parameters and of trained parameters."""
         return _summarise(self)
 
     def forward(
@@ -217,7 +217,7 @@ class LMSFESAM(UnpromptedNetwork):
     ) -> Any:
         """Segment ``image (B, 3, S, S)``; see `decode` for the prompts and what is returned.
 
-        With an image and nothing else, logits alone, ``(B, 1, S, S)``.
+        With an image and nothing else, only logits are returned, ``(B, 1, S, S)``.
         """
         options = (boxes, points, point_labels, masks, multimask_output)
         alone = not return_low_res and all(option is None for option in options)
@@ -228,10 +228,10 @@ class LMSFESAM(UnpromptedNetwork):
         return decoded[0] if alone else decoded
 
     def encode(self, image: Tensor) -> ImageEmbedding:
-        """Encode ``image (B, 3, S, S)``, normalised by SAM's mean and deviation.
+        """Encode ``image (B, 3, S, S)``, normalised by SAM's mean and standard deviation.
 
         Raises:
-            ValueError: another shape.
+            ValueError: the image has another shape.
         """
         self._check_image(image)
         features, skips = self.image_encoder(image)
@@ -265,8 +265,8 @@ class LMSFESAM(UnpromptedNetwork):
                 single-mask token for everything else.
             return_low_res: add the logits at 4 x the grid.
 
-        Instead of padded tensors, lists of B tensors with their own N may be given. What comes out is the
-        network's own; `lmsfe_sam.predict.decoding.decode_prompts` adds the preset's post-processing.
+        Instead of padded tensors, lists of B tensors with their own N may be given. The result is not
+        post-processed; `lmsfe_sam.predict.decoding.decode_prompts` adds the preset's post-processing.
 
         Returns:
             Logits ``(B, N, S, S)``, predicted IoU ``(B, N)`` and, on demand, low-res logits

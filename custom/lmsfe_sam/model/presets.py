@@ -1,4 +1,4 @@
-"""The presets: one row of sizes each. What a row does not name is the same for all."""
+"""The presets, one row of sizes each. What a row does not name has the default of `Preset`."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def get_preset(name: str) -> Preset:
     """Return a preset's row.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no preset of that name.
     """
     if name not in PRESETS:
         raise InputError(f"preset '{name}' is unknown: choose one of {', '.join(sorted(PRESETS))}.")

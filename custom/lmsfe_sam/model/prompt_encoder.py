@@ -1,6 +1,6 @@
 """SAM's prompt encoder for batches of images, and prompts drawn as maps beside its tokens.
 
-SAM hands boxes and clicks to its decoder as tokens alone. A network trained from scratch on few images learns
+SAM passes boxes and clicks to its decoder as tokens only. A network trained from scratch on few images learns
 where a box's edge lies much sooner from a map, in which a convolution sees it; SAM's presets draw none.
 """
 

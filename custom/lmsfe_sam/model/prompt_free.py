@@ -40,7 +40,7 @@ class PromptFreeNetwork(nn.Module):
             config's to keep.
 
     Raises:
-        InputError: another form.
+        InputError: an unknown form.
 
     Example:
         >>> network = PromptFreeNetwork(nn.Conv2d(4, 1, 1), 64, form="box").eval()
@@ -94,7 +94,7 @@ class PromptFreeNetwork(nn.Module):
         load_exactly(self, path, self.title)
 
     def load_backbone(self, path: str | os.PathLike[str]) -> None:
-        """Load start weights of the network's encoder, where it has its own way to take them.
+        """Load start weights of the network's encoder, if the network has a method for it.
 
         Raises:
             InputError: it has none, or the file does not fit.
@@ -111,7 +111,7 @@ class PromptFreeNetwork(nn.Module):
         return self.decode(self.encode(image), boxes, **prompts_and_options)
 
     def encode(self, image: Tensor) -> ImageEmbedding:
-        """Take ``image (B, 3, S, S)``: its logits in the form ``none``, itself in the form ``box``.
+        """Encode ``image (B, 3, S, S)``: to its logits in the form ``none``, to itself in the form ``box``.
 
         Raises:
             InputError: another size than that at which boxes are drawn.
@@ -236,7 +236,7 @@ class PromptFreeNetwork(nn.Module):
 
 
 def as_promptable(network: nn.Module, image_size: int | None = None, form: str | None = None) -> nn.Module:
-    """Return ``network`` itself if it is promptable, else in a `PromptFreeNetwork`.
+    """Return ``network`` itself if it is promptable, otherwise wrapped in a `PromptFreeNetwork`.
 
     Raises:
         InputError: an unknown form, or one that is not the network's.
@@ -252,7 +252,7 @@ def as_promptable(network: nn.Module, image_size: int | None = None, form: str |
 
 
 def load_exactly(network: nn.Module, path: str | os.PathLike[str], title: str) -> None:
-    """Load a state dict every tensor of which must fit as it is; nothing in the file is executed.
+    """Load a state dict of which every tensor must fit without any change; nothing in the file is executed.
 
     Args:
         network: what gets the weights.
@@ -292,13 +292,13 @@ def draw_boxes(boxes: Tensor, size: int, like: Tensor) -> Tensor:
 
 
 def _kinds(given: Mapping[str, Ragged]) -> list[str]:
-    """Which prompts are there at all, in the order boxes, clicks, masks; padding is none."""
-    there = {
+    """Return the kinds of prompts given, in the order boxes, clicks, masks; padding does not count."""
+    present = {
         "boxes": _any(given["boxes"], lambda boxes: ~boxes.isnan().all(dim=-1)),
         "clicks": _any(given["point_labels"], lambda labels: labels >= 0),
         "masks": _any(given["masks"], lambda masks: ~masks.isnan()),
     }
-    return [kind for kind, found in there.items() if found]
+    return [kind for kind, found in present.items() if found]
 
 
 def _any(prompt: Ragged, real: Callable[[Tensor], Tensor]) -> bool:

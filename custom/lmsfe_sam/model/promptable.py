@@ -13,7 +13,7 @@ from lmsfe_sam.model.network import ImageEmbedding, Ragged
 
 @runtime_checkable
 class PromptableNetwork(Protocol):
-    """An image is encoded once, prompts are decoded on it; `lmsfe_sam.LMSFESAM` says more of each method.
+    """Encodes an image once and decodes prompts on it; `lmsfe_sam.LMSFESAM` describes each method.
 
     Attributes:
         image_size: side of the square input in pixels.
@@ -51,7 +51,7 @@ class PromptableNetwork(Protocol):
         """Return all mask tokens of every object, for training; prompts as `decode` takes them."""
 
     def load_pretrained(self, path: str | os.PathLike[str]) -> Any:
-        """Load weights from a file, or refuse it."""
+        """Load weights from a file, or refuse the file."""
 
     def describe(self) -> dict[str, object]:
-        """Return what it takes to build the network again."""
+        """Return the description from which the network is rebuilt."""

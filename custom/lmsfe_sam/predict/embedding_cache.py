@@ -1,4 +1,4 @@
-"""Embeddings of the last images, so that a second click on an image costs a decoder pass alone."""
+"""Embeddings of the last images, so that a second click on an image needs only a decoder pass."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from lmsfe_sam.model.network import ImageEmbedding
 
 
 class EmbeddingCache:
-    """Keeps the embeddings of the images used last, by what they show.
+    """Caches the embeddings of the images used last, by their content.
 
-    The key is a digest of the very tensor that the network is given, so an image that has changed is
-    never answered from the one before, whatever its name, and sessions that show the same image share
-    one embedding. Embeddings of other weights are dropped: the network is compared by identity and by
-    the version counters that PyTorch raises whenever a parameter is written to.
+    The key is a digest of the tensor that the network is given, so that a changed image never gets the
+    embedding of an earlier one, whatever its name, and sessions with the same image share one embedding.
+    Embeddings of other weights are dropped: the network is compared by identity and by the version counters
+    that PyTorch increments whenever a parameter is written to.
 
     Args:
-        size: how many embeddings are cached; the one unused for longest is dropped first. 0 caches none.
+        size: how many embeddings are cached; the least recently used one is dropped first. 0 caches none.
     """
 
     def __init__(self, size: int = 8) -> None:
         self.size = size
         self.hits = 0
-        self._kept: OrderedDict[bytes, ImageEmbedding] = OrderedDict()
+        self._cached: OrderedDict[bytes, ImageEmbedding] = OrderedDict()
         self._network: weakref.ref[Any] | None = None
         self._weights = 0
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._cached)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingCache:
         return EmbeddingCache(self.size)  # neither a lock nor what is kept needs a copy
@@ -52,21 +52,21 @@ class EmbeddingCache:
         key = _digest(image)
         with self._lock:
             self._forget_other_weights(network)
-            if key in self._kept:
-                self._kept.move_to_end(key)
+            if key in self._cached:
+                self._cached.move_to_end(key)
                 self.hits += 1
-                return self._kept[key]
+                return self._cached[key]
         embedding = network.encode(image)
         with self._lock:
-            self._kept[key] = embedding
-            while len(self._kept) > self.size:
-                self._kept.popitem(last=False)
+            self._cached[key] = embedding
+            while len(self._cached) > self.size:
+                self._cached.popitem(last=False)
         return embedding
 
     def _forget_other_weights(self, network: Any) -> None:
         weights = sum(tensor._version for tensor in (*network.parameters(), *network.buffers()))
         if self._network is None or self._network() is not network or self._weights != weights:
-            self._kept.clear()
+            self._cached.clear()
             self._network, self._weights = weakref.ref(network), weights
 
 

@@ -1,4 +1,4 @@
-"""From the network's logits to masks at an image's own size, and many of them in one label map."""
+"""From the network's logits to masks at an image's own size, and from many masks to one label map."""
 
 from __future__ import annotations
 
@@ -159,11 +159,11 @@ def _interpolate(values: Tensor, dim: int, length: int, window: slice) -> Tensor
 
 
 def drop_unclicked(logits: Tensor, prompts: Prompts, image_size: int) -> Tensor:
-    """Make the regions negative that neither a positive click nor the mask prompt touches.
+    """Make regions without a positive click, and outside of the mask prompt, negative.
 
-    A small network segments both of two lesions now and then where one of them was clicked. Whoever clicks
-    means what the click is on, so the other regions go; a second click inside brings them back. Objects with
-    a box, without a positive click, or whose positive clicks are all outside of the mask stay as they are.
+    A small network sometimes segments two lesions when only one of them was clicked. The click says which
+    one is meant, so the other regions are dropped; a second click inside brings one back. Objects with a box,
+    without a positive click, or with all positive clicks outside of the mask are not changed.
 
     Args:
         logits: ``(B, N, T, h, w)`` of the T mask tokens of N objects in each of B images.

@@ -29,7 +29,7 @@ Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Predictor:
-    """Segments objects of one image after the other.
+    """Segments objects of an image, which is encoded once.
 
     Args:
         model: put into evaluation mode and channels-last memory format; it stays on its device.
@@ -64,7 +64,7 @@ class Predictor:
     def from_checkpoint(
         cls, checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
     ) -> Predictor:
-        """Load a checkpoint of ours, ``NAME.pt`` with ``NAME.json`` beside it.
+        """Load one of this project's checkpoints, ``NAME.pt`` with ``NAME.json`` beside it.
 
         Raises:
             InputError: there is none, or it cannot be loaded.
@@ -106,7 +106,7 @@ class Predictor:
         mask: ArrayLike | None = None,
         multimask_output: bool | None = None,
     ) -> Prediction:
-        """Segment one object; without any prompt, whatever the network takes for the object.
+        """Segment one object, without a prompt whatever the network takes for the object.
 
         Args:
             box: x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive; it is cut at the image's

@@ -1,8 +1,8 @@
 """From an image file's array to the network's input tensor, and coordinates to match.
 
-`Predictor`, the bundle's transforms and the evaluation all go through these functions, so that one
-image always gives one tensor: RGB in 0..255, squashed to the network's square (no letterbox),
-normalised with SAM's mean and standard deviation.
+`Predictor`, the bundle's transforms and the evaluation all go through these functions, so that an
+image always gives the same tensor: RGB in 0..255, resized to the network's square (its aspect ratio is not
+kept), normalised with SAM's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
-    """Squash an image (C, H, W) or a batch of them to ``size``: bilinear, antialiased, no letterbox.
+    """Resize an image (C, H, W) or a batch of them to ``size``: bilinear, antialiased, no letterbox.
 
     Args:
         image: floating point, (C, H, W) or (B, C, H, W).

@@ -183,7 +183,7 @@ def _carry(
 
 
 def _window(before: WindowPrediction, size: Size, side: int, settings: Tracking) -> Window:
-    """Return the window in which an object is looked for in the next frames."""
+    """Return the window in which an object is predicted in the next frames."""
     box = mask_box(before.logits, before.window)
     assert box is not None
     zoom, area = settings.zoom, (box[2] - box[0]) * (box[3] - box[1])
@@ -264,7 +264,7 @@ def contrast_of(image: Tensor, mask: Tensor) -> float:
 
 
 def _grown(mask: Tensor, by: int) -> Tensor:
-    """Return a mask (H, W) with all pixels that are at most so many rows and columns away."""
+    """Dilate a mask (H, W) by a number of rows and columns."""
     return functional.max_pool2d(mask[None, None].float(), 2 * by + 1, 1, by)[0, 0] > 0
 
 

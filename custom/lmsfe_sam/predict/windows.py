@@ -34,10 +34,10 @@ def full_window(size: Size) -> Window:
 def window_around(box: Iterable[float], size: Size, share: float, min_side: int = 1) -> Window:
     """Return the window of an image in whose middle a box takes ``share`` of each side.
 
-    It is moved, and at last cut, to lie in the image.
+    It is shifted, and if necessary cut, to lie within the image.
 
     Args:
-        box: x0, y0, x1, y1; what lies outside of the image is not counted.
+        box: x0, y0, x1, y1; parts outside of the image are ignored.
         size: height and width of the image.
         share: in 0..1.
         min_side: smallest side of the window, in pixels.
@@ -65,7 +65,7 @@ def load_windows(
     GPU in pinned memory.
 
     Args:
-        image: (3, H, W) in 0..255, best uint8 and in the computer's own memory.
+        image: (3, H, W) in 0..255, preferably uint8 and in main memory.
         windows: any number B of them, of any sizes.
         side: of the square, S.
         device: of the result.
@@ -73,11 +73,13 @@ def load_windows(
     Returns:
         (B, 3, S, S) float32, on ``device``.
     """
-    return torch.stack([normalise(_squash(image[:, *window.slices], side, device)) for window in windows])
+    return torch.stack(
+        [normalise(_resize_to_square(image[:, *window.slices], side, device)) for window in windows]
+    )
 
 
-def _squash(part: Tensor, side: int, device: torch.device | str) -> Tensor:
-    """Resize (3, h, w) to (3, side, side) float32, where it is large one axis after the other."""
+def _resize_to_square(part: Tensor, side: int, device: torch.device | str) -> Tensor:
+    """Resize (3, h, w) to (3, side, side) float32; a large one is resized along one axis after the other."""
     rows = max(1, PIXELS_AT_ONCE // part.shape[2])
     if part.shape[1] <= rows:
         return resize_image(_send(part, device).float().contiguous(), (side, side))

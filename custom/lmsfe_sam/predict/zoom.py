@@ -125,9 +125,9 @@ def predict_windows(
 class Zoom:
     """Predicts each object in a window around it.
 
-    An object with a box is predicted in a window around its box and its positive clicks. One with clicks
-    alone is first predicted in the whole image, in a large image in a window around its clicks, and then
-    again in a window around that first mask. One without any prompt is predicted in the whole image.
+    An object with a box is predicted in a window around its box and its positive clicks. One with only
+    clicks is first predicted in the full image (in a large image, in a window around its clicks) and then
+    again in a window around that first mask. One without any prompt is predicted in the full image.
 
     Args:
         share: of each side of the window that the object takes; a smaller share shows more context.
@@ -216,7 +216,7 @@ AUTO = Zoom(below=0.01)
 
 
 def group_by_window(windows: Mapping[int, Window]) -> list[View]:
-    """Put objects that are predicted in the very same window into one view."""
+    """Group objects that are predicted in the same window into one view."""
     objects: dict[Window, list[int]] = {}
     for number, window in windows.items():
         objects.setdefault(window, []).append(number)

@@ -19,7 +19,7 @@ _FAR_AWAY = 2**31
 
 @dataclass(frozen=True)
 class ObjectPrompt:
-    """What a user says about one object: a box, clicks, both, or nothing at all.
+    """A user's prompt for one object: a box, clicks, both, or nothing at all.
 
     Lists and arrays are accepted and stored as tuples.
 
@@ -67,7 +67,7 @@ class ObjectPrompt:
     def check_inside(self, height: int, width: int) -> None:
         """Refuse prompts outside an image of ``height`` x ``width`` pixels.
 
-        A box may reach over the image's border, where it is cut, but not lie outside as a whole.
+        A box may extend beyond the image's border, where it is cut, but may not lie wholly outside.
 
         Raises:
             InputError: a point or a whole box outside the image.
@@ -102,7 +102,7 @@ class Prompts:
 
     @classmethod
     def of(cls, objects: Sequence[ObjectPrompt]) -> Prompts:
-        """Return the prompts of one image's objects, in double precision; no object gives one without."""
+        """Return the prompts of an image's objects, in double precision; without objects, one empty prompt."""
         objects = list(objects) or [ObjectPrompt()]
         count = max(len(prompt.points) for prompt in objects)
         boxes = torch.full((len(objects), 4), torch.nan, dtype=torch.float64)
@@ -118,7 +118,7 @@ class Prompts:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Prompts]) -> Prompts:
-        """Join prompts of several images' objects that hold the same tensors, of the same shapes."""
+        """Join prompts of several images' objects that have the same tensors, of the same shapes."""
         names = parts[0].given()
         return cls(**{name: torch.cat([part.given()[name] for part in parts]) for name in names})
 

@@ -80,11 +80,11 @@ def nfc(name: str) -> str:
 
 
 def check_names(prompts: PromptsByName, names: Iterable[str], path: str | os.PathLike[str]) -> None:
-    """Refuse prompts for files that are not there.
+    """Refuse prompts for files that do not exist.
 
     Args:
         prompts: what `read_prompts` returned.
-        names: the file names that there are.
+        names: the existing file names.
         path: the prompts file, for the message.
 
     Raises:
@@ -121,7 +121,7 @@ def read_objects(items: Any, where: str) -> list[ObjectPrompt]:
         where: what the list belongs to, for the message.
 
     Raises:
-        InputError: an object that is none.
+        InputError: an invalid object.
     """
     if not isinstance(items, list):
         raise InputError(f"{where}: the objects are a {_kind(items)}: give a list of them.")

@@ -1,4 +1,4 @@
-"""The training prompts of SAM-Med2D, which replace each other from round to round.
+"""The training prompts of SAM-Med2D, which are replaced in each round.
 
 After https://github.com/OpenGVLab/SAM-Med2D, ``train.py``, ``DataLoader.py`` and ``utils.py``.
 """
@@ -21,7 +21,7 @@ SHARE_OF_SIDE = 0.5
 
 
 class BoxOrClick:
-    """For a whole batch a box for each object or a click for each, half and half.
+    """Draws a box for each object of a batch or a click for each, with equal probability.
 
     The box is tight and moved as a whole: by whole pixels, up to ``shift`` and to half its shorter side along
     each axis. The click is any pixel of the object.
@@ -80,7 +80,7 @@ class BoxOrClick:
 
 
 def error_clicks(targets: Tensor, logits: Tensor, count: int, rng: np.random.Generator) -> Prompts:
-    """Return ``count`` clicks on random wrong pixels of each prediction, in the place of all earlier prompts.
+    """Return ``count`` clicks on random wrong pixels of each prediction, which replace all earlier prompts.
 
     Args:
         targets: ``(B,N,H,W)``, the truth.

@@ -1,8 +1,8 @@
 """Training prompts, drawn from a batch of augmented label maps in the form that the network takes.
 
 A sampler is any callable with `PromptSampler`'s signature; `MixedPrompts` is the one that the training
-config names. `correct` adds one click an object where the last prediction was wrong, for iterative
-training. Randomness comes from the numpy generator that is handed in and from nothing else.
+config names. `correct` adds a click to each object where the last prediction was wrong, for iterative
+training. The numpy generator that is passed in is the only source of randomness.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ _Click = tuple[int, int, int]  # x, y, label
 
 
 class _Target:
-    """One object's mask, with what its prompts have in common worked out once."""
+    """One object's mask, with the values that all of its prompts need computed once."""
 
     def __init__(self, mask: NDArray[np.bool_]) -> None:
         self.mask = mask

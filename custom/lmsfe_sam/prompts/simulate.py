@@ -74,7 +74,7 @@ def random_click(mask: NDArray[Any], rng: np.random.Generator) -> Click:
 
 
 def largest_error(mask: NDArray[Any], prediction: NDArray[Any]) -> tuple[Mask, int] | None:
-    """Return the largest wrong region of ``prediction (H,W)`` and what a click there would say.
+    """Return the largest wrong region of ``prediction (H,W)`` and the label of a click there.
 
     A region is 8-connected and of one kind, missed (label 1) or too much (label 0). Of equally large
     ones a missed region comes first, then the first in row-major order. None where nothing is wrong.

@@ -71,7 +71,7 @@ def needed_folder(root: Path, *names: str) -> Path:
     """Find a folder as `subfolder` does.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such folder.
     """
     folder = subfolder(root, *names)
     if folder is None:
@@ -189,7 +189,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file of a data set.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is not JSON.
     """
     try:
         return json.loads(read_text(path, "utf-8-sig", LARGEST_LIST))

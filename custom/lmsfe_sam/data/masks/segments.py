@@ -48,9 +48,9 @@ class Segments:
             if self.offset is not None and mask.shape != size:
                 (row, column), (height, width) = self.offset, mask.shape
                 if row + height <= size[0] and column + width <= size[1]:
-                    whole = np.zeros(size, bool)
-                    whole[row : row + height, column : column + width] = mask
-                    mask = whole
+                    full = np.zeros(size, bool)
+                    full[row : row + height, column : column + width] = mask
+                    mask = full
             if mask.any():
                 placed[label] = mask
         return placed
@@ -72,25 +72,25 @@ def read_segments(file: Path, max_pixels: int = MAX_PIXELS) -> Segments | None:
     if not numbers:
         return None
     image = open_image(file, max_pixels)
-    places = [
-        (_whole(header, number, "Layer", 0), _whole(header, number, "LabelValue", 1)) for number in numbers
-    ]
-    if max(layer for layer, _ in places) >= image.header.frames:
+    in_layers = [_integer(header, number, "Layer", 0) for number in numbers]
+    values = [_integer(header, number, "LabelValue", 1) for number in numbers]
+    if max(in_layers) >= image.header.frames:
         raise InputError(
             f"'{file}' has a segment on a layer that it does not have: save it again in 3D Slicer."
         )
     if image.header.frames > 1 and int(header["dimension"]) < 4:
         raise InputError(f"'{file}' has segments on several slices: save one slice of it.")
-    values = [value for _, value in places]
     labels = values if len(set(values)) == len(values) else list(range(1, len(values) + 1))
     layers = [np.asarray(image.read(layer).pixels) for layer in range(image.header.frames)]
-    masks = {label: layers[layer] == value for label, (layer, value) in zip(labels, places, strict=True)}
+    masks = {
+        label: layers[layer] == value for label, layer, value in zip(labels, in_layers, values, strict=True)
+    }
     offset = str(header.get(_OFFSET, "")).split()[:2]
     if len(offset) < 2 or not all(text.isdigit() and len(text) < 10 for text in offset):
         return Segments(masks)
     return Segments(masks, (int(offset[1]), int(offset[0])))
 
 
-def _whole(header: Mapping[str, Any], number: int, field: str, default: int) -> int:
+def _integer(header: Mapping[str, Any], number: int, field: str, default: int) -> int:
     text = str(header.get(f"Segment{number}_{field}", default)).strip()
     return int(text) if text.isdigit() and len(text) < 10 else default

@@ -43,7 +43,7 @@ class Lesion:
     specks: int = 0
     cavity: float = 0.0
 
-    def touches(self, mask: NDArray[np.bool_]) -> bool:
+    def overlaps(self, mask: NDArray[np.bool_]) -> bool:
         """Tell whether the lesion overlaps or adjoins a mask (H,W)."""
         window, radius = self.outline.level((mask.shape[0], mask.shape[1]))
         return bool(np.any(mask[window] & (radius < 1.15)))
@@ -104,10 +104,10 @@ def draw_lesion(
     x = rng.uniform(0.08 * width + 0.7 * semi_x, 0.92 * width - 0.7 * semi_x)
     y = rng.uniform(top + semi_y, bottom - semi_y)
     outline = Outline(y, x, semi_y, semi_x, rng.normal(0, 0.25), waves, spikes)
-    return Lesion(outline=outline, **_draw_look(kind, rng))
+    return Lesion(outline=outline, **_draw_appearance(kind, rng))
 
 
-def _draw_look(kind: str, rng: np.random.Generator) -> dict[str, Any]:
+def _draw_appearance(kind: str, rng: np.random.Generator) -> dict[str, Any]:
     """Draw the appearance of a lesion: `Lesion`'s arguments without the outline."""
     if kind == "cyst":
         return {

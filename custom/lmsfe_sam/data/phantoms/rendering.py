@@ -80,7 +80,7 @@ def render_phantom(seed: int, size: tuple[int, int] | None = None) -> tuple[Pict
     draw_lesion(kind, mask.shape, site, rng).insert(medium, mask, rng)
     if rng.random() < 0.12:
         second = draw_lesion(draw_kind(rng), mask.shape, site, rng)
-        if not second.touches(mask):
+        if not second.overlaps(mask):
             second.insert(medium, mask, rng)
     image = Scanner.random(rng).scan(medium.echogenicity, medium.loss, rng)
     return image, mask.astype(np.uint8)

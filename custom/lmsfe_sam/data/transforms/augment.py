@@ -285,7 +285,7 @@ def ordered(name: str, limits: tuple[float, float]) -> tuple[float, float]:
     """Return ``limits`` if both are above 0 and in order.
 
     Raises:
-        InputError: they are not.
+        InputError: the limits are not positive or not in order.
     """
     low, high = limits
     if not 0 < low <= high:

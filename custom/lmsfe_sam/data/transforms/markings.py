@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-STAND_OFF = 0.40
+CONTRAST = 0.40
 """A marking's pixels exceed their surroundings by this share of the picture's bright end,"""
 
 BRIGHT = 0.75
 """and reach this share of it (its 99.5 % quantile)."""
 
-_LEAST_STAND_OFF = 45  # grey levels; below, in a dark picture, is speckle
+_MIN_CONTRAST = 45  # grey levels; below, in a dark picture, is speckle
 _COLOUR = 60  # difference of the brightest and darkest channel of a coloured pixel
 _STROKE = 5  # pixels: strokes are thinner
 _REACH = 0.12  # of the lesion's diagonal: what "near" its border means,
-_LEAST_REACH = 8.0  # and in pixels at least
+_MIN_REACH = 8.0  # and in pixels at least
 _SIDES = (3, 4)  # a marking's least shorter and longer side in pixels
 _LONGEST = 0.12  # of the picture's longer side
 _ASPECT = 2.5  # longer to shorter side at most
@@ -53,7 +53,7 @@ def find_markings(image: np.ndarray, mask: np.ndarray) -> list[Marking]:
     if not mask.any():
         return []
     lesion = ndimage.find_objects(mask.astype(np.uint8))[0]
-    reach = max(_LEAST_REACH, _REACH * float(np.hypot(*(side.stop - side.start for side in lesion))))
+    reach = max(_MIN_REACH, _REACH * float(np.hypot(*(side.stop - side.start for side in lesion))))
     longest = _LONGEST * max(mask.shape)
     margin = int(np.ceil(reach + longest)) + _STROKE
     window = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in lesion)
@@ -90,8 +90,8 @@ def _drawn(image: np.ndarray, bright_end: float) -> np.ndarray:
 
     brightest, darkest = image.max(axis=-1), image.min(axis=-1)
     background = ndimage.grey_opening(brightest, size=(_STROKE, _STROKE))
-    stands_off = brightest.astype(np.int16) - background > max(_LEAST_STAND_OFF, STAND_OFF * bright_end)
-    thin = stands_off & (brightest >= BRIGHT * bright_end)
+    contrasting = brightest.astype(np.int16) - background > max(_MIN_CONTRAST, CONTRAST * bright_end)
+    thin = contrasting & (brightest >= BRIGHT * bright_end)
     return thin | (brightest - darkest > _COLOUR)
 
 

@@ -60,7 +60,7 @@ def check_deflated(file: Path) -> None:
     pydicom inflates the whole file at once.
 
     Raises:
-        InputError: it does.
+        InputError: the file decompresses to more.
     """
     from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -80,7 +80,7 @@ def check_frame(dataset: Any, frame: int, file: Path, max_pixels: int) -> None:
     """Refuse a compressed frame that states, or decompresses to, more pixels than it may have.
 
     Raises:
-        InputError: it does.
+        InputError: the frame has too many pixels.
     """
     from pydicom.encaps import get_frame
     from pydicom.uid import RLELossless
@@ -148,8 +148,8 @@ def _native_options(dataset: Any, file: Path) -> dict[str, Any]:
     if stated == "YBR_FULL_422" and length >= 3 * pixels:
         # The same number of bytes as of RGB, which it most often is; `colour_space` looks at the values.
         first = np.frombuffer(dataset.PixelData[: 3 * pixels], np.uint8)
-        whole = first.reshape(3, -1).T if dataset.PlanarConfiguration else first.reshape(-1, 3)
-        actual = "YBR_FULL" if _is_greyer_as_ybr(whole) else "RGB"
+        pixels = first.reshape(3, -1).T if dataset.PlanarConfiguration else first.reshape(-1, 3)
+        actual = "YBR_FULL" if _is_greyer_as_ybr(pixels) else "RGB"
         logger.warning("'%s' states YBR_FULL_422 and has three bytes a pixel: read as %s.", file, actual)
         return {**options, "photometric_interpretation": actual}
     if stated != "YBR_FULL_422" and length < 3 * pixels and length in (2 * pixels, 2 * pixels + 1):
@@ -184,8 +184,8 @@ def _decode_by_gdcm(dataset: Any, frame: int, file: Path, reason: Exception) -> 
         kind = itk.RGBPixel[itk.UC] if samples == 3 else None
         volume = itk.GetArrayFromImage(itk.imread(str(file), pixel_type=kind, imageio=header))
     except Exception as error:
-        said = str(reason).strip().splitlines()
-        why = said[-1][:120].rstrip(". ") if said else type(reason).__name__
+        lines = str(reason).strip().splitlines()
+        why = lines[-1][:120].rstrip(". ") if lines else type(reason).__name__
         name = syntax.name if syntax.is_transfer_syntax else str(syntax)
         raise InputError(
             f"'{file}' is compressed as {name}, which is not decoded here ({why}): "

@@ -152,8 +152,8 @@ def _by_table(values: np.ndarray, dataset: Any, file: Path) -> np.ndarray | None
         return None
     try:
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        whole = np.rint(values).astype(np.int64)
-        shown = apply_voi(whole, dataset).astype(np.float64)
+        integers = np.rint(values).astype(np.int64)
+        shown = apply_voi(integers, dataset).astype(np.float64)
         return np.rint(shown * 255 / (2**bits - 1)).clip(0, 255).astype(np.uint8)
     except Exception as error:
         logger.warning("'%s': its look-up table is malformed, and left out: %s.", file, error)

@@ -93,8 +93,8 @@ def check_pixel_count(file: Path, count: int, max_pixels: int) -> None:
     """Hold a number of pixels against the limit.
 
     Raises:
-        TooLargeError: it is above.
-        InputError: it is not positive.
+        TooLargeError: the number is above the limit.
+        InputError: the number is not positive.
     """
     if count <= 0:
         raise InputError(f"'{file}' has no pixels: copy it again from its source.")
@@ -220,7 +220,7 @@ def check_dicom(file: Path, max_pixels: int) -> None:
         max_pixels: pixels of a frame.
 
     Raises:
-        InputError: it is one of these.
+        InputError: the file is refused.
     """
     syntax = read_file_meta_info(file).get("TransferSyntaxUID", "")
     if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would inflate the whole file at once

@@ -118,7 +118,7 @@ class SafeStore(LocalDatastore):
         """Copy an image into the folder under a name that is free; return the name.
 
         Raises:
-            TakenError: it is not.
+            TakenError: the name is taken.
             InputError: the disk is full; nothing has changed.
         """
         stem, suffix = self._to_id(Path(image_filename).name)
@@ -181,7 +181,7 @@ class SafeStore(LocalDatastore):
         """Delete a label.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no such label.
         """
         with self._changing() as change:
             entry = self._entry(change, label_id)

@@ -93,7 +93,7 @@ def below(path: str) -> str:
     """Return a path that stays below the DICOMweb address, quoted.
 
     Raises:
-        InputError: it does not.
+        InputError: the path leads elsewhere.
     """
     parts = [part for part in unquote(path).split("/") if part]
     plain = all(_PART.fullmatch(part) and part not in (".", "..") for part in parts)

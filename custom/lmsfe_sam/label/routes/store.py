@@ -192,7 +192,7 @@ def known_image(state: State, name: str) -> str:
     """Return an image's path.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is no such image.
     """
     return state.app.path_of(name)
 

@@ -1,7 +1,7 @@
 """The adapters: cross-branch balancing (eqs 5-8), position (eq 9), feature (eq 10), channel-spatial (1.3.3).
 
-The reading of each is argued in ``docs/reading-the-paper.md``. All but the exact channel-spatial
-adapter of a loaded SAM-Med2D file add nothing before training: what leaves them starts at zero.
+``docs/reading-the-paper.md`` gives the reasons for each reading. Before training all of them add nothing,
+as their last layer starts at zero, except for the channel-spatial adapters of a loaded SAM-Med2D file.
 Token maps are channels-last, ``(B, H, W, C)``, as in segment_anything's image encoder.
 """
 
@@ -60,7 +60,7 @@ class PositionAdapter(ParameterCache):
         mode: ``"add"`` or ``"replace"``.
 
     Raises:
-        ValueError: another norm or mode.
+        ValueError: an unknown norm or mode.
     """
 
     def __init__(

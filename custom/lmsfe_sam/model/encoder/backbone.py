@@ -44,7 +44,7 @@ class PlainBackbone(nn.Sequential):
 
 
 class TimmBackbone(nn.Module):
-    """A network of timm, cut off behind its features at 1/16 of the input.
+    """A network of timm, cut off after its features at 1/16 of the input.
 
     Its weights are random until `load_classifier` is given others.
 
@@ -79,7 +79,7 @@ def build_backbone(
 
 
 def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
-    """Build timm's network up to 1/16, and say how many channels its four features have."""
+    """Build timm's network up to 1/16, and return how many channels its four features have."""
     import timm
     from timm.models.efficientnet import EfficientNetFeatures
     from timm.models.mobilenetv3 import MobileNetV3Features
@@ -106,7 +106,7 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
 
 
 def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> None:
-    """Load the first stages of a classification network, as far as the backbone goes.
+    """Load the stages of a classification network that the backbone has.
 
     The tensors are taken by their names, or, where these are another library's, by their order,
     which efficientnet_pytorch's and timm's EfficientNets share.

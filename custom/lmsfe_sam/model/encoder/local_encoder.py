@@ -1,6 +1,6 @@
 """The local branch: `LocalMultiScaleEncoder` (eqs 1-3) and its MHPM (algorithm 1, eq 4).
 
-The reading of each is argued in ``docs/reading-the-paper.md``. Feature maps are ``(B, C, H, W)``.
+``docs/reading-the-paper.md`` gives the reasons for each reading. Feature maps are ``(B, C, H, W)``.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ class ParameterCache(nn.Module, ABC):
     """Base of modules that do not see the image: a subclass defines ``_compute(size)``.
 
     In evaluation, without gradients, the result for a size is cached until a parameter changes. Autograd's
-    version counters show that: every in-place change raises them, except one through ``.data``. So a change
-    of mode empties the cache, too. Copies and pickles go without it.
+    version counters show this: every in-place change increments them, except one through ``.data``, which
+    is why a change of mode empties the cache, too. Copies and pickles do not contain it.
     """
 
     def __init__(self) -> None:
@@ -57,5 +57,5 @@ def _autocast_state(device: str) -> tuple[bool, torch.dtype]:
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed; one made in inference mode does not count."""
+    """Return how often a tensor was changed; tensors made in inference mode do not count."""
     return 0 if tensor.is_inference() else tensor._version

@@ -1,4 +1,4 @@
-"""What a file of weights must not hold: an archive that expands, tensors that are no finite numbers."""
+"""Refuse unsafe files of weights: archives that expand, and tensors that are not plain finite numbers."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def check_hash(file: Path) -> None:
 
 
 def check_size(file: Path, tensors: Iterable[Tensor]) -> None:
-    """Refuse tensors that are together much larger than their file, since they lie on top of each other.
+    """Refuse tensors that together are much larger than their file, because they share memory.
 
-    A network that uses some weights twice may share them; no network consists of little else.
+    A network may use some of its weights twice, but no network consists mostly of shared weights.
 
     Raises:
-        InputError: they are.
+        InputError: the tensors are more than `MOST_SHARED` times as large as the file.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if size > MOST_SHARED * file.stat().st_size:
@@ -72,10 +72,10 @@ def check_size(file: Path, tensors: Iterable[Tensor]) -> None:
 
 
 def check_tensor(file: Path, name: str, tensor: Tensor) -> None:
-    """Refuse a tensor that is not what it takes: numbers, each of which the file holds; none is read.
+    """Refuse a tensor that is not made of plain numbers, all of them in the file; no number is read.
 
     Raises:
-        InputError: it is none.
+        InputError: the tensor is of another kind.
     """
     kind = ""
     if tensor.is_quantized:
@@ -99,7 +99,7 @@ def check_numbers(file: Path, name: str, tensor: Tensor) -> None:
     """Refuse a tensor that holds NaN or infinity.
 
     Raises:
-        InputError: it does.
+        InputError: the tensor holds NaN or infinity.
     """
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         raise InputError(
@@ -112,7 +112,7 @@ def refuse_compression(file: Path) -> None:
     """Refuse a compressed archive, which may decompress to anything; PyTorch writes none.
 
     Raises:
-        InputError: it is one.
+        InputError: the archive is compressed.
     """
     if not zipfile.is_zipfile(file):
         return
