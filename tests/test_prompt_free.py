@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from lmsfe_sam import ImageEmbedding
 from lmsfe_sam.baselines import build_promptable
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.prediction import predict_boxes, predict_without_prompt, whole_input
+from lmsfe_sam.evaluation.prediction import full_input, predict_boxes, predict_without_prompt
 from lmsfe_sam.model.prompt_free import CHUNK, PromptFreeNetwork, as_promptable, draw_boxes
 from lmsfe_sam.model.promptable import PromptableNetwork
 from lmsfe_sam.prompts.prompt import Prompts
@@ -192,7 +192,7 @@ def test_trainer_and_evaluator_take_both_forms(image: Tensor) -> None:
         network = prompted(form)
         steps = PromptedSteps(network, correction_steps=2)(image, Prompts(boxes=boxes), target, rng)
         assert len(steps) == 1 and PromptedLoss()(steps[0], target).isfinite()
-    frames = [whole_input(prompted("box"), size) for size in ((20, 30), (32, 32))]
+    frames = [full_input(prompted("box"), size) for size in ((20, 30), (32, 32))]
     answers = predict_boxes(prompted("box"), prompted("box").encode(image), frames, BOXES.double().numpy())
     assert [[answer.mask.shape for answer in own] for own in answers] == [[(20, 30)] * 2, [(32, 32)] * 2]
     answers = predict_without_prompt(prompted("none"), prompted("none").encode(image), frames)

@@ -102,7 +102,7 @@ class Prompts:
 
     @classmethod
     def of(cls, objects: Sequence[ObjectPrompt]) -> Prompts:
-        """Return the prompts of an image's objects, in double precision; without objects, one empty prompt."""
+        """Return the prompts of an image's objects, in double precision; for none, one empty prompt."""
         objects = list(objects) or [ObjectPrompt()]
         count = max(len(prompt.points) for prompt in objects)
         boxes = torch.full((len(objects), 4), torch.nan, dtype=torch.float64)
