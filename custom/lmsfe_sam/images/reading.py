@@ -84,7 +84,7 @@ def read_image(
         max_pixels: see `open_image`.
 
     Raises:
-        InputError: see `open_image`; or there are several frames and none was asked, or it has no such frame.
+        InputError: see `open_image`; or no frame was requested of several, or it has no such frame.
     """
     image = open_image(path, max_pixels)
     return image.read(choose_frame(image.header.frames, slice_index, Path(path)))

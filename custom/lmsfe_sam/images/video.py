@@ -14,7 +14,7 @@ from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
 from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
 
 CACHED_FRAMES = 16
-"""Frames before the one asked for that are kept in memory."""
+"""Frames before the requested one that are kept in memory."""
 
 
 def open_video(file: Path, max_pixels: int = MAX_PIXELS) -> ImageFile:

@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from monai.data.box_utils import box_iou
+from monai.transforms import generate_spatial_bounding_box
 from numpy.typing import NDArray
 
 from lmsfe_sam.data.masks.reading import record_labels, record_mask
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.reading import read_header
-from lmsfe_sam.prompts.simulate import tight_box
 
 SMALLEST_PART = 1e-4
 """A part below this share of the image's area is a speck and no object: 7 pixels of 256 x 256."""
@@ -136,14 +137,9 @@ def matching_box(mask: NDArray[np.bool_], boxes: Sequence[Sequence[float]]) -> l
     Returns:
         A list of one, or of none where no box overlaps it.
     """
-    tight = tight_box(mask)
-
-    def overlap(box: Sequence[float]) -> float:
-        width = min(box[2], tight[2]) - max(box[0], tight[0])
-        height = min(box[3], tight[3]) - max(box[1], tight[1])
-        both = max(0.0, width) * max(0.0, height)
-        areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (box, tight)]
-        return float(both / (sum(areas) - both))
-
-    best = max(boxes, key=overlap, default=None)
-    return [] if best is None or not overlap(best) else [best]
+    if not boxes:
+        return []
+    (y0, x0), (y1, x1) = generate_spatial_bounding_box(mask[None])
+    overlaps = box_iou(np.array([[x0, y0, x1, y1]], float), np.array(boxes, float))[0]
+    best = int(np.argmax(overlaps))
+    return [boxes[best]] if overlaps[best] > 0 else []
