@@ -14,12 +14,11 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.prompt_free import PromptFreeNetwork
 from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.sampling import MixedPrompts
+from lmsfe_sam.prompts.validation import largest_objects, mode_prompts
 from lmsfe_sam.training.iteration import (
     PromptedIteration,
     PromptedSteps,
     ValidationIteration,
-    largest_objects,
-    mode_prompts,
     step_generators,
 )
 from lmsfe_sam.training.losses import PromptedLoss

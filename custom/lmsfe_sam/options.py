@@ -282,16 +282,6 @@ class InferenceOptions(Options):
     amp: bool = Field(description="bfloat16; slow on CPUs without instructions for it")
 
 
-class LabelTrainingOptions(Options):
-    """What a client of the MONAI Label server may set for training."""
-
-    max_epochs: Positive = Field(description="passes through the labels")
-    val_split: Annotated[float, Field(ge=0, le=0.9)] = Field(description="part of the labels for validation")
-    learning_rate: Rate = Field(description="peak learning rate")
-    batch_size: Positive = Field(description="slices a batch")
-    pretrained: bool = Field(description="start from the weights that are served")
-
-
 SECTIONS: dict[str, tuple[type[Options], str]] = {
     "Training": (TrainingOptions, "train.json"),
     "Evaluation": (EvaluationOptions, "evaluate.json"),

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import monai.bundle
 import numpy as np
@@ -25,6 +25,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 from PIL import Image
+from pydantic import Field
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write, unwritable
@@ -33,7 +34,7 @@ from lmsfe_sam.label.checks import TooLargeError
 from lmsfe_sam.label.datastore.headers import MAX_PIXELS, check_file
 from lmsfe_sam.model.checkpoints import load_weights, network_from_checkpoint, read_description, save_weights
 from lmsfe_sam.model.weights.checks import sha256
-from lmsfe_sam.options import LabelTrainingOptions, check_options
+from lmsfe_sam.options import Options, Positive, Rate, check_options
 from lmsfe_sam.predict.predictor import Predictor
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
 
@@ -47,6 +48,16 @@ SLACK = 2**24
 """Bytes that a file of weights may have beyond the served one, for other metadata."""
 
 swapping = Lock()
+
+
+class LabelTrainingOptions(Options):
+    """What a client of the MONAI Label server may set for training."""
+
+    max_epochs: Positive = Field(description="passes through the labels")
+    val_split: Annotated[float, Field(ge=0, le=0.9)] = Field(description="part of the labels for validation")
+    learning_rate: Rate = Field(description="peak learning rate")
+    batch_size: Positive = Field(description="slices a batch")
+    pretrained: bool = Field(description="start from the weights that are served")
 
 
 class LabelTrainTask(BundleTrainTask):

@@ -34,7 +34,7 @@ def draw_structures(medium: Medium, rng: np.random.Generator) -> NDArray[np.uint
         if drawn == wanted:
             break
         structure = draw_structure(draw_form(rng), medium.shape, rng)
-        if structure.touches(labels > 0):
+        if structure.overlaps(labels > 0):
             continue
         mask = np.zeros(medium.shape, bool)
         structure.insert(medium, mask, rng)

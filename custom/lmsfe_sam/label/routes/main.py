@@ -35,8 +35,8 @@ from lmsfe_sam.label.datastore.headers import check_image, uploaded
 from lmsfe_sam.label.datastore.records import SafeSessions, for_client
 from lmsfe_sam.label.request import EXTENSION
 from lmsfe_sam.label.state import Shared, State
-from lmsfe_sam.label.training import DEFAULTS, replace_weights, weights_info
-from lmsfe_sam.options import LabelTrainingOptions, check_options
+from lmsfe_sam.label.training import DEFAULTS, LabelTrainingOptions, replace_weights, weights_info
+from lmsfe_sam.options import check_options
 
 router = APIRouter()
 logs = APIRouter(prefix="/logs")
