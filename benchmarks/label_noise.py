@@ -51,7 +51,7 @@ def main() -> None:
         f"{len(pairs)} near-duplicates, {len(rows)} of them the same frame, "
         f"{len(same)} the same lesion in it\n"
     )
-    print("| Dice at 256 x 256 | pairs | mean | 95 % interval | median | a quarter is below |")
+    print("| Dice at 256 x 256 | pairs | mean | 95 % interval | median | first quartile |")
     print("| --- | --- | --- | --- | --- | --- |")
     line("whole", [row[1] for row in rows])
     line("same lesion", [row[1] for row in same])

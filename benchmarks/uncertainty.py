@@ -64,7 +64,7 @@ def main() -> None:
                     width[mode, low].append(band.sum() / outline.sum())
     resampling = Resampling(groups)
     print(f"{len(groups)} images, {size} x {size}\n")
-    print("| prompt | band between | of the true outline in it | 95 % interval | mean width (px) |")
+    print("| prompt | band between | share of the true outline in it | 95 % interval | mean width (px) |")
     print("| --- | --- | --- | --- | --- |")
     for (mode, low), values in coverage.items():
         mean, least, most = resampling.estimate(values)
