@@ -86,17 +86,43 @@ def test_several_files_without_parts_in_their_names_are_refused(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "words"),
     [
-        ({"image_id": 99}, "annotates image 99, which it does not list"),
-        ({"segmentation": []}, "without an outline"),
+        ({"image_id": 99}, "annotation 0, of image 99, which is not listed"),
+        *(
+            ({"segmentation": none}, "annotation 0 of 'us_0.png' (it has no outline)")
+            for none in ([], {}, None)
+        ),
     ],
 )
-def test_bad_annotations_are_named(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
-    root = make.make_coco(tmp_path)
+def test_an_annotation_of_nothing_is_left_out_by_name(
+    tmp_path: Path, change: dict[str, object], words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make.make_coco(tmp_path, 3)
     _edit(root, change)
-    with pytest.raises(InputError, match=sentence):
+    found = _find(root)
+    assert len(found.records) == 2 and words in caplog.text
+    assert found.skipped["annotations that are malformed or hold no pixel"] == 1
+
+
+def test_boxes_alone_are_refused(tmp_path: Path) -> None:
+    root = make.make_coco(tmp_path, 3)
+    content = json.loads((root / "annotations.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = annotation.pop("segmentation")[0][:4]
+    (root / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no outline in any annotation: export polygons"):
         _find(root)
+
+
+@pytest.mark.parametrize("kind", [str, float])
+def test_one_id_written_in_two_ways(tmp_path: Path, kind: type) -> None:
+    root = make.make_coco(tmp_path, 3)
+    content = json.loads((root / "annotations.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["image_id"] = kind(annotation["image_id"])
+    (root / "annotations.json").write_text(json.dumps(content))
+    assert len(_find(root).records) == 3
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_folders import save, speckle
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.formats import stem
 from lmsfe_sam.inference.inputs import check_settings, find_inputs, unique_stems
@@ -151,3 +153,21 @@ class TestSettings:
     def test_a_device_that_is_not_there(self) -> None:
         with pytest.raises(InputError, match="device is 'gpu'"):
             check_settings("gpu", **SETTINGS)
+
+
+def test_bytes_of_a_name_that_are_not_utf8_are_written_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"lat\xe9in.png"))
+    (record,) = find_inputs(tmp_path)
+    assert (record["name"], record["stem"]) == ("lat\\xe9in.png", "lat\\xe9in")
+    assert Path(record["image"]).is_file()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_key_of_frame_0_is_of_a_file_of_one_frame_too(tmp_path: Path, inside: bool) -> None:
+    save(tmp_path / "images" / "a.png", speckle(1))
+    source = tmp_path / "images" if inside else tmp_path / "images" / "a.png"
+    (record,) = find_inputs(source, prompts_file(tmp_path, "a.png#0"))
+    assert record["prompts"] == [ObjectPrompt(box=(1, 2, 3, 4))]
+    with pytest.raises(InputError, match=r"names 'a\.png#1', but .* has one frame"):
+        find_inputs(source, prompts_file(tmp_path, "a.png#1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from PIL import Image
 
 from data_folders import speckle
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.frames import open_frames
 from lmsfe_sam.images.image import turn
 from lmsfe_sam.images.pictures import read_indices, stored_orientation
 from lmsfe_sam.images.reading import read_header, read_image
+from lmsfe_sam.images.video import open_video
 
 GREY = speckle(3)
 
@@ -76,3 +79,50 @@ def test_values_of_nrrd_in_hexadecimal_digits(tmp_path: Path) -> None:
     lines = "\n".join(digits[start : start + 70] for start in range(0, len(digits), 70))
     (tmp_path / "a.nrrd").write_text(header + lines + "\n")
     np.testing.assert_array_equal(read_image(tmp_path / "a.nrrd").pixels, GREY)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarters"),
+    [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)],
+    ids=["90", "180", "270"],
+)
+def test_a_video_is_turned_as_players_turn_it(tmp_path: Path, matrix: tuple[int, ...], quarters: int) -> None:
+    """Phones store a video as its sensor lies, with the turn in the track's header."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width = 48, 64
+        stream.pix_fmt = "yuv420p"
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[:24, :32] = 255
+        for _ in range(3):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 4 + 40
+    one = 65536
+    a, b, c, d = (value * one for value in matrix)
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    opened = open_video(path)
+    shown = opened.read(2).pixels[..., 0] > 127
+    assert (opened.header.rows, opened.header.columns) == shown.shape
+    np.testing.assert_array_equal(shown, np.rot90(frame[..., 0] > 127, quarters))
+
+
+def test_an_empty_video_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.mp4' cannot be read as a video"):
+        open_video(tmp_path / "a.mp4")
+
+
+def test_a_picture_of_a_cine_that_has_several_frames_is_named(tmp_path: Path) -> None:
+    pages = [Image.fromarray(GREY)] * 2
+    pages[0].save(tmp_path / "us_1.tif")
+    pages[0].save(tmp_path / "us_2.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match=r"us_2\.tif' has 2 frames: a picture of a cine has one"):
+        open_frames(tmp_path).read(1)

@@ -16,7 +16,7 @@ from typing import Any
 from lmsfe_sam.batch.storage import filesystem, unreadable
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import check_is_file
-from lmsfe_sam.images.formats import INPUT_SUFFIXES, is_input, known_suffix, stem
+from lmsfe_sam.images.formats import INPUT_SUFFIXES, check_name, is_input, known_suffix, stem
 from lmsfe_sam.inference.inputs import unique_stems, walk
 from lmsfe_sam.prompts.prompt import ObjectPrompt
 from lmsfe_sam.prompts.prompts_file import PromptsByName, check_names, nfc
@@ -143,7 +143,10 @@ def _local_files(root: Path, excluded: str) -> Iterator[tuple[str, dict[str, str
         if excluded and folder.is_relative_to(excluded):
             continue
         below = folder.relative_to(root).as_posix()
-        files = {path.name: _status(path) for path in paths if is_input(path)}
+        images = [path for path in paths if is_input(path)]
+        for path in images:
+            check_name(path)
+        files = {path.name: _status(path) for path in images}
         yield "" if below == "." else below, files
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lmsfe_sam.data.masks.files import is_black, is_inverted, is_outline
 from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.images.image import SeveralFramesError
 from lmsfe_sam.images.limits import pixel_limit
 from lmsfe_sam.images.reading import read_image
 
@@ -50,6 +51,15 @@ def _check_record(record: Mapping[str, Any]) -> bool:
     """Read an image and its mask; return whether the mask looks inverted."""
     if "phantom" in record:
         return False
+    try:
+        return _check_files(record)
+    except SeveralFramesError as error:
+        raise InputError(
+            f"{error.fact}, and a data set takes files of one: save each slice as a file of its own."
+        ) from error
+
+
+def _check_files(record: Mapping[str, Any]) -> bool:
     height, width = read_image(record["image"], max_pixels=pixel_limit(record)).pixels.shape[:2]
     if record.get("normal"):
         if marked := next((path for path in record["label"] if not is_black(path)), None):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from lmsfe_sam.errors import InputError
 
 PICTURE_SUFFIXES = frozenset(
     {
@@ -79,8 +82,31 @@ def is_dicom_content(start: bytes) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files directly in ``folder``, hidden files left out, sorted by name."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_input(path))
+    """List the image files directly in ``folder``, hidden files left out, sorted by name.
+
+    Raises:
+        InputError: the name of one is not UTF-8.
+    """
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_input(path))
+    for path in paths:
+        check_name(path)
+    return paths
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file whose name is not UTF-8, as those of old archives are: no table can hold it.
+
+    Raises:
+        InputError: it is not.
+    """
+    written = written_name(path)
+    if written != path:
+        raise InputError(f"'{written}' has a name that is not UTF-8: rename it.")
+
+
+def written_name(path: Path) -> Path:
+    """Return a path as results name it: bytes that are not UTF-8 become ``\\xe9`` and the like."""
+    return Path(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def is_input(path: Path) -> bool:

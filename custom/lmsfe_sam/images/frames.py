@@ -64,7 +64,13 @@ def _open_folder(folder: Path, max_pixels: int) -> ImageFile:
     header = Header(len(paths), first.rows, first.columns, first.samples, first.bits)
 
     def read(frame: int) -> FileImage:
-        image = open_image(paths[frame], max_pixels).read(0)
+        opened = open_image(paths[frame], max_pixels)
+        if opened.header.frames > 1:
+            raise InputError(
+                f"'{paths[frame]}' has {opened.header.frames} frames: a picture of a cine has one, so save "
+                "them as files of their own."
+            )
+        image = opened.read(0)
         height, width = image.pixels.shape[:2]
         if (height, width) != (first.rows, first.columns):
             raise InputError(

@@ -23,6 +23,22 @@ class NoImageError(InputError):
     """A file that is whole and holds no image, such as a report or a DICOMDIR."""
 
 
+class SeveralFramesError(InputError):
+    """A file of several frames, none of which was asked.
+
+    Args:
+        file: its path.
+        count: of its frames.
+
+    Attributes:
+        fact: the first half of the sentence, without the command line's remedy.
+    """
+
+    def __init__(self, file: Path, count: int) -> None:
+        self.fact = f"'{file}' has {count} slices"
+        super().__init__(f"{self.fact}: choose one with --slice 0 to --slice {count - 1}.")
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says of its pixels.
@@ -100,5 +116,9 @@ def choose_frame(count: int, requested: int | None, file: Path) -> int:
         return requested
     if count == 1:
         raise InputError(f"'{file}' has one slice alone, and {requested} is not it: leave out --slice.")
-    given = "" if requested is None else f", and {requested} is not one of them"
-    raise InputError(f"'{file}' has {count} slices{given}: choose one with --slice 0 to --slice {count - 1}.")
+    if requested is None:
+        raise SeveralFramesError(file, count)
+    raise InputError(
+        f"'{file}' has {count} slices, and {requested} is not one of them: choose one with --slice 0 to "
+        f"--slice {count - 1}."
+    )

@@ -54,9 +54,10 @@ def _open(file: Path, start: Callable[[], IO[bytes]], max_pixels: int) -> ImageF
         listed = frames()
         first = next(listed)
         count = 1 + sum(1 for _ in listed)
-    except (av.FFmpegError, StopIteration, IndexError) as error:
+    except (av.FFmpegError, OSError, StopIteration, IndexError) as error:
         raise InputError(f"'{file}' cannot be read as a video: copy it again from its source.") from error
-    header = Header(count, first.height, first.width, 3, 8)
+    rows, columns = (first.width, first.height) if _quarters(first) % 2 else (first.height, first.width)
+    header = Header(count, rows, columns, 3, 8)
     return ImageFile(header, _Reader(frames, count).read)
 
 
@@ -80,7 +81,7 @@ class _Reader:
                 self._next += 1
                 # Going backward starts anew each time, so some frames before are kept.
                 if self._next > frame - CACHED_FRAMES:
-                    self._cache(self._next - 1, one.to_ndarray(format="rgb24"))
+                    self._cache(self._next - 1, np.rot90(one.to_ndarray(format="rgb24"), _quarters(one)))
         pixels = self._cached[frame]
         return FileImage(pixels, LPS_TO_RAS, (pixels.shape[1], pixels.shape[0], self._count), frame)
 
@@ -88,6 +89,11 @@ class _Reader:
         self._cached[number] = pixels
         while len(self._cached) > 2 * CACHED_FRAMES:
             self._cached.pop(next(iter(self._cached)))
+
+
+def _quarters(frame: Any) -> int:
+    """Return by how many quarters, counterclockwise, players turn a frame, which phones store as it came."""
+    return round(frame.rotation / 90)
 
 
 def _list_frames(start: Callable[[], IO[bytes]], file: Path, max_pixels: int) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmsfe_sam.distributed import check_device_and_precision
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, is_input, stem
+from lmsfe_sam.images.formats import INPUT_SUFFIXES, VIDEO_SUFFIXES, is_dicom, is_input, stem, written_name
 from lmsfe_sam.images.frames import choose_frames, is_video, numbered_pictures, open_frames
 from lmsfe_sam.images.limits import MAX_PIXELS
 from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX, OUTPUT_SUFFIXES
@@ -90,7 +90,7 @@ def find_inputs(
         slice_index = frames
     folder = root if root.is_dir() else root.parent
     paths = _list_files(root, prompts, isinstance(frames, str))
-    names = [path.relative_to(folder) for path in paths]
+    names = [written_name(path.relative_to(folder)) for path in paths]
     if prompts is not None:
         neighbours = names if root.is_dir() else [path.relative_to(folder) for path in folder.iterdir()]
         _check_names(given, neighbours, prompts)
@@ -114,8 +114,37 @@ def find_inputs(
                 record["stem"] += f"_f{slice_index}"
             keys = (f"{nfc(key)}#{slice_index}" for key in (name.as_posix(), name.name))
             objects = next((given[key] for key in keys if key in given), objects)
+        elif not objects:
+            objects = _of_only_frame(path, name, given, prompts, max_pixels)
         records.append({**record, "prompts": objects, **chosen})
     return records
+
+
+def _of_only_frame(
+    path: Path,
+    name: Path,
+    given: PromptsByName,
+    prompts: str | os.PathLike[str] | None,
+    max_pixels: int,
+) -> list[ObjectPrompt]:
+    """Return the prompts whose key names frame 0 of a file that has no other.
+
+    Raises:
+        InputError: a key names another frame of it.
+    """
+    keys = [
+        key
+        for key in given
+        if key.rpartition("#")[0] in (nfc(name.as_posix()), nfc(name.name))
+        and key.rpartition("#")[2].isdigit()
+    ]
+    if not keys or _frame_count(path, max_pixels) != 1:
+        return []
+    if other := next((key for key in keys if int(key.rpartition("#")[2])), None):
+        raise InputError(
+            f"prompts file '{prompts}' names '{other}', but '{path}' has one frame: leave out the number."
+        )
+    return given[keys[0]]
 
 
 def _frame_count(path: Path, max_pixels: int) -> int | None:
@@ -272,7 +301,7 @@ def _note_others(paths: Sequence[Path], source: Path) -> None:
         return
     kinds = Counter(path.suffix.lower() or "no suffix" for path in paths)
     counted = ", ".join(f"{count} with {kind}" for kind, count in kinds.most_common(6))
-    named = ", ".join(f"'{path.relative_to(source)}'" for path in sorted(paths)[:MAX_NAMED])
+    named = ", ".join(f"'{written_name(path.relative_to(source))}'" for path in sorted(paths)[:MAX_NAMED])
     more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
     logger.warning("%d file(s) are left out (%s): %s%s.", len(paths), counted, named, more)
     videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
@@ -280,5 +309,5 @@ def _note_others(paths: Sequence[Path], source: Path) -> None:
         logger.warning(
             "%d of them are videos, such as '%s': --frames all segments them, too.",
             len(videos),
-            videos[0].relative_to(source),
+            written_name(videos[0].relative_to(source)),
         )

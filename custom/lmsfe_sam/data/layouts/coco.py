@@ -7,18 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections import defaultdict
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lmsfe_sam.data.masks.outlines import decode_run_lengths, draw_polygon
+from lmsfe_sam.data.masks.outlines import outline_fault
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import LARGEST_LIST, read_text
-from lmsfe_sam.images.reading import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +43,12 @@ def read(root: Path) -> tuple[list[tuple[str, Path, list[Any]]], dict[str, int]]
 
     Returns:
         For each annotated image its part ("" where one file holds everything), its path and its
-        segmentations, sorted by path; and what was left out: malformed entries, outlines without a pixel,
-        and images without any annotation.
+        segmentations, sorted by path; and what was left out: malformed entries, those of an unknown image or
+        without an outline, outlines without a pixel, and images without any annotation.
 
     Raises:
-        InputError: an image is not there, an annotation is of an unknown image or has no outline,
-            or several files do not tell their parts by their names.
+        InputError: an image is not there, no annotation has an outline, or several files do not tell their
+            parts by their names.
     """
     files = annotation_files(root)
     annotated = []
@@ -73,45 +68,51 @@ def read(root: Path) -> tuple[list[tuple[str, Path, list[Any]]], dict[str, int]]
     return sorted(annotated, key=lambda item: item[1]), skipped
 
 
-def _read_file(root: Path, path: Path) -> tuple[dict[Hashable, Path], dict[Hashable, list[Any]], list[str]]:
+def _read_file(root: Path, path: Path) -> tuple[dict[str, Path], dict[str, list[Any]], list[str]]:
     """Return the images of a file by their ids, their outlines, and the names of what is left out."""
     content = _load(path)
     bad: list[str] = []
-    images: dict[Hashable, Path] = {}
+    images: dict[str, Path] = {}
     for index, image in enumerate(content["images"]):
         name = image.get("file_name") if isinstance(image, dict) else None
-        if not isinstance(name, str) or not name or not _is_key(image.get("id")):
+        key = _key(image.get("id")) if isinstance(image, dict) else None
+        if not isinstance(name, str) or not name or key is None:
             bad.append(f"image entry {index}, without an id and a file name")
         else:
-            images[image["id"]] = _find_image(root, path, name)
-    outlines: dict[Hashable, list[Any]] = defaultdict(list)
+            images[key] = _find_image(root, path, name)
+    outlines: dict[str, list[Any]] = defaultdict(list)
+    bare = 0
     for index, annotation in enumerate(content["annotations"]):
         name = f"annotation {annotation.get('id', index) if isinstance(annotation, dict) else index}"
-        key = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if not _is_key(key):
+        key = _key(annotation.get("image_id")) if isinstance(annotation, dict) else None
+        if key is None:
             bad.append(f"{name}, of no image")
             continue
         if key not in images:
-            if any("image entry" in one for one in bad):
-                bad.append(f"{name}, of image {key}")
-                continue
-            raise InputError(f"'{path}' annotates image {key}, which it does not list: export it again.")
+            bad.append(f"{name}, of image {key}, which is not listed")
+            continue
         segmentation = annotation.get("segmentation")
-        if not segmentation:
-            raise InputError(
-                f"'{path}' has an annotation without an outline (image {key}): "
-                "export polygons or masks, not boxes alone."
-            )
+        if segmentation is None or segmentation in ([], {}, ""):
+            bare += 1
+            bad.append(f"{name} of '{images[key].name}' (it has no outline)")
+            continue
         for outline in _outlines(segmentation):
-            if fault := _fault(outline, images[key]):
+            if fault := outline_fault(outline, images[key]):
                 bad.append(f"{name} of '{images[key].name}' ({fault})")
             else:
                 outlines[key].append(outline)
+    if bare and bare == len(content["annotations"]):
+        raise InputError(
+            f"'{path}' has no outline in any annotation: export polygons or masks, not boxes alone."
+        )
     return images, outlines, bad
 
 
-def _is_key(value: Any) -> bool:
-    return isinstance(value, str | int)
+def _key(value: Any) -> str | None:
+    """Return an id as text, since tools write 7, 7.0 and "7" for one image; None where it is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, str | int) else None
 
 
 def _outlines(segmentation: Any) -> list[Any]:
@@ -132,37 +133,6 @@ def _numbers(polygon: Any) -> Any:
         return [float(value) for value in polygon] if isinstance(polygon, list) else polygon
     except (TypeError, ValueError):
         return polygon
-
-
-def _fault(outline: Any, image: Path) -> str:
-    """Say what is wrong with an outline, or return ""."""
-    try:
-        header = read_header(image)
-    except InputError:
-        return ""  # the image is named when it is read
-    size = (header.rows, header.columns)
-    if isinstance(outline, dict):
-        try:
-            mask = decode_run_lengths(outline, image.name)
-        except Exception:  # of values of any kind
-            return "its run lengths are malformed"
-        if mask.shape != size:
-            return f"its run lengths are of {mask.shape[1]} x {mask.shape[0]} pixels"
-        return "" if mask.any() else "it encloses no pixel"
-    if not isinstance(outline, list) or not all(isinstance(value, float) for value in outline):
-        return "its coordinates are no numbers"
-    if len(outline) % 2 or len(outline) < 6 or not all(math.isfinite(value) for value in outline):
-        return f"{len(outline)} coordinates make no polygon"
-    corners = np.array(outline).reshape(-1, 2)
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    if (high <= 0).any() or (low >= size[::-1]).any():
-        return "it lies outside of the image"
-    x, y = corners.T
-    area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
-    inside = (low >= 0).all() and (high <= size[::-1]).all()
-    if inside and area > 2 * (high - low).sum():
-        return ""
-    return "" if draw_polygon(corners, size).any() else "it encloses no pixel"
 
 
 def _part(path: Path) -> str:

@@ -19,6 +19,7 @@ from lmsfe_sam.data.layouts.folders import (
     pair_folders,
     subfolder,
 )
+from lmsfe_sam.data.masks.outlines import outline_fault
 from lmsfe_sam.images.formats import list_images
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def _find_ddti_xml(root: Path) -> FolderContents:
     """
     outlines: dict[str, list[list[float]]] = defaultdict(list)
     broken = 0
-    for path in sorted(root.glob("*.xml")):
+    for path in sorted(path for path in root.glob("*.xml") if path.is_file()):
         try:
             marks = list(ElementTree.parse(path).getroot().iter("mark"))
         except (ElementTree.ParseError, ValueError, LookupError, OSError, RecursionError) as error:
@@ -83,21 +84,34 @@ def _find_ddti_xml(root: Path) -> FolderContents:
             for points in _DDTI_POINTS.findall(mark.findtext("svg") or ""):
                 if polygon := _polygon(points):
                     outlines[stem].append(polygon)
-    records, bare = [], []
-    for path in list_images(root):
-        if match := _DDTI_PICTURE.fullmatch(path.stem):
-            if outlines[path.stem]:
-                record = make_record(root, path, [], match["patient"])
-                records.append({**record, "outlines": json.dumps(outlines[path.stem])})
-            else:
-                bare.append(path.name)
+    records, bare, bad = [], [], []
+    pictures = {path.stem: path for path in list_images(root) if _DDTI_PICTURE.fullmatch(path.stem)}
+    for stem, path in pictures.items():
+        faults = [outline_fault(polygon, path) for polygon in outlines[stem]]
+        bad += [f"an outline of {path.name} ({fault})" for fault in faults if fault]
+        own = [polygon for polygon, fault in zip(outlines[stem], faults, strict=True) if not fault]
+        if own:
+            record = make_record(root, path, [], stem.split("_")[0])
+            records.append({**record, "outlines": json.dumps(own)})
+        else:
+            bare.append(path.name)
+    bad += [
+        f"an outline of {stem}, of which there is no picture" for stem in sorted(outlines.keys() - pictures)
+    ]
     if bare:
-        named = ", ".join(bare[:8]) + (f" and {len(bare) - 8} more" if len(bare) > 8 else "")
-        logger.warning("'%s': %d images have no drawn outline: %s.", root, len(bare), named)
+        logger.warning("'%s': %d images have no drawn outline: %s.", root, len(bare), _named(bare))
+    if bad:
+        logger.warning("'%s': left out are %s.", root, _named(bad))
     skipped = {"images without a drawn outline": len(bare)} if bare else {}
+    if bad:
+        skipped["outlines that hold no pixel of a picture"] = len(bad)
     if broken:
         skipped["patients left out, whose XML is damaged"] = broken
     return FolderContents(records, PATIENT, skipped=skipped)
+
+
+def _named(some: list[str]) -> str:
+    return ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
 
 
 def _polygon(text: str) -> list[float]:

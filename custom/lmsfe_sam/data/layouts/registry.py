@@ -42,7 +42,7 @@ from lmsfe_sam.data.layouts.public import (
 )
 from lmsfe_sam.data.layouts.voc import find_voc, is_voc
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.images.formats import list_images, stem
+from lmsfe_sam.images.formats import known_suffix, list_images, stem
 
 PART_FOLDERS = {
     "train": ("train", "training", "training_set", "trainset"),
@@ -89,7 +89,12 @@ def _is_plain(root: Path) -> bool:
 
 def _find_plain(root: Path) -> FolderContents:
     folders = _two_folders(root) or (needed_folder(root, *IMAGE_FOLDERS), needed_folder(root, *MASK_FOLDERS))
-    return FolderContents(pair_paths(root, *folders), NEAR_DUPLICATES)
+    found = (path.relative_to(folders[0]) for path in folders[0].rglob("*") if known_suffix(path))
+    below = sum(
+        len(path.parts) > 1 and not any(part.startswith(".") for part in path.parts) for path in found
+    )
+    skipped = {f"images in subfolders of {folders[0].name}/, which are not searched": below} if below else {}
+    return FolderContents(pair_paths(root, *folders), NEAR_DUPLICATES, skipped=skipped)
 
 
 def _is_nnunet(root: Path) -> bool:

@@ -98,7 +98,8 @@ def find_voc(root: Path) -> FolderContents:
 
 def _xml_files(root: Path) -> list[Path]:
     folder = subfolder(root, "annotations", "annotation")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".xml") if folder else []
+    files = folder.iterdir() if folder else ()
+    return sorted(path for path in files if path.suffix.lower() == ".xml" and path.is_file())
 
 
 def _is_annotation(path: Path) -> bool:

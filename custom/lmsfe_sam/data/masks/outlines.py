@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from lmsfe_sam.data.masks.files import EmptyMaskError
 from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.images.limits import MAX_PIXELS
+from lmsfe_sam.images.reading import read_header
 
 
 def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:
@@ -33,6 +36,41 @@ def draw_outline(outline: Any, size: tuple[int, int], name: str) -> np.ndarray:
     if not mask.any():
         raise EmptyMaskError(f"An outline of '{name}' encloses no pixel of it: draw it anew, or take it out.")
     return mask
+
+
+def outline_fault(outline: Any, image: Path) -> str:
+    """Say what is wrong with an outline [x0, y0, ...] or run lengths on an image, or return "".
+
+    Of an image that cannot be read nothing is said here: it is named when it is read.
+    """
+    try:
+        header = read_header(image)
+    except InputError:
+        return ""
+    size = (header.rows, header.columns)
+    if isinstance(outline, dict):
+        try:
+            mask = decode_run_lengths(outline, image.name)
+        except Exception:  # of values of any kind
+            return "its run lengths are malformed"
+        if mask.shape != size:
+            return f"its run lengths are of {mask.shape[1]} x {mask.shape[0]} pixels"
+        return "" if mask.any() else "it encloses no pixel"
+    if not isinstance(outline, list) or not all(isinstance(value, float) for value in outline):
+        return "its coordinates are no numbers"
+    if len(outline) % 2 or len(outline) < 6 or not all(math.isfinite(value) for value in outline):
+        return f"{len(outline)} coordinates make no polygon"
+    corners = np.array(outline).reshape(-1, 2)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    if (high <= 0).any() or (low >= size[::-1]).any():
+        return "it lies outside of the image"
+    x, y = corners.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+    inside = (low >= 0).all() and (high <= size[::-1]).all()
+    if inside and area > 2 * (high - low).sum():
+        return ""
+    return "" if draw_polygon(corners, size).any() else "it encloses no pixel"
 
 
 def draw_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -75,8 +75,8 @@ class Identifiers:
 
     def uid(self, *what: object) -> UID:
         """Return the UID for what is described, under 2.25 as PS3.5 B.2 has it for UUIDs."""
-        text = "\0".join([self.seed, *map(str, what)])
-        return UID(f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}")
+        text = "\0".join([self.seed, *map(str, what)]).encode("utf-8", "surrogateescape")
+        return UID(f"2.25.{int.from_bytes(hashlib.sha256(text).digest()[:16], 'big')}")
 
 
 def read_source(
