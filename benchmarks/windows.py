@@ -31,9 +31,8 @@ from lmsfe_sam.files import atomic_write
 from lmsfe_sam.inference.sliding import PromptedWindowInferer
 from lmsfe_sam.model.checkpoints import network_from_checkpoint
 from lmsfe_sam.model.network import ImageEmbedding
-from lmsfe_sam.predict.windows import Window
 from lmsfe_sam.predict.zoom import AUTO, ObjectMask, WindowEncoder, Zoom
-from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.coordinates import Size, Window
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from lmsfe_sam.prompts.simulate import first_click
 

@@ -34,9 +34,9 @@ from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.model.checkpoints import save_weights
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
-from lmsfe_sam.predict.preprocessing import prepare
-from lmsfe_sam.predict.windows import full_window, load_windows
+from lmsfe_sam.predict.preprocessing import load_windows, prepare
 from lmsfe_sam.predict.zoom import AUTO
+from lmsfe_sam.prompts.coordinates import full_window
 from lmsfe_sam.prompts.prompts_file import read_prompts
 from medical_files import save_dicom, ultrasound_region
 

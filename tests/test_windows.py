@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmsfe_sam.predict import windows
-from lmsfe_sam.predict.preprocessing import prepare
-from lmsfe_sam.predict.windows import full_window, load_windows, window_around
-from lmsfe_sam.prompts.coordinates import Window
+from lmsfe_sam.predict import preprocessing
+from lmsfe_sam.predict.preprocessing import load_windows, prepare
+from lmsfe_sam.prompts.coordinates import Window, full_window, window_around
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from prompt_rows import prompt_rows
 
@@ -149,6 +148,6 @@ class TestLoading:
     def test_strips_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = load_windows(self.TENSOR, [full_window((90, 140))], side=64)
         for pixels in (140 * 89, 140 * 7, 1):
-            monkeypatch.setattr(windows, "PIXELS_AT_ONCE", pixels)
+            monkeypatch.setattr(preprocessing, "PIXELS_AT_ONCE", pixels)
             loaded = load_windows(self.TENSOR, [full_window((90, 140))], side=64)
             torch.testing.assert_close(loaded, expected, rtol=0, atol=1e-4)

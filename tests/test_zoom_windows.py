@@ -14,9 +14,8 @@ from lmsfe_sam.predict import decoding
 from lmsfe_sam.predict.decoding import decode_objects
 from lmsfe_sam.predict.postprocessing import paint_objects
 from lmsfe_sam.predict.preprocessing import prepare
-from lmsfe_sam.predict.windows import View, full_window
-from lmsfe_sam.predict.zoom import WindowEncoder, Zoom, group_by_window, mask_box, predict_windows
-from lmsfe_sam.prompts.coordinates import Window
+from lmsfe_sam.predict.zoom import View, WindowEncoder, Zoom, group_by_window, mask_box, predict_windows
+from lmsfe_sam.prompts.coordinates import Window, full_window
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 from tiny import SIZE, seeded_network
 

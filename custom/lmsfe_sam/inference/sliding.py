@@ -25,8 +25,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.inference.inferers import PromptedInferer
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.predict.postprocessing import MaskPart, PackedMask
-from lmsfe_sam.predict.windows import View
-from lmsfe_sam.predict.zoom import Encode, WindowPrediction, predict_windows
+from lmsfe_sam.predict.zoom import Encode, View, WindowPrediction, predict_windows
 from lmsfe_sam.prompts.coordinates import Size, Window
 from lmsfe_sam.prompts.prompt import Prompts
 

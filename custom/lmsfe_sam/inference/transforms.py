@@ -23,8 +23,7 @@ from lmsfe_sam.inference.inferers import IOU, LABELS, PROBABILITIES, PROMPTS
 from lmsfe_sam.model.mask_decoder import expected_iou
 from lmsfe_sam.predict.postprocessing import mask_parts, paint_objects, probability_map
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
-from lmsfe_sam.predict.windows import full_window
-from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.coordinates import Size, full_window
 from lmsfe_sam.prompts.prompt import Prompts
 
 SLICE = "slice"

@@ -19,9 +19,8 @@ from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
 from lmsfe_sam.predict.decoding import DecodedObjects, decode_objects
 from lmsfe_sam.predict.postprocessing import masks_at, paint_objects
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
-from lmsfe_sam.predict.windows import full_window
 from lmsfe_sam.predict.zoom import AUTO, WindowEncoder, Zoom
-from lmsfe_sam.prompts.coordinates import Size, Window
+from lmsfe_sam.prompts.coordinates import Size, Window, full_window
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]

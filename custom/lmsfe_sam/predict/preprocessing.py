@@ -1,4 +1,4 @@
-"""From an image file's array to the network's input tensor, and coordinates to match.
+"""From an image's array to the network's input: the full image, or windows of it in more detail.
 
 `Predictor`, the bundle's transforms and the evaluation all go through these functions, so that an
 image always gives the same tensor: RGB in 0..255, resized to the network's square (its aspect ratio is not
@@ -6,6 +6,8 @@ kept), normalised with SAM's mean and standard deviation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,10 +17,13 @@ from torch.nn import functional
 
 from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
-from lmsfe_sam.prompts.coordinates import Size
+from lmsfe_sam.prompts.coordinates import Size, Window
 
 VALUES_AT_ONCE = 2**21
 """Values that are in memory in double precision at a time."""
+
+PIXELS_AT_ONCE = 2**22
+"""Pixels of an image that are converted to floating point at a time."""
 
 
 def to_rgb_uint8(array: ArrayLike) -> np.ndarray:
@@ -108,3 +113,43 @@ def prepare(array: ArrayLike, image_size: int) -> Tensor:
     """
     channels_first = torch.from_numpy(to_rgb_uint8(array)).permute(2, 0, 1).float().contiguous()
     return normalise(resize_image(channels_first, (image_size, image_size)))
+
+
+def load_windows(
+    image: Tensor, windows: Sequence[Window], side: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Resize windows of an image to the network's square and normalise them.
+
+    At most `PIXELS_AT_ONCE` pixels (or one row) of the image are converted at a time, on their way to a
+    GPU in pinned memory.
+
+    Args:
+        image: (3, H, W) in 0..255, preferably uint8 and in main memory.
+        windows: any number B of them, of any sizes.
+        side: of the square, S.
+        device: of the result.
+
+    Returns:
+        (B, 3, S, S) float32, on ``device``.
+    """
+    return torch.stack(
+        [normalise(_resize_to_square(image[:, *window.slices], side, device)) for window in windows]
+    )
+
+
+def _resize_to_square(part: Tensor, side: int, device: torch.device | str) -> Tensor:
+    """Resize (3, h, w) to (3, side, side) float32; a large one is resized along one axis after the other."""
+    rows = max(1, PIXELS_AT_ONCE // part.shape[2])
+    if part.shape[1] <= rows:
+        return resize_image(_send(part, device).float().contiguous(), (side, side))
+    strips = [
+        resize_image(_send(strip, device).float().contiguous(), (strip.shape[1], side))
+        for strip in part.split(rows, dim=1)
+    ]
+    return resize_image(torch.cat(strips, dim=1), (side, side))
+
+
+def _send(part: Tensor, device: torch.device | str) -> Tensor:
+    if part.device.type != "cpu" or torch.device(device).type != "cuda":
+        return part.to(device)
+    return part.contiguous().pin_memory().to(device, non_blocking=True)

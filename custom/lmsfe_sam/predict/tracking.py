@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lmsfe_sam.predict.decoding import decode_objects
-from lmsfe_sam.predict.windows import full_window, load_windows, window_around
+from lmsfe_sam.predict.preprocessing import load_windows
 from lmsfe_sam.predict.zoom import AUTO, WindowEncoder, WindowPrediction, Zoom, mask_box
-from lmsfe_sam.prompts.coordinates import Size, Window
+from lmsfe_sam.prompts.coordinates import Size, Window, full_window, window_around
 from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
 
 if TYPE_CHECKING:

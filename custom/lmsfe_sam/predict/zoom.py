@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lmsfe_sam.predict.decoding import decode_chunks
 from lmsfe_sam.predict.postprocessing import MaskPart, mask_parts
-from lmsfe_sam.predict.windows import View, full_window, load_windows, window_around
-from lmsfe_sam.prompts.coordinates import Size, Window, scale_boxes
+from lmsfe_sam.predict.preprocessing import load_windows
+from lmsfe_sam.prompts.coordinates import Size, Window, full_window, scale_boxes, window_around
 from lmsfe_sam.prompts.prompt import Prompts
 
 if TYPE_CHECKING:
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 Encode = Callable[[Sequence[Window]], "ImageEmbedding"]
 """Encodes windows of one image."""
+
+
+class View(NamedTuple):
+    """A window, and the objects, by their numbers, that are decoded in it."""
+
+    window: Window
+    objects: list[int]
 
 
 class ObjectMask(Protocol):
