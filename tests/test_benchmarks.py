@@ -121,6 +121,7 @@ class TestAblation:
             options = dict(options)
             fields = options.pop("preset_fields", {})
             options.pop("phantoms_first", None)
+            options.pop("imagenet", None)
             preset = PRESETS["vit_t"]
             assert all(getattr(preset, field) != value for field, value in fields.items()), name
             assert (self.config(options).get() != whole) == bool(options), name
