@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,3 +58,15 @@ def no_gradients(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compute gradients in tests of gradients alone."""
     with torch.set_grad_enabled("gradient" in request.node.name):
         yield
+
+
+@pytest.fixture
+def restored_globals() -> Iterator[None]:
+    """Restore what a command of the bundle changes in this process: error hook, metadata and determinism."""
+    import monai  # heavy, and of no use to tests of the core
+
+    hook = sys.excepthook
+    yield
+    sys.excepthook = hook
+    monai.data.set_track_meta(True)
+    monai.utils.set_determinism(None)

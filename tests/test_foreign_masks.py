@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import monai
 import nibabel
 import numpy as np
 import pytest
@@ -86,13 +83,8 @@ def test_refusals(data: Path, masks: Path) -> None:
 
 
 @pytest.fixture
-def _bundle(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    hook = sys.excepthook
+def _bundle(bundle_root: Path, monkeypatch: pytest.MonkeyPatch, restored_globals: None) -> None:
     monkeypatch.chdir(bundle_root)
-    yield
-    sys.excepthook = hook
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
 
 
 @pytest.mark.usefixtures("_bundle")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import monai
 import pytest
 from monai.bundle import run as run_bundle
 
@@ -29,20 +28,16 @@ def blocks() -> tuple[str, str, list[str]]:
 
 
 @pytest.fixture
-def _restored() -> Iterator[None]:
-    hook = sys.excepthook
+def _forgotten(restored_globals: None) -> Iterator[None]:
     yield
-    sys.excepthook = hook
     sys.modules.pop("my_net", None)
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
 
 
 def options_of(command: str) -> dict[str, str]:
     return dict(re.findall(r"--(\w+) (\S+)", command))
 
 
-@pytest.mark.usefixtures("_restored")
+@pytest.mark.usefixtures("_forgotten")
 def test_the_example(
     tmp_path: Path, bundle_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,14 +9,11 @@ import csv
 import importlib
 import json
 import subprocess
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import monai
 import pytest
 from monai.bundle import run as run_bundle
 
@@ -41,15 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    hook = sys.excepthook
+def paper(monkeypatch: pytest.MonkeyPatch, restored_globals: None) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setitem(PRESETS, "vit_t", TINY["tiny_t"])
     monkeypatch.setitem(BASELINES, "ukan", replace(BASELINES["ukan"], fixed={"widths": (16, 24, 32)}))
-    yield importlib.import_module("paper")
-    sys.excepthook = hook
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
+    return importlib.import_module("paper")
 
 
 @pytest.fixture

@@ -6,13 +6,10 @@ import csv
 import itertools
 import json
 import logging
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import monai
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -28,9 +25,11 @@ SMALL = {"phantoms": 12, "image_size": 32, "batch_size": 4, "device": "cpu"}
 
 @pytest.fixture
 def workflow(
-    bundle_root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> Iterator[Any]:
-    hook = sys.excepthook
+    bundle_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    restored_globals: None,
+) -> Any:
     caplog.set_level(logging.INFO, "lmsfe_sam")  # as configs/logging.conf does
     monkeypatch.chdir(bundle_root)
 
@@ -39,10 +38,7 @@ def workflow(
         kind = "train" if names == ("train.json",) else "infer"
         return ConfigWorkflow(config_file=files, workflow_type=kind, logging_file=False, **options)
 
-    yield build
-    sys.excepthook = hook
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
+    return build
 
 
 def run(workflow: ConfigWorkflow) -> None:

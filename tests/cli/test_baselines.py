@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    hook = sys.excepthook
+def call(bundle_root: Path, monkeypatch: pytest.MonkeyPatch, restored_globals: None) -> Any:
     monkeypatch.chdir(bundle_root)
 
     def run(run_id: str, *configs: str, **options: Any) -> None:
@@ -41,10 +38,7 @@ def call(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         given = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
         run_bundle(run_id=run_id, config_file=files, **given)
 
-    yield run
-    sys.excepthook = hook
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
+    return run
 
 
 def test_there_is_a_config_for_every_row(bundle_root: Path) -> None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,18 +188,14 @@ def test_a_wrong_key_ends_in_one_sentence(bundle_root: Path, folder: Path, tmp_p
 
 
 @pytest.fixture
-def run_here(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    hook = sys.excepthook
+def run_here(bundle_root: Path, monkeypatch: pytest.MonkeyPatch, restored_globals: None) -> Any:
     monkeypatch.chdir(bundle_root)
 
     def run(run_id: str | None = "evaluating", **overrides: Any) -> None:
         options = {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()}
         run_bundle(run_id=run_id, config_file=CONFIGS, **options)
 
-    yield run
-    sys.excepthook = hook
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
+    return run
 
 
 def test_a_bare_run_is_the_same(

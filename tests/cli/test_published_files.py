@@ -6,12 +6,10 @@ The files are of small networks: segment_anything's own classes, and SAM-Med2D's
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import monai
 import numpy as np
 import pytest
 import torch
@@ -99,9 +97,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def evaluate(
-    folder: Path, tmp_path: Path, bundle_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
-    hook = sys.excepthook
+    folder: Path, tmp_path: Path, bundle_root: Path, monkeypatch: pytest.MonkeyPatch, restored_globals: None
+) -> Any:
     monkeypatch.chdir(bundle_root)
     monkeypatch.setitem(PRESETS, "vit_b", TINY["tiny_b"])
 
@@ -120,10 +117,7 @@ def evaluate(
         )
         return output
 
-    yield run
-    sys.excepthook = hook
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
+    return run
 
 
 def published(name: str, path: Path) -> tuple[Sam, Path]:

@@ -7,13 +7,10 @@ here, all inputs are 64 x 64 pixels, and there are four images; nothing else is 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import monai
 import pytest
 from monai.bundle import run as run_bundle
 
@@ -44,8 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _small(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    hook = sys.excepthook
+def _small(bundle_root: Path, monkeypatch: pytest.MonkeyPatch, restored_globals: None) -> None:
     monkeypatch.chdir(bundle_root)
     monkeypatch.setitem(PRESETS, "vit_b", TINY["tiny_b"])
     monkeypatch.setitem(PRESETS, "vit_t", TINY["tiny_t"])
@@ -56,10 +52,6 @@ def _small(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setitem(
         BASELINES, "ukan_large", replace(BASELINES["ukan_large"], fixed={"widths": (64, 80, 128)})
     )
-    yield
-    sys.excepthook = hook
-    monai.data.set_track_meta(True)
-    monai.utils.set_determinism(None)
 
 
 def test_no_row_is_left_out() -> None:
