@@ -11,6 +11,7 @@ import torch
 from dicomweb_client.session_utils import create_session_from_user_pass
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
+from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -20,13 +21,14 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
-from lmsfe_sam.errors import find_input_error
+from lmsfe_sam.errors import InputError, find_input_error
+from lmsfe_sam.inference.writers.label_maps import DICOM_SUFFIX
 from lmsfe_sam.label.answers import AnsweringTask
 from lmsfe_sam.label.checks import NotFoundError, check_tag, for_clients, shorten
 from lmsfe_sam.label.datastore.headers import MAX_PIXELS, check_file
 from lmsfe_sam.label.datastore.records import SafeSessions
 from lmsfe_sam.label.datastore.store import SafeStore
-from lmsfe_sam.label.request import add_request_transforms
+from lmsfe_sam.label.request import EXTENSION, add_request_transforms
 from lmsfe_sam.label.scoring import MEASURES, LeastSure, Uncertainty
 from lmsfe_sam.label.training import LabelTrainTask
 from lmsfe_sam.version import __version__
@@ -155,7 +157,7 @@ class UltrasoundApp(MONAILabelApp):
         check_tag(tag)
         name, path = parameters.pop("image", ""), parameters.pop(FILE, "")
         if not path:
-            path = self.path_of(name, store)
+            path = self.path_of(name, store, as_dicom=parameters.get(EXTENSION) == DICOM_SUFFIX)
         check_file(path, self.max_pixels)
         task = self._infers[parameters["model"]]
         with self.inferring:
@@ -167,15 +169,24 @@ class UltrasoundApp(MONAILabelApp):
             label = store.save_label(name, file, tag, {"model": parameters["model"], "params": result})
         return {"label": label, "tag": tag, "file": file, "params": result}
 
-    def path_of(self, name: Any, store: Datastore | None = None) -> str:
+    def path_of(self, name: Any, store: Datastore | None = None, as_dicom: bool = False) -> str:
         """Return the path of an image of the datastore.
+
+        Args:
+            name: of the image.
+            store: the app's own by default.
+            as_dicom: return the DICOM file of a series of a DICOMweb server, and not the NIfTI made of it.
 
         Raises:
             NotFoundError: the datastore has no such image.
+            InputError: ``as_dicom``, and the series has several files.
         """
         store = store or self.datastore()
         known = store.list_images()
-        path = store.get_image_uri(name) if isinstance(name, str) and name in known else ""
+        path = ""
+        if isinstance(name, str) and name in known:
+            is_series = as_dicom and isinstance(store, DicomWebStore)
+            path = store.dicom_file(name) if is_series else store.get_image_uri(name)
         if not path:
             there = (
                 f"there are {', '.join(known)}" if 0 < len(known) <= 20 else f"there are {len(known)} others"
@@ -209,6 +220,25 @@ class DicomWebStore(DICOMWebDatastore, SafeStore):
         """Return the path of a series, fetched and converted if need be."""
         check_tag(image_id)
         return str(super().get_image_uri(image_id))
+
+    def dicom_file(self, image_id: str) -> str:
+        """Return the path of the only DICOM file of a series, fetched if need be.
+
+        Raises:
+            InputError: the series has several files: a segmentation is of one.
+        """
+        check_tag(image_id)
+        folder = Path(self._datastore.image_path()) / image_id
+        files = sorted(folder.glob("*.dcm"))
+        if not files:
+            dicom_web_download_series(None, image_id, str(folder), self._client, self._fetch_by_frame)
+            files = sorted(folder.glob("*.dcm"))
+        if len(files) != 1:
+            raise InputError(
+                f"the series '{image_id}' has {len(files)} files, and a DICOM segmentation is made of one, "
+                "such as a loop: send the file itself."
+            )
+        return str(files[0])
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """Return the path of a label, fetched and converted if need be."""
