@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import random
-import shutil
 import signal
 import tempfile
 import time
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from commands import Command, run
 from PIL import Image
-from trials import run_trials
+from trials import run_kills
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -46,19 +45,12 @@ def main() -> None:
         if code:
             raise SystemExit(printed)
         length = time.monotonic() - started
-        expected = results(folder / "whole")
 
-        def trial(number: int) -> str:
-            out = folder / f"out{number}"
-            problem = killed(words, folder, out, random.Random(number), options.kills, length, inconsistent)
-            if not problem and results(out) != expected:
-                problem = "another end than that of a run that was not killed"
-            if not problem and list(out.rglob(".*")):
-                problem = "temporary files are left"
-            shutil.rmtree(out, ignore_errors=True)
-            return problem
+        def trial(number: int, out: Path) -> str:
+            return killed(words, folder, out, random.Random(number), options.kills, length, inconsistent)
 
-        run_trials(options.trials, options.state, trial, f"kills of {options.what}")
+        what = f"kills of {options.what}"
+        run_kills(options.trials, options.state, trial, results, folder / "whole", "**/.*", what)
 
 
 def killed(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def run_trials(count: int, state: Path | None, trial: Callable[[int], str], what: str) -> None:
@@ -33,3 +35,36 @@ def run_trials(count: int, state: Path | None, trial: Callable[[int], str], what
     failed = sum(1 for number in range(count) if done[number])
     print(f"{what}: {count - failed} of {count}")
     sys.exit(bool(failed))
+
+
+def run_kills(
+    count: int,
+    state: Path | None,
+    trial: Callable[[int, Path], str],
+    results: Callable[[Path], Any],
+    whole: Path,
+    leftovers: str,
+    what: str,
+) -> None:
+    """Run trials that kill something: each must end with the results of a run that was not killed.
+
+    Args:
+        count, state, what: as for `run_trials`.
+        trial: runs one in an output folder of its own, and returns what went wrong, or "".
+        results: reads the results in an output folder.
+        whole: output folder of the run that was not killed; those of the trials are beside it.
+        leftovers: pattern of temporary files, of which none may be left.
+    """
+    expected = results(whole)
+
+    def one(number: int) -> str:
+        output = whole.with_name(f"out{number}")
+        problem = trial(number, output)
+        if not problem and results(output) != expected:
+            problem = "other results than those of a run that was not killed"
+        if not problem and list(output.glob(leftovers)):
+            problem = "temporary files are left"
+        shutil.rmtree(output, ignore_errors=True)
+        return problem
+
+    run_trials(count, state, one, what)
