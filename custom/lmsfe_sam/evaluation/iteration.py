@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,6 +71,22 @@ class Case:
     def frame_of(self, network: Any) -> Frame:
         """Return where the image lies in the network's input, in pixels of the mask."""
         return full_input(network, self.size) if self.frame is None else self.frame
+
+
+class EncodedBatch(NamedTuple):
+    """The images of a batch, encoded by the network.
+
+    Attributes:
+        network: decodes the prompts.
+        embedding: of the B images.
+        cases: the B images.
+        frames: where each of them lies in the network's input.
+    """
+
+    network: Any
+    embedding: Any
+    cases: Sequence[Case]
+    frames: Sequence[Frame]
 
 
 @dataclass(frozen=True)
@@ -157,27 +173,19 @@ class PromptedEvaluation:
         predictions = [Predictions.empty() for _ in cases]
         if cases[0].normal and "none" not in self.network_modes:
             return predictions
-        embedding = network.encode(images)
         frames = [case.frame_of(network) for case in cases]
+        batch = EncodedBatch(network, network.encode(images), cases, frames)
         if not cases[0].normal:
-            self._add_boxes(network, embedding, cases, frames, predictions)
-            self._add_clicks(network, embedding, cases, frames, predictions)
+            self._add_boxes(batch, predictions)
+            self._add_clicks(batch, predictions)
         if "none" in self.network_modes:
-            for own, found in zip(
-                predictions, predict_without_prompt(network, embedding, frames), strict=True
-            ):
-                own.by_mode["none"] = found
+            unprompted = predict_without_prompt(network, batch.embedding, frames)
+            for own, prediction in zip(predictions, unprompted, strict=True):
+                own.by_mode["none"] = prediction
                 own.prompts["none"] = ObjectPrompt()
         return predictions
 
-    def _add_boxes(
-        self,
-        network: Any,
-        embedding: Any,
-        cases: Sequence[Case],
-        frames: Sequence[Frame],
-        predictions: list[Predictions],
-    ) -> None:
+    def _add_boxes(self, batch: EncodedBatch, predictions: list[Predictions]) -> None:
         modes = {mode: percent for mode, percent in BOX_MODES.items() if mode in self.network_modes}
         percents = JITTER_PERCENTS if self.curves else tuple(modes.values())
         rows = {mode: percents.index(percent) for mode, percent in modes.items()}
@@ -192,10 +200,10 @@ class PromptedEvaluation:
                     *(jittered_box(percent, case.truth, self.seed, case.name) for percent in percents),
                     *([_annotated_box(case)] if annotated else []),
                 ]
-                for case in cases
+                for case in batch.cases
             ]
         )
-        found = predict_boxes(network, embedding, frames, boxes)
+        found = predict_boxes(batch.network, batch.embedding, batch.frames, boxes)
         for own, own_boxes, own_predictions in zip(predictions, boxes, found, strict=True):
             own.jitter.extend(own_predictions[: len(percents)])
             for mode, row in rows.items():
@@ -203,20 +211,13 @@ class PromptedEvaluation:
                 own.by_mode[mode] = own_predictions[row]
                 own.prompts[mode] = ObjectPrompt(box=(x0, y0, x1, y1))
 
-    def _add_clicks(
-        self,
-        network: Any,
-        embedding: Any,
-        cases: Sequence[Case],
-        frames: Sequence[Frame],
-        predictions: list[Predictions],
-    ) -> None:
+    def _add_clicks(self, batch: EncodedBatch, predictions: list[Predictions]) -> None:
         counts = {mode: count for mode, count in CLICK_MODES.items() if mode in self.network_modes}
         longest = CLICK_LIMIT if self.curves else max(counts.values(), default=0)
         if longest == 0:
             return
-        truths = [case.truth for case in cases]
-        found, clicks = predict_clicks(network, embedding, truths, longest, frames)
+        truths = [case.truth for case in batch.cases]
+        found, clicks = predict_clicks(batch.network, batch.embedding, truths, longest, batch.frames)
         for own, own_predictions, own_clicks in zip(predictions, found, clicks, strict=True):
             for mode, count in counts.items():
                 own.by_mode[mode] = own_predictions[count - 1]
