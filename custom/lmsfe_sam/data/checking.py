@@ -1,4 +1,4 @@
-"""What is wrong with the files of a data set, found before any training."""
+"""Check the files of a data set before training."""
 
 from __future__ import annotations
 

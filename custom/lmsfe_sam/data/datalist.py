@@ -255,7 +255,7 @@ def _divided(
 
 
 def effective_split(datalist: DataList, split: str | None = None) -> str:
-    """Say which split an evaluation means.
+    """Return the split that an evaluation uses.
 
     The default, "test", is the test part where the folder, a data list or the paper states one. A
     folder that states none was never divided by anybody, so there it means all images. To evaluate

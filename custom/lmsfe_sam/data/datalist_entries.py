@@ -33,7 +33,7 @@ class Entry(BaseModel):
 
 
 class Head(BaseModel):
-    """What a list says of itself."""
+    """What a list states about itself."""
 
     name: str | int | None = None
     grouping: str | None = None
@@ -45,10 +45,10 @@ class Head(BaseModel):
 
 
 def read_head(content: Any, source: Path) -> Head:
-    """Return what a list says of itself, and the entries of its sections.
+    """Return the head of a list, and the entries of its sections.
 
     Raises:
-        InputError: a value that cannot be.
+        InputError: an invalid value.
     """
     try:
         return Head.model_validate(content)
@@ -65,7 +65,7 @@ def read_entry(entry: Any, folders: Sequence[Path], source: Path) -> Record:
         source: the file, for the messages.
 
     Raises:
-        InputError: it is no entry, or a file is not there.
+        InputError: the entry is invalid, or a file does not exist.
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
         raise InputError(

@@ -131,7 +131,7 @@ def _false_positives(summary: Summary) -> str:
 
 
 def _table(summary: Summary) -> str:
-    """Return the means for the log."""
+    """Return a table of the means for the log."""
     lines = [f"{'prompt':<28}{'Dice':>7}{'95 % interval':>18}{'IoU':>8}{'HD':>8}"]
     for mode, columns in summary.prompts.items():
         dice = columns["dice"]

@@ -1,4 +1,4 @@
-"""All frames of a file in one run: prompts of some frames are carried to the others, results are of all."""
+"""All frames of a file in one run: prompts of some frames are carried to the others."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CineSegmenter:
         """Segment what is not finished.
 
         Raises:
-            InputError: the inferer is none that can follow objects.
+            InputError: the inferer cannot follow objects.
         """
         records = [record for record in self.dataset.data if FRAMES in record]
         if not records:
@@ -188,7 +188,7 @@ def _picture(file: ImageFile, frame: int, path: Path) -> torch.Tensor:
 
 
 def _categories(prompts: Mapping[int, Sequence[ObjectPrompt]], count: int) -> list[str]:
-    """Return the category of each object: what the first frame that names one says."""
+    """Return the category of each object, from the first frame that names one."""
     names = [""] * count
     for frame in sorted(prompts, reverse=True):
         for number, prompt in enumerate(prompts[frame]):

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class SkippingDataset(IterableDataset[Any]):
-    """Yields the transformed records, but for those whose transform raises an `InputError`.
+    """Yields the transformed records, except for those whose transform raises an `InputError`.
 
     Args:
         data: the records.
@@ -59,7 +59,7 @@ class SkippingDataset(IterableDataset[Any]):
             yield transformed
 
     def finish(self) -> None:
-        """Report what became of the records.
+        """Report the records that failed.
 
         Raises:
             InputError: some were left out; the message has a line for each. Or none holds an image.

@@ -1,4 +1,4 @@
-"""Inferers that segment prompted objects: one contract, and the one that zooms in on each object."""
+"""Inferers that segment prompted objects: their common interface, and those that use one window or zoom."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class ZoomInferer(PromptedInferer):
 
 
 class FullImageInferer(ZoomInferer):
-    """Segments all objects in the whole image, resized to the network's input.
+    """Segments all objects in the full image, resized to the network's input.
 
     Args:
         cached_embeddings: see `PromptedInferer`.
@@ -137,7 +137,7 @@ class FullImageInferer(ZoomInferer):
 class Bfloat16Inferer(Inferer):
     """Runs another inferer under autocast to bfloat16, on a CPU or a GPU, as training and evaluation do.
 
-    MONAI's ``SupervisedEvaluator(amp=True)`` knows CUDA alone.
+    MONAI's ``SupervisedEvaluator(amp=True)`` supports only CUDA.
 
     Args:
         inferer: whose logits come back in single precision.
@@ -157,7 +157,7 @@ class Bfloat16Inferer(Inferer):
 
 
 def in_precision(inferer: Inferer, device: torch.device | str, amp: bool) -> Inferer:
-    """Return the inferer in bfloat16 where ``amp`` is true, else as it is."""
+    """Return the inferer in bfloat16 if ``amp`` is true, otherwise unchanged."""
     return Bfloat16Inferer(inferer, device) if amp else inferer
 
 

@@ -1,4 +1,4 @@
-"""From the ``input`` and ``prompts`` of the command line to one record an image."""
+"""From the ``input`` and ``prompts`` of the command line to one record per image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_settings(device: Any, **values: Any) -> None:
     """Check the options of the inference config.
 
     Raises:
-        InputError: the first value that cannot be right.
+        InputError: the first invalid value.
     """
     check_options(InferenceOptions, values)
     needing = [output for output in values.get("outputs", ()) if output in OF_PROBABILITIES]
@@ -55,7 +55,7 @@ def find_inputs(
 
     Args:
         source: a file, or a folder whose images and those of its subfolders are taken; None gives an empty
-            list. What is no image in the folder is named in the log.
+            list. Other files in the folder are named in the log.
         prompts: a prompts file, or None. Its keys are file names, or paths relative to the folder; both are
             compared in Unicode's form NFC.
         slice_index: which slice of ``source``, if that is a file.
@@ -277,7 +277,7 @@ def _list_files(source: Path, prompts: str | os.PathLike[str] | None, videos: bo
 
 
 def walk(source: Path) -> Iterator[Path]:
-    """Yield the files of a folder and then of its subfolders; what is hidden, and results, are left out."""
+    """Yield the files of a folder and then of its subfolders; hidden files and results are left out."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -296,7 +296,7 @@ def walk(source: Path) -> Iterator[Path]:
 
 
 def _note_others(paths: Sequence[Path], source: Path) -> None:
-    """Say which files of a folder are left out, as none of the formats that are read."""
+    """Log which files of a folder are left out because their format is not read."""
     if not paths:
         return
     kinds = Counter(path.suffix.lower() or "no suffix" for path in paths)

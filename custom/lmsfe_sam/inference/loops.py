@@ -1,4 +1,4 @@
-"""What is written of a cine as a whole: its table over time, a plot, the overlay as an animation."""
+"""Files written for a whole cine: a table over time, a plot, and the overlays as an animation."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ _FRAME = re.compile(r"(.*)_f\d+")
 
 
 class Results:
-    """Rows and files of finished images; a run that was stopped or killed is gone on with.
+    """Rows and files of finished images, from which a run that was stopped or killed is continued.
 
     An image counts as finished once its rows are in the journal (`lmsfe_sam.journal`), which is after its
     files are whole. A run with the same settings does the images that are not finished, or have changed, or
@@ -235,7 +235,7 @@ class Results:
             remove_file(self.folder / file)
 
     def _refuse_unknown_results(self) -> None:
-        """Nothing is overwritten that may be somebody's own, such as the true masks of a data set."""
+        """Refuse to overwrite files that may be the user's own, such as the true masks of a data set."""
         found = [self.folder / TABLE] if (self.folder / TABLE).exists() else []
         for name in (MASKS, OVERLAYS):
             folder = self.folder / name

@@ -155,7 +155,7 @@ class SaveResults:
 
 
 def run(evaluator: Engine, results: Results, cines: Callable[[], None] | None = None) -> None:
-    """Run the evaluator and then what segments cines, and leave the table in order, however it ends.
+    """Run the evaluator and then the cines, and write the table in order, however the run ends.
 
     Raises:
         Stopped: a signal asked the run to end; the message says what is finished.

@@ -225,7 +225,7 @@ class RunRecorder:
         }
 
     def restore(self, engine: Any) -> None:
-        """Go on from the folder's checkpoint, if it is there to be gone on with.
+        """Continue from the folder's checkpoint, if there is one.
 
         With another number of processes an epoch has another number of steps, and the learning rate goes on
         from the same place of its schedule.
@@ -285,7 +285,7 @@ class RunRecorder:
         """Copy the earlier epochs' results into a run that goes on in another folder.
 
         Raises:
-            InputError: the best weights so far are not there.
+            InputError: the best weights so far are missing.
         """
         write_history(self.folder, self.history)
         if source.resolve() == self.folder.path.resolve():
@@ -322,7 +322,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class ProgressBar:
-    """One bar for the whole run, with the loss and the last validation Dice; ignite's starts anew each epoch.
+    """One progress bar for the whole run, with loss and last validation Dice; ignite has one bar per epoch.
 
     Args:
         validator: the evaluator whose ``metrics`` hold ``val_dice``.

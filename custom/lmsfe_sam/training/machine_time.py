@@ -66,7 +66,7 @@ class MachineTime:
         self._started = self._clock()
 
     def stop_at_budget(self, engine: Any) -> None:
-        """Make the epoch under way the last one, and end it now."""
+        """End the current epoch now, and make it the last one."""
         if self.max_minutes is not None and self.minutes >= self.max_minutes:
             logger.info("The budget of %g minutes of machine time is used up.", self.max_minutes)
             engine.state.max_epochs = engine.state.epoch

@@ -263,7 +263,7 @@ def write_datalist(datalist: DataList, folder: RunFolder) -> None:
 
 
 def run(trainer: Any, folder: RunFolder) -> None:
-    """Run the trainer, say where the weights are, and close the run's log, however it ends.
+    """Run the trainer, log where the weights are, and close the run's log, however the run ends.
 
     Raises:
         Stopped: a signal asked the run to end; the message says what is finished, and how to go on.

@@ -100,7 +100,7 @@ def _freeze(network: nn.Module, names: Sequence[str]) -> None:
 
 
 def used_datalist(datalist: DataList, train_data: Sequence[Record], val_data: Sequence[Record]) -> DataList:
-    """Return the images that a run is about.
+    """Return the images that a run uses.
 
     Args:
         datalist: what the options name.
@@ -142,7 +142,7 @@ def _with_list(record: Record) -> Record:
 
 
 def announce(datalist: DataList, epochs: int) -> None:
-    """Say what is trained on; loudly, where it is phantoms that teach nothing about patients."""
+    """Log the training images; with a warning if they are phantoms, which say nothing about patients."""
     if datalist.layout != "phantoms":
         logger.info("%s %d epochs.", datalist.summary(), epochs)
         return
@@ -159,7 +159,7 @@ def announce(datalist: DataList, epochs: int) -> None:
 
 
 def warn_untrained(network: nn.Module, pretrained: str | None, resume: str | None) -> None:
-    """Say loudly that frozen weights, which training will not change, are random ones."""
+    """Warn that frozen weights, which training will not change, are random."""
     frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
     if frozen and pretrained is None and resume is None:
         logger.warning(

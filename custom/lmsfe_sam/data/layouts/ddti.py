@@ -1,4 +1,4 @@
-"""The layouts of DDTI: XML with drawn outlines, and the two forms in which it was shared on with masks."""
+"""The layouts of DDTI: XML files with drawn outlines, and the two redistributed forms with masks."""
 
 from __future__ import annotations
 

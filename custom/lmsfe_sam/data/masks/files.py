@@ -1,4 +1,4 @@
-"""Files that hold masks: which of their values are lesion, whatever drew them.
+"""Files that hold masks: which of their values are lesion, whichever program wrote them.
 
 A mask may be 1-bit, two-valued, a map of class values, a palette (Pascal VOC), drawn in colours, in the alpha
 channel, or have a soft border. The values are kept as a label map; a mask is what is not 0 of it.

@@ -172,7 +172,7 @@ class RandShadowd(_RandFactord):
 class RandMarkersd(_RandPictured):
     """Paint measuring marks and text as scanners burn them in: on the lesion's ends, and anywhere else.
 
-    Calipers beside most lesions of some public sets give the answer away. Painted as often where no
+    Calipers beside most lesions of some public sets reveal where the lesion is. Painted as often where no
     lesion is, they tell a network nothing. A pair of calipers are two crosses, sometimes with a dotted
     line between; texts are lines of digits.
 

@@ -97,7 +97,7 @@ def load_image_and_mask(record: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarr
 
 
 class ResizeUltrasoundd(MapTransform):
-    """Squash the image and the mask to the network's square.
+    """Resize the image and the mask to the network's square, ignoring the aspect ratio.
 
     The image as `lmsfe_sam.predict.preprocessing.resize_image` does it (bilinear, antialiased), so that it
     is the tensor that `Predictor` makes; the mask by nearest neighbour at pixel centres.

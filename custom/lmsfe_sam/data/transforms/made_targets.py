@@ -1,4 +1,4 @@
-"""Targets made for a picture, in a small share of the training: things that are no lesion, always prompted.
+"""Artificial targets for a small share of the training images: objects that are not lesions, always prompted.
 
 A network that has seen lesions alone takes every prompt for a lesion's. These show it that a click or a box
 means "this thing": any region of one texture, and plain ellipses, as many organs are in cross-section.

@@ -39,7 +39,7 @@ class Marking(NamedTuple):
 
 
 def find_markings(image: np.ndarray, mask: np.ndarray) -> list[Marking]:
-    """Find what looks drawn into a picture near its lesion's border, on either side of it.
+    """Find markings drawn into a picture near its lesion's border, on either side of it.
 
     Args:
         image: (H, W, 3) uint8.

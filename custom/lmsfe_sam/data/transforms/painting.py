@@ -1,6 +1,6 @@
 """Markings painted out, to see what a network makes of an image without them.
 
-Calipers and letters near most lesions of some public sets give the answer away. What is found by
+Calipers and letters near most lesions of some public sets reveal where the lesion is. What is found by
 `lmsfe_sam.data.transforms.markings` is filled from around it, by biharmonic inpainting, with speckle of the
 surroundings' strength on top, so that no smooth patch marks the place instead.
 """

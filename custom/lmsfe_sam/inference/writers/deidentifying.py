@@ -1,4 +1,4 @@
-"""Pictures without what scanners write beside the ultrasound: names, dates, hospitals."""
+"""Remove what scanners write beside the ultrasound (names, dates, hospitals) from pictures."""
 
 from __future__ import annotations
 

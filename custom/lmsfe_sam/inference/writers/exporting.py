@@ -1,4 +1,4 @@
-"""What is written of each image for other programs, as docs/outputs.md lists it."""
+"""Files for other programs, written for each image; docs/outputs.md lists them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class ReportWriter(DicomWriter):
 def make_writers(
     outputs: Sequence[str], output_ext: str, category: str, deidentify: bool, seed: int | None
 ) -> list[DrawingWriter | DicomWriter]:
-    """Return the writers that ``outputs`` asks for, beside label maps and overlays.
+    """Return the writers that ``outputs`` names, in addition to label maps and overlays.
 
     Args:
         outputs: of `lmsfe_sam.options.InferenceOptions`.

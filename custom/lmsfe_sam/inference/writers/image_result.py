@@ -1,4 +1,4 @@
-"""What was found in one image, as the writers take it."""
+"""The result of one image, as the writers take it."""
 
 from __future__ import annotations
 

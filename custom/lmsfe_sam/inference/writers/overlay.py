@@ -1,4 +1,4 @@
-"""Pictures of the result: the objects tinted and outlined with the prompts on top, or how sure they are."""
+"""Pictures of the result: objects tinted and outlined with the prompts on top, or their uncertainty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DICOM file that a result belongs to: what a result takes over from it, and what is made where it lacks.
+"""The DICOM file that a result belongs to: what is copied from it, and what is generated if it is missing.
 
 highdicom derives patient, study and references of a new object from the data set of the source, and raises an
 error where an element is missing or malformed. So it is given a stand-in that holds what a result needs and
