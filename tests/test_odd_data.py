@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import data_folders as make
+from lmsfe_sam.data.audit import audit
 from lmsfe_sam.data.checking import check_records
 from lmsfe_sam.data.datalist import build_datalist
 from lmsfe_sam.data.layouts.registry import LAYOUTS
@@ -60,3 +61,5 @@ def test_a_mask_of_several_pages_is_named(tmp_path: Path) -> None:
     pages[0].save(root / "masks" / "case_2.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(InputError, match=r"case_2\.tif' has 3 slices, and a data set takes files of one"):
         check_records(build_datalist(root).select("all"))
+    (problem,) = audit(build_datalist(root)).problems
+    assert "a data set takes files of one" in problem.sentence

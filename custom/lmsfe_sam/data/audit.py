@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lmsfe_sam.data.checking import several_slices
 from lmsfe_sam.data.datalist import SPLIT_RULES, DataList, build_datalist
 from lmsfe_sam.data.duplicates import Pair, find_pairs
 from lmsfe_sam.data.layouts.folders import NEAR_DUPLICATES, Record
@@ -32,6 +33,7 @@ from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.data.transforms.markings import Marking, find_markings
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write
+from lmsfe_sam.images.image import SeveralFramesError
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.pages import environment
 from lmsfe_sam.predict.preprocessing import to_rgb_uint8
@@ -148,6 +150,8 @@ def _examine(record: Record) -> Problem | list[Marking]:
         return Problem("empty masks", str(error))
     except SizeMismatchError as error:
         return Problem("size mismatches", str(error))
+    except SeveralFramesError as error:
+        return Problem("unreadable files or bad masks", several_slices(error))
     except InputError as error:
         return Problem("unreadable files or bad masks", str(error))
     if not record.get("masks") and record["label"]:

@@ -54,9 +54,12 @@ def _check_record(record: Mapping[str, Any]) -> bool:
     try:
         return _check_files(record)
     except SeveralFramesError as error:
-        raise InputError(
-            f"{error.fact}, and a data set takes files of one: save each slice as a file of its own."
-        ) from error
+        raise InputError(several_slices(error)) from error
+
+
+def several_slices(error: SeveralFramesError) -> str:
+    """Return the sentence for a file of several slices in a data set, where no option chooses one."""
+    return f"{error.fact}, and a data set takes files of one: save each slice as a file of its own."
 
 
 def _check_files(record: Mapping[str, Any]) -> bool:
