@@ -75,8 +75,12 @@ def memory(threads: int) -> None:
 
 
 def training(repeats: int) -> None:
-    """Time training steps as ``train.json`` makes them: 8 images, its prompts, its corrections, its loss."""
+    """Time training steps as ``train.json`` makes them: 8 images, its prompts, its corrections, its loss.
+
+    The second kind has the shipped network as a teacher.
+    """
     from lmsfe_sam.prompts.sampling import MixedPrompts
+    from lmsfe_sam.training.distillation import Teachers, read_teachers
     from lmsfe_sam.training.iteration import PromptedSteps
     from lmsfe_sam.training.losses import PromptedLoss
 
@@ -93,15 +97,22 @@ def training(repeats: int) -> None:
     for i in range(batch):
         target[i, :, 60 + 5 * i : 130 + 9 * i, 40 + 7 * i : 150 + 3 * i] = 1
     rng = np.random.default_rng(0)
+    teachers = read_teachers([str(ROOT / "bundle" / "models" / "model.pt")], 256, "cpu")
 
-    def step() -> None:
+    def step(teachers: Teachers | None = None) -> None:
         with torch.enable_grad():
             optimizer.zero_grad(set_to_none=True)
-            tokens = steps(images, sampler(target, rng)[0], target, rng)
-            torch.stack([loss_function(each, target) for each in tokens]).mean().backward()
+            prompts = sampler(target, rng)[0]
+            soft = (
+                [] if teachers is None else [teachers.soften(target, teachers.predict(images, prompts, rng))]
+            )
+            first, *others = steps(images, prompts, target, rng)
+            losses = [loss_function(first, target, *soft), *(loss_function(each, target) for each in others)]
+            torch.stack(losses).mean().backward()
             optimizer.step()
 
-    samples = interleave({"training step": step}, repeats, warm_up=2)
+    tasks = {"training step": step, "with a teacher": lambda: step(teachers)}
+    samples = interleave(tasks, repeats, warm_up=2)
     print_times(f"vit_t, {batch} images a step, {config['prompts_per_image']} prompts an image", samples)
     seconds = samples["training step"]
     print(
