@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_folders import make_busi
 from lmsfe_sam.data.datalist import build_datalist
-from lmsfe_sam.data.masks.files import read_mask
+from lmsfe_sam.data.masks.files import read_label_map
 from lmsfe_sam.data.masks.reading import resize_mask
 from lmsfe_sam.evaluation.metrics import border_distances, dice
 from lmsfe_sam.evaluation.protocol import CONTROLS, control_mask
@@ -32,7 +32,7 @@ def test_controls_score_what_is_known_of_them(shared_data: Path, name: str) -> N
     records = build_datalist(shared_data / name).select("all")
     assert len(records) == count
     for record in records:
-        lesions = [read_mask(path) for path in record["label"]]
+        lesions = [read_label_map(path).labels != 0 for path in record["label"]]
         mask = np.logical_or.reduce(lesions)
         truth = resize_mask(mask, (256, 256))
         masks = {mode: control_mask(mode, truth, 0, record["name"]) for mode in CONTROLS}

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation
 
 from data_folders import SIZE, disc, save, speckle
-from lmsfe_sam.data.masks.files import EmptyMaskError, binarise, read_mask
+from lmsfe_sam.data.masks.files import EmptyMaskError, label_pixels, read_label_map
 from lmsfe_sam.data.masks.outlines import decode_run_lengths, draw_polygon
 from lmsfe_sam.data.masks.reading import (
     SizeMismatchError,
@@ -26,6 +26,14 @@ from lmsfe_sam.errors import InputError
 
 LESION = disc()
 SIZES = st.integers(1, 90)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    return read_label_map(path).labels != 0
+
+
+def binarise(pixels: np.ndarray, name: str) -> np.ndarray:
+    return label_pixels(pixels, name).labels != 0
 
 
 @pytest.mark.parametrize(
@@ -113,8 +121,10 @@ def test_greys_beyond_the_line_do_not_count(grey: int) -> None:
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.uint16])
 def test_an_all_black_mask_is_named(tmp_path: Path, dtype: type) -> None:
+    image = save(tmp_path / "image.png", np.zeros((9, 9), np.uint8))
+    record = {"image": image, "label": save(tmp_path / "night.png", np.zeros((9, 9), dtype))}
     with pytest.raises(EmptyMaskError, match=r"night\.png' is all black"):
-        read_mask(save(tmp_path / "night.png", np.zeros((9, 9), dtype)))
+        record_mask(record, (9, 9))
 
 
 def test_a_real_image_is_no_mask(tmp_path: Path) -> None:

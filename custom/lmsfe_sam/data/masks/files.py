@@ -61,21 +61,6 @@ class MaskFile:
     segments: Segments | None = None
 
 
-def read_mask(path: str | Path, frame: int | None = None) -> np.ndarray:
-    """Read a mask file.
-
-    Returns:
-        (H, W) bool, with at least one pixel set.
-
-    Raises:
-        InputError: the file is unreadable, is no mask (too many grey pixels), or is all black.
-    """
-    mask = read_label_map(path, frame).labels != 0
-    if not mask.any():
-        raise empty_mask(str(path))
-    return mask
-
-
 def read_label_map(path: str | Path, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> MaskFile:
     """Read the class values of a mask file, which may be all 0.
 
@@ -111,25 +96,6 @@ def is_black(path: str | Path) -> bool:
         return not read_label_map(file).labels.any()
     except InputError:
         return False
-
-
-def binarise(pixels: np.ndarray, name: str) -> np.ndarray:
-    """Turn the pixels of a mask picture into a mask.
-
-    Args:
-        pixels: (H, W) or (H, W, C), as `lmsfe_sam.images.reading` gives them.
-        name: the file's name, for the message.
-
-    Returns:
-        (H, W) bool, with at least one pixel set.
-
-    Raises:
-        InputError: it is no mask, or it is all black.
-    """
-    mask = label_pixels(pixels, name).labels != 0
-    if not mask.any():
-        raise empty_mask(name)
-    return mask
 
 
 def label_pixels(pixels: np.ndarray, name: str, lossy: bool = False) -> MaskFile:
