@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,24 @@ def test_a_damaged_description_is_one_sentence(own: Path, tmp_path: Path, text: 
     with pytest.raises(InputError, match="restore it or remove it") as caught:
         read_description(tmp_path / "m.pt")
     assert len(str(caught.value)) <= MAX_SENTENCE
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "rel_pos_h"])
+@pytest.mark.parametrize("axis", [0, -1])
+@pytest.mark.parametrize("size", [0, 3])
+def test_tables_of_no_size_or_other_channels_are_refused(
+    own: Path, tmp_path: Path, name: str, axis: int, size: int
+) -> None:
+    state = torch.load(own, weights_only=True)
+    key = next(key for key in state if key.endswith(name))
+    shape = [*state[key].shape]
+    shape[axis] = size
+    if name == "rel_pos_h" and axis == 0 and size:
+        pytest.skip("a grid of another size is resized")
+    torch.save({**state, key: torch.zeros(shape)}, tmp_path / "m.pt")
+    shutil.copy(own.with_suffix(".json"), tmp_path / "m.json")
+    with pytest.raises(InputError, match=r"m\.pt' does not fit .* has shape"):
+        network_from_checkpoint(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize("table", [torch.zeros(3), torch.tensor(1.0), torch.zeros(1, 999, 999, 32)])

@@ -142,7 +142,7 @@ def load_pretrained(model: Any, path: str | os.PathLike[str]) -> LoadReport:
         elif tensor.shape == target[name].shape:
             fitted[name] = tensor
             report.loaded.append(name)
-        elif _is_position_table(name) and tensor.dim() == target[name].dim():
+        elif _is_position_table(name) and _differ_in_grid(tensor.shape, target[name].shape):
             fitted[name] = resize_table(tensor, target[name].shape)
             report.resized.append(name)
         else:
@@ -198,6 +198,13 @@ def _translate(state: dict[str, Tensor], target: Iterable[str]) -> tuple[dict[st
 
 def _is_position_table(name: str) -> bool:
     return name.endswith(("pos_embed", "rel_pos_h", "rel_pos_w", "position_adapter.source"))
+
+
+def _differ_in_grid(shape: torch.Size, wanted: torch.Size) -> bool:
+    """Whether position tables are of as many channels, and neither is empty."""
+    if len(shape) != len(wanted) or 0 in shape:
+        return False
+    return shape[-1] == wanted[-1] and (len(shape) == 2 or shape[0] == wanted[0])
 
 
 def resize_table(table: Tensor, shape: torch.Size) -> Tensor:
