@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from lmsfe_sam.errors import _print_plainly
+from lmsfe_sam.files import atomic_write
 from lmsfe_sam.stopping import SIGNALS, Stopped, held_signals, raise_stopped
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -39,6 +41,24 @@ def test_each_signal_waits_for_the_end_of_a_block_and_has_its_code(number: signa
         written.append("whole")
     assert written == ["whole"] and stopped.value.exit_code == CODES[number]
     assert str(stopped.value) == f"stopped by {number.name}."
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_a_temporary_file_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    make = tempfile.mkstemp
+
+    def interrupted(**options: Any) -> tuple[int, str]:
+        made = make(**options)
+        os.kill(os.getpid(), number)
+        return made
+
+    raise_stopped()
+    monkeypatch.setattr(tempfile, "mkstemp", interrupted)
+    with pytest.raises(Stopped), atomic_write(tmp_path / "a.pt"):
+        pytest.fail("the block was begun")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_second_signal_within_a_block_waits_too(tmp_path: Path) -> None:

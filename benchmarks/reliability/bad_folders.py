@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,21 @@ def place_cases(folder: Path) -> Iterator[Case]:
     yield infer("--input", image, environment={"HOME": "/nowhere", "TMPDIR": "/nowhere"}, may_work=True)
     yield infer("--input", image, environment={"COLUMNS": "0", "LINES": "x"}, may_work=True)
     yield infer("--input", image, environment={"OMP_NUM_THREADS": "-3"}, may_work=True)
+    for language, charmap in (("de_DE", "ISO-8859-1"), ("ja_JP", "EUC-JP")):
+        variables = made_locale(folder / "locales", language, charmap)
+        yield infer("--input", folder / "bilder", environment=variables, may_work=True)
+        yield infer("--input", named, environment=variables, may_work=True)
+        yield infer("--input", folder / "fehlt-é.png", environment=variables)
+
+
+def made_locale(folder: Path, language: str, charmap: str) -> dict[str, str]:
+    """Compile a locale that is not UTF-8, and return the variables that choose it.
+
+    Where the system has no sources of locales, the C library takes ``C`` in its place.
+    """
+    folder.mkdir(exist_ok=True)
+    name = f"{language}.{charmap}"
+    if tool := shutil.which("localedef"):
+        words = [tool, "-f", charmap, "-i", language, str(folder / name)]
+        subprocess.run(words, capture_output=True, check=False)
+    return {"LOCPATH": str(folder), "LC_ALL": name, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

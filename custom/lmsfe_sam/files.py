@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lmsfe_sam.errors import InputError
+from lmsfe_sam.stopping import held_signals
 
 _TEMPORARY = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\..*)?")
 """What `atomic_write` calls its files while they are written."""
@@ -34,22 +35,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     suffix = "".join(target.suffixes[-2:])
+    name = ""
     try:
         check_regular(target)  # the rename would put a file into the place of a device or a pipe
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.tmp-", suffix=suffix, dir=target.parent)
-        os.close(handle)
-    except OSError as error:
-        raise unwritable(target, error) from error
-    temporary = Path(name)
-    try:
+        with held_signals():  # else one could come before the name is known, and the file would stay
+            handle, name = tempfile.mkstemp(
+                prefix=f".{target.name[:40]}.tmp-", suffix=suffix, dir=target.parent
+            )
+            os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
         raise unwritable(target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if name:
+            Path(name).unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
