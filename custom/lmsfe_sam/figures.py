@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, read_run
-from lmsfe_sam.files import atomic_write
+from lmsfe_sam.files import atomic_write, named_path
 from lmsfe_sam.tables import PROMPTS, name_of
 
 ENDINGS = (".png", ".pdf")
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", nargs="+", help="names of images, as in metrics.csv")
     parser.add_argument("--count", type=int, default=6, help="images, best to worst, if none are named")
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS), help="prompt modes, the first first")
-    parser.add_argument("--output", type=Path, nargs="+", required=True, help="files, .png or .pdf")
+    parser.add_argument("--output", type=named_path, nargs="+", required=True, help="files, .png or .pdf")
     options = parser.parse_args(arguments)
     for file in options.output:
         if file.suffix not in ENDINGS:

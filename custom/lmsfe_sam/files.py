@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
@@ -191,6 +192,19 @@ def close_logs() -> None:
     for handler in [handler for handler in package.handlers if isinstance(handler, LockedLog)]:
         package.removeHandler(handler)
         handler.close()
+
+
+def named_path(text: str) -> Path:
+    """Return the path that an argument names; a ``type`` for argparse.
+
+    With ``Path`` as the type an empty argument would be the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is empty.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"'{text}' is no name: give a file or folder")
+    return Path(text)
 
 
 def ensure_folder(path: str | os.PathLike[str], key: str) -> Path:

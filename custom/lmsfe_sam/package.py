@@ -21,6 +21,7 @@ if not __package__:  # Run as a file: Python puts this folder on the module path
             )
 
 from lmsfe_sam.errors import plain_errors
+from lmsfe_sam.files import named_path
 from lmsfe_sam.zoo.folder import Options, write_bundle
 
 
@@ -31,11 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m lmsfe_sam.package", description=str(__doc__).split("\n")[0]
     )
     parser.add_argument(
-        "--output", required=True, type=Path, help="the folder to write; it must be new or empty"
+        "--output", required=True, type=named_path, help="the folder to write; it must be new or empty"
     )
-    parser.add_argument("--bundle", type=Path, help="the bundle to package (default: the clone's own)")
+    parser.add_argument("--bundle", type=named_path, help="the bundle to package (default: the clone's own)")
     parser.add_argument(
-        "--checkpoint", type=Path, help="other weights, a NAME.pt with NAME.json beside it if there is one"
+        "--checkpoint",
+        type=named_path,
+        help="other weights, a NAME.pt with NAME.json beside it if there is one",
     )
     parser.add_argument("--model_url", help="the address of weights that are too large for the zoo")
     parser.add_argument(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import atomic_write, own_bundle, read_text
+from lmsfe_sam.files import atomic_write, named_path, own_bundle, read_text
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, seal_weights
 from lmsfe_sam.model.weights.checks import sha256
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.selftest", description=str(__doc__).split("\n")[0]
     )
-    parser.add_argument("--bundle", type=Path, help="the bundle's folder (default: this installation's own)")
+    parser.add_argument("--bundle", type=named_path, help="the bundle's folder (default: this installation)")
     parser.add_argument("--device", default="cpu", help="where the network runs (default: %(default)s)")
     parser.add_argument("--update", action="store_true", help="store these results as the expected ones")
     options = parser.parse_args(arguments)

@@ -21,7 +21,7 @@ from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
 from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run
 from lmsfe_sam.evaluation.statistics import Estimate
-from lmsfe_sam.files import atomic_write
+from lmsfe_sam.files import atomic_write, named_path
 
 COLUMNS = (*METRICS, "hd95", "assd")
 """The paper's six metrics, and two of ours."""
@@ -296,7 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--format", default="md", help=f"some of {','.join(FORMATS)}, with commas between them"
     )
     parser.add_argument("--prompts", nargs="+", default=list(PROMPTS), help="prompt modes to show")
-    parser.add_argument("--output", type=Path, help="file name without ending to write to; else printed")
+    parser.add_argument(
+        "--output", type=named_path, help="file name without ending to write to; else printed"
+    )
     options = parser.parse_args(arguments)
     formats = options.format.split(",")
     for name in formats:

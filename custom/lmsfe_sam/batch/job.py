@@ -85,6 +85,9 @@ def run_batch(options: BatchOptions) -> Summary:
             failed than ``max_failures``.
         Stopped: a signal asked the job to end; the message says what is finished.
     """
+    for key in ("input", "output", "prompts"):
+        if getattr(options, key) is not None and not getattr(options, key).strip():
+            raise InputError(f"{key} '{getattr(options, key)}' is no name: give a file, folder or URL.")
     name = uuid.uuid4().hex[:12]
     store = Store(options.output, name)
     if options.workers is not None:

@@ -32,7 +32,7 @@ from lmsfe_sam.data.masks.reading import SizeMismatchError, record_mask
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.data.transforms.markings import Marking, find_markings
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import atomic_write
+from lmsfe_sam.files import atomic_write, named_path
 from lmsfe_sam.images.image import SeveralFramesError
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.pages import environment
@@ -248,11 +248,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.data.audit", description=str(__doc__).split("\n")[0]
     )
-    parser.add_argument("folder", help="the data set's folder or its parent, or a datalist.json")
     parser.add_argument(
-        "--output", default="runs/audit.html", type=Path, help="the page (default: %(default)s)"
+        "folder", type=named_path, help="the data set's folder or its parent, or a datalist.json"
     )
-    parser.add_argument("--datalist", type=Path, help="also write the split to this datalist.json")
+    parser.add_argument(
+        "--output", default="runs/audit.html", type=named_path, help="the page (default: %(default)s)"
+    )
+    parser.add_argument("--datalist", type=named_path, help="also write the split to this datalist.json")
     parser.add_argument("--layout", default="auto", help=f"auto, datalist, {', '.join(LAYOUTS)}")
     parser.add_argument("--split_rule", default="group", help=" or ".join(SPLIT_RULES))
     parser.add_argument("--seed", default=0, type=int, help="of the split (default: %(default)s)")

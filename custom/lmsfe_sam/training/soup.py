@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import cast
 
 from torch.optim.swa_utils import AveragedModel
 
 from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.files import named_path
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights, seal_weights
 from lmsfe_sam.model.network import LMSFESAM
 
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.training.soup", description=str(__doc__).split("\n")[0]
     )
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="model.pt of two or more runs")
+    parser.add_argument("checkpoints", nargs="+", type=named_path, help="model.pt of two or more runs")
     parser.add_argument("--keep", nargs="+", default=[], help="parts that come from the first file alone")
-    parser.add_argument("--output", required=True, type=Path, help="the file to write, NAME.pt")
+    parser.add_argument("--output", required=True, type=named_path, help="the file to write, NAME.pt")
     options = parser.parse_args(arguments)
     if options.output.suffix != ".pt":
         parser.error(f"--output {options.output} has to end in .pt")

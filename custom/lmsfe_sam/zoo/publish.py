@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.files import named_path
 from lmsfe_sam.zoo.checks import LARGEST
 from lmsfe_sam.zoo.folder import METADATA_FILE, NAME
 from lmsfe_sam.zoo.verify import check_packaged
@@ -37,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "zoo", help="commit the bundle on a new branch of a clone of the zoo; pushes nothing"
     )
     zoo.add_argument(
-        "--clone", required=True, type=Path, help=f"a clone of your fork of {ZOO}, on its dev branch"
+        "--clone", required=True, type=named_path, help=f"a clone of your fork of {ZOO}, on its dev branch"
     )
     zoo.add_argument("--branch", help="the new branch (default: the bundle's name and version)")
     hub = targets.add_parser("hub", help="upload the bundle with MONAI's push_to_hf_hub")
     hub.add_argument("--repo", required=True, help="OWNER/NAME on Hugging Face")
     hub.add_argument("--public", action="store_true", help="make a new repository public")
     for target in (zoo, hub):
-        target.add_argument("folder", type=Path, help="the folder that lmsfe_sam.package wrote")
+        target.add_argument("folder", type=named_path, help="the folder that lmsfe_sam.package wrote")
         target.add_argument("--dry_run", action="store_true", help="print what would be done, change nothing")
     options = parser.parse_args(arguments)
     if options.target == "zoo":

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError, plain_errors
+from lmsfe_sam.files import named_path
 from lmsfe_sam.zoo import checks, runtime_checks
 from lmsfe_sam.zoo.checks import PACKAGE, Result
 from lmsfe_sam.zoo.folder import METADATA_FILE, NAME
@@ -29,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lmsfe_sam.zoo.verify", description=str(__doc__).split("\n")[0]
     )
-    parser.add_argument("folder", type=Path, help="what lmsfe_sam.package wrote")
+    parser.add_argument("folder", type=named_path, help="what lmsfe_sam.package wrote")
     schema = parser.add_mutually_exclusive_group()
-    schema.add_argument("--schema", type=Path, help="the file of MONAI's metadata schema")
+    schema.add_argument("--schema", type=named_path, help="the file of MONAI's metadata schema")
     schema.add_argument("--online", action="store_true", help="let MONAI download the schema")
     given = parser.parse_args(arguments)
     results = verify(given.folder, checks.ONLINE if given.online else given.schema)

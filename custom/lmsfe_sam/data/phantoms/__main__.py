@@ -7,13 +7,12 @@ python -m lmsfe_sam.data.phantoms --output structures --count 500 --kind structu
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from PIL import Image
 
 from lmsfe_sam.data.phantoms.rendering import phantom_records, render_phantom, render_structures
 from lmsfe_sam.errors import plain_errors
-from lmsfe_sam.files import atomic_write, ensure_folder
+from lmsfe_sam.files import atomic_write, ensure_folder, named_path
 
 RENDERERS = {"lesions": (render_phantom, 255), "structures": (render_structures, 1)}
 """For each kind how it is rendered, and the value in its files of what is 1 in its masks."""
@@ -22,7 +21,7 @@ RENDERERS = {"lesions": (render_phantom, 255), "structures": (render_structures,
 def main(arguments: list[str] | None = None) -> None:
     """Write phantoms as a dataset folder of ``images/`` and ``masks/``."""
     parser = argparse.ArgumentParser(prog="python -m lmsfe_sam.data.phantoms", description=main.__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--output", type=named_path, required=True, help="the folder to write")
     parser.add_argument("--count", type=int, default=100, help="how many phantoms (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="which phantoms (default 0)")
     parser.add_argument(
