@@ -36,11 +36,11 @@ AHEAD = 2**20
 CONNECT = 10.0
 """Seconds within which a running cluster answers."""
 
-STOP = 5.0
+STOP = 30.0
 """Seconds for the work under way to be called off when a job ends early."""
 
-_THREADS = ("StreamingExecutor", "iter_threaded", "Prefetcher")
-"""Names of the threads by which Ray Data hands out results."""
+_THREADS = ("StreamingExecutor", "iter_threaded")
+"""Names of the threads by which Ray Data hands out results; its prefetchers sleep, and do no harm."""
 
 STARTS = 3
 """How often Ray is started before the job gives up."""
@@ -93,19 +93,17 @@ def ray_cluster(job: Job, workers: int) -> Iterator[Any]:
             signal.signal(number, handler)
         yield ray
     finally:
-        # A thread that uses Ray after its shutdown ends this process without a word. Where one is still at
-        # work, Ray shuts itself down as the process exits, by when the job has said why it ended.
-        if _threads_end(STOP):
-            ray.shutdown()
+        # A thread that uses Ray after its shutdown ends this process without a word.
+        _wait_for_threads(STOP)
+        ray.shutdown()
 
 
-def _threads_end(seconds: float) -> bool:
-    """Wait until the threads by which Ray Data hands out results have ended. False: some still run."""
+def _wait_for_threads(seconds: float) -> None:
+    """Wait until the threads by which Ray Data hands out results have ended, but no longer than that."""
     deadline = time.monotonic() + seconds
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith(_THREADS)]
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    return not any(thread.is_alive() for thread in threads)
+    for thread in threading.enumerate():
+        if thread.name.startswith(_THREADS):
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _start(ray: Any, own: dict[str, Any]) -> None:

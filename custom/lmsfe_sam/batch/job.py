@@ -7,8 +7,8 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,8 @@ def run_batch(options: BatchOptions) -> Summary:
         _announce(plan, store)
         failures = Failures(store, stack.enter_context(store.scratch()))
         writing = _Writing(record, own, failures, options, plan)
-        return writing.run(_work(job, store, plan, options))
+        with closing(_work(job, store, plan, options)) as work:
+            return writing.run(work)
 
 
 def _check(job: Job, options: BatchOptions) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _announce(plan: Plan, store: Store) -> None:
         logger.info("Segmenting %d images into '%s'.", plan.left, store.url)
 
 
-def _work(job: Job, store: Store, plan: Plan, options: BatchOptions) -> Iterator[pa.Table]:
+def _work(job: Job, store: Store, plan: Plan, options: BatchOptions) -> Generator[pa.Table]:
     """Yield the results of the images of the plan."""
     if not plan.left:
         return
