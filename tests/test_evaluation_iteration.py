@@ -27,6 +27,17 @@ from lmsfe_sam.evaluation.protocol import (
 from lmsfe_sam.prompts.simulate import first_click
 
 
+def bfloat16_engine(network: Any, amp: bool) -> SimpleNamespace:
+    """The parts of an engine that an evaluation uses."""
+    return SimpleNamespace(
+        network=network,
+        mode=lambda network: nullcontext(),
+        amp=amp,
+        amp_kwargs={"dtype": torch.bfloat16},
+        state=SimpleNamespace(device=torch.device("cpu")),
+    )
+
+
 def test_the_precision_is_the_engines_on_its_own_device() -> None:
     """Autocast was always that of CUDA in float16, which does nothing on a CPU."""
     seen = []
@@ -37,14 +48,9 @@ def test_the_precision_is_the_engines_on_its_own_device() -> None:
             return super().encode(image)
 
     for amp in (False, True):
-        engine = SimpleNamespace(
-            network=Watched(),
-            mode=lambda network: nullcontext(),
-            amp=amp,
-            amp_kwargs={"dtype": torch.bfloat16},
-            state=SimpleNamespace(device=torch.device("cpu")),
+        PromptedEvaluation(("box",))(
+            bfloat16_engine(Watched(), amp), collate_cases([item("a.png", disc(120, 90, 30))])
         )
-        PromptedEvaluation(("box",))(engine, collate_cases([item("a.png", disc(120, 90, 30))]))
     assert [enabled for enabled, _ in seen] == [False, True]
     assert seen[1][1] == torch.bfloat16
 
@@ -226,14 +232,9 @@ def test_mixed_precision_is_that_of_training_on_the_engines_device(amp: bool) ->
             seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
             return super().encode(image)
 
-    engine = SimpleNamespace(
-        network=Noting(),
-        mode=lambda network: nullcontext(),
-        amp=amp,
-        amp_kwargs={"dtype": torch.bfloat16},
-        state=SimpleNamespace(device=torch.device("cpu")),
+    PromptedEvaluation(MODES)(
+        bfloat16_engine(Noting(), amp), collate_cases([item("a.png", disc(120, 90, 30))])
     )
-    PromptedEvaluation(MODES)(engine, collate_cases([item("a.png", disc(120, 90, 30))]))
     assert seen == [torch.bfloat16 if amp else torch.float32]
 
 
