@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from torch import Tensor
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_description, save_weights
-from lmsfe_sam.model.encoder.backbone import PlainBackbone, TimmBackbone, build_backbone, load_classifier
+from lmsfe_sam.model.encoder.backbone import (
+    PairedBackbone,
+    PlainBackbone,
+    TimmBackbone,
+    build_backbone,
+    load_classifier,
+)
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 from lmsfe_sam.training.optimization import parameter_groups
@@ -70,7 +77,7 @@ def test_another_librarys_names_are_matched_by_order(classifier: dict[str, Tenso
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("no_such_network", "is unknown: give 'plain' or the name of a network in timm"),
+        ("no_such_network", "is unknown: give 'plain', a network's name in timm, or both"),
         ("vit_tiny_patch16_224", "does not give features at 1/2"),
     ],
 )
@@ -136,6 +143,57 @@ def test_training_starts_from_a_file_with_another_backbone(
     report = started.load_pretrained(tmp_path / "plain.pt")
     assert report.replaced and not report.unused
     assert all("stages" in n or "project" in n for n in (*report.replaced, *report.new))
+
+
+@pytest.fixture(scope="module")
+def paired() -> LMSFESAM:
+    torch.manual_seed(0)
+    with tiny_presets():
+        return LMSFESAM("tiny_t", SIZE, backbone=f"plain+{LITE}").eval()
+
+
+def test_beside_the_plain_backbone_it_changes_nothing_at_first(
+    paired: LMSFESAM, network: LMSFESAM, classifier: dict[str, Tensor], tmp_path: Path
+) -> None:
+    with tiny_presets():
+        plain = LMSFESAM("tiny_t", SIZE).eval()
+    save_weights(plain, tmp_path / "plain.pt")
+    save_weights(network, tmp_path / "timm.pt")
+    started = start_network(copy.deepcopy(paired), str(tmp_path / "plain.pt"), str(tmp_path / "timm.pt"))
+    with torch.no_grad():
+        torch.testing.assert_close(started(image()), plain(image()))
+    stages = started.image_encoder.local_encoder.stages
+    assert isinstance(stages, PairedBackbone)
+    theirs = network.image_encoder.local_encoder.stages.net.state_dict()
+    torch.testing.assert_close(stages.beside.net.state_dict(), theirs)
+    load_classifier(stages, classifier)
+    torch.testing.assert_close(stages.beside.net.conv_stem.weight.detach(), classifier["conv_stem.weight"])
+
+
+def test_beside_the_plain_backbone_it_learns(paired: LMSFESAM) -> None:
+    stages = copy.deepcopy(paired.image_encoder.local_encoder.stages).train()
+    for project in stages.project:
+        torch.nn.init.normal_(project.weight)
+    sum(feature.square().mean() for feature in stages(image())).backward()
+    assert [name for name, p in stages.beside.named_parameters() if p.grad is None] == []
+    assert [feature.shape[1] for feature in stages(image())] == list(stages.widths)
+
+
+def test_a_checkpoint_of_both_comes_back(paired: LMSFESAM, tmp_path: Path) -> None:
+    save_weights(paired, tmp_path / "model.pt")
+    with tiny_presets():
+        again = network_from_checkpoint(tmp_path / "model.pt")
+    assert again.backbone == f"plain+{LITE}"
+    with torch.no_grad():
+        torch.testing.assert_close(again(image()), paired(image()))
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(InputError, match="whose name only"):
+        read_description(tmp_path / "model.pt")
+
+
+def test_torchscript_compiles_both(paired: LMSFESAM) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(paired)(image()), paired(image()))
 
 
 def test_torchscript_compiles_it(network: LMSFESAM) -> None:

@@ -129,7 +129,7 @@ class TrainingOptions(DataOptions):
         description="form of a network without prompts: none, or the box as one more channel; null: none"
     )
     backbone: Text | None = Field(
-        description="CNN of the local encoder: plain, or a network of timm; null: the preset's"
+        description="CNN of the local encoder: plain, one of timm, or both (plain+NAME); null: the preset's"
     )
     backbone_weights: Text | None = Field(description="file with start weights of the backbone")
     backbone_rate: Share = Field(description="learning rate of the backbone, as a share of learning_rate")

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.model.encoder.backbone import PLAIN
+from lmsfe_sam.model.encoder.backbone import PLAIN, TIMM_NAMES
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
 from lmsfe_sam.model.weights.checks import HASH, sha256
 from lmsfe_sam.model.weights.pretrained import (
-    BACKBONE,
     POSITION_SCALE,
     POSITION_SOURCE,
     POSITION_TABLE,
@@ -202,7 +201,7 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
     if table is not None and table.dim() != 4:
         table = None
     depth = len({name.split(".")[2] for name in state if name.startswith("image_encoder.blocks.")})
-    if any(name.startswith(f"{BACKBONE}net.") for name in state):
+    if any(name.startswith(TIMM_NAMES) for name in state):
         raise InputError(
             f"checkpoint '{file}' has a backbone of timm, whose name only '{file.with_suffix('.json').name}' "
             "tells: put that file beside it."

@@ -101,8 +101,8 @@ class LMSFESAM(UnpromptedNetwork):
             ``local_encoder``. Without it F_l enters once, before the neck.
         position_norm: ``layer`` or ``instance``, see `lmsfe_sam.model.encoder.adapters.PositionAdapter`.
         position_mode: ``add`` or ``replace``, see the same.
-        backbone: CNN of the local encoder: ``plain``, or the name of a network in timm; None for the
-            preset's.
+        backbone: CNN of the local encoder: ``plain``, a network of timm by name, or both (``plain+NAME``,
+            see `PairedBackbone`); None for the preset's.
 
     With the four toggles off, ``vit_b``, ``vit_l`` and ``vit_h`` are segment_anything's networks.
 

@@ -27,7 +27,7 @@ class Preset:
         mlp_ratio: hidden channels of a block's MLP, as a multiple of ``embed_dim``.
         decoder_dim: channels of the neck, the prompt encoder and the mask decoder.
         decoder_mlp_dim: hidden channels of the mask decoder's transformer.
-        backbone: CNN of the local encoder: ``plain``, or the name of a network in timm.
+        backbone: CNN of the local encoder: ``plain``, a network of timm by name, or both: ``plain+NAME``.
         local_widths: channels of the plain backbone's stem and its three stages.
         local_blocks: residual blocks behind the stem and behind each stage.
         local_hidden: hidden channels of the local encoder's pyramid.

@@ -1,4 +1,4 @@
-"""The CNN backbone of the local encoder, "a CNN backbone network" in section 1.1: plain, or one of timm's."""
+"""The CNN backbone of the local encoder, "a CNN backbone network" in section 1.1: plain, of timm, or both."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD
 
 PLAIN = "plain"
+BESIDE = f"{PLAIN}+"
+"""What the name of a network of timm begins with that stands beside the plain backbone."""
+
+BESIDE_SCALE = 0.75
+"""Size of the image that such a network sees, as a share of the input's."""
+
+TIMM_NAMES = ("image_encoder.local_encoder.stages.net.", "image_encoder.local_encoder.stages.beside.net.")
+"""Where a checkpoint of ours has the tensors of a network of timm."""
+
 STRIDES = (2, 4, 8, 16)
 """The features that the local encoder needs: stem, x1, x2 and x3 of section 1.1."""
 
@@ -68,14 +77,62 @@ class TimmBackbone(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the features of ``image (B, 3, H, W)`` at 1/2, 1/4, 1/8 and 1/16."""
-        return self.net(image * self.scale + self.shift)  # type: ignore[operator]
+        image = image * self.scale + self.shift  # type: ignore[operator]
+        if torch.jit.is_scripting() or image.device.type != "cpu":
+            return self.net(image)
+        # A processor trains depth-wise convolutions slower in bfloat16 than in single precision.
+        with torch.autocast("cpu", enabled=False):
+            return self.net(image)
+
+
+class PairedBackbone(nn.Module):
+    """The plain backbone with a network of timm beside it, whose features are projected and added.
+
+    The projections start at zero, so that at first this is the plain backbone: weights trained with
+    that one go on from where they were. Outlines are the plain one's matter, so that the network of
+    timm sees the image at `BESIDE_SCALE` of its size, in about half the time.
+
+    Args:
+        name: of the network in timm.
+        widths, blocks: of the plain backbone.
+
+    Raises:
+        InputError: as `TimmBackbone`.
+    """
+
+    def __init__(
+        self, name: str, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]
+    ) -> None:
+        super().__init__()
+        self.plain = PlainBackbone(widths, blocks)
+        self.beside = TimmBackbone(name)
+        self.project = nn.ModuleList(
+            zero_conv(theirs, ours) for theirs, ours in zip(self.beside.widths, widths, strict=True)
+        )
+        self.widths = widths
+        self.beside_scale = BESIDE_SCALE
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return the features of ``image (B, 3, H, W)`` at 1/2, 1/4, 1/8 and 1/16."""
+        features = self.plain(image)
+        small = F.interpolate(image, scale_factor=self.beside_scale, mode="bilinear", align_corners=False)
+        beside = self.beside(small)
+        for i, project in enumerate(self.project):
+            size = features[i].shape[-2:]
+            added = F.interpolate(project(beside[i]), size=size, mode="bilinear", align_corners=False)
+            features[i] = features[i] + added
+        return features
 
 
 def build_backbone(
     name: str, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]
-) -> PlainBackbone | TimmBackbone:
-    """Build ``plain``, which has these widths and blocks, or the network of timm that ``name`` names."""
-    return PlainBackbone(widths, blocks) if name == PLAIN else TimmBackbone(name)
+) -> PlainBackbone | TimmBackbone | PairedBackbone:
+    """Build ``plain``, which has these widths and blocks, a network of timm, or ``plain+`` and its name."""
+    if name == PLAIN:
+        return PlainBackbone(widths, blocks)
+    if name.startswith(BESIDE):
+        return PairedBackbone(name.removeprefix(BESIDE), widths, blocks)
+    return TimmBackbone(name)
 
 
 def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
@@ -85,7 +142,9 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
     from timm.models.mobilenetv3 import MobileNetV3Features
 
     if not timm.is_model(name):
-        raise InputError(f"backbone '{name}' is unknown: give 'plain' or the name of a network in timm.")
+        raise InputError(
+            f"backbone '{name}' is unknown: give 'plain', a network's name in timm, or both as 'plain+NAME'."
+        )
     try:
         with torch.device("meta"):  # without numbers: it may be large, and is only asked for its strides
             network: Any = timm.create_model(name, features_only=True)
@@ -106,7 +165,7 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
 
 
 def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> None:
-    """Load the stages of a classification network that the backbone has.
+    """Load the stages of a classification network, or of a checkpoint of ours, that the backbone has.
 
     The tensors are taken by their names, or, where these are another library's, by their order,
     which efficientnet_pytorch's and timm's EfficientNets share.
@@ -114,10 +173,15 @@ def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> Non
     Raises:
         InputError: the backbone is not one of timm's, or the tensors do not fit.
     """
+    if isinstance(backbone, PairedBackbone):
+        backbone = backbone.beside
     if not isinstance(backbone, TimmBackbone):
         raise InputError(
             "backbone_weights are for a network of timm, which this one has not: name it with --backbone."
         )
+    for prefix in TIMM_NAMES:
+        ours = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+        state = ours or state
     target = backbone.net.state_dict()
     names = list(target) if set(target) <= set(state) else list(state)
     chosen = {name: state[theirs] for name, theirs in zip(target, names, strict=False)}
@@ -126,6 +190,14 @@ def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> Non
             "backbone_weights hold another network than --backbone names: give the file of that network."
         )
     backbone.net.load_state_dict(chosen)
+
+
+def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:
+    """Return a 1 x 1 convolution with weights and biases of zero."""
+    conv = nn.Conv2d(inputs, outputs, 1)
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
 
 
 class ConvNormAct(nn.Sequential):

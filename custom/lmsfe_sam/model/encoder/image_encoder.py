@@ -21,7 +21,7 @@ from lmsfe_sam.model.encoder.adapters import (
     LightChannelSpatialAdapter,
     PositionAdapter,
 )
-from lmsfe_sam.model.encoder.backbone import PLAIN
+from lmsfe_sam.model.encoder.backbone import PLAIN, zero_conv
 from lmsfe_sam.model.encoder.local_encoder import LocalMultiScaleEncoder
 from lmsfe_sam.model.presets import Preset
 
@@ -222,7 +222,7 @@ class ImageEncoder(nn.Module):
             else None
         )
         self.local_to_neck = (
-            _zero_conv(dim) if local_encoder and (preset.local_to_neck or not balancing_adapter) else None
+            zero_conv(dim, dim) if local_encoder and (preset.local_to_neck or not balancing_adapter) else None
         )
         self.blocks = nn.ModuleList()
         for i in range(preset.depth):
@@ -285,10 +285,3 @@ class ImageEncoder(nn.Module):
         if self.position_adapter is not None:
             return self.position_adapter(self.pos_embed)
         return self.pos_embed
-
-
-def _zero_conv(dim: int) -> nn.Conv2d:
-    conv = nn.Conv2d(dim, dim, 1)
-    for parameter in conv.parameters():
-        nn.init.zeros_(parameter)
-    return conv

@@ -101,7 +101,8 @@ class LocalMultiScaleEncoder(nn.Module):
         hidden: hidden channels of the pyramid.
         out_dim: channels of F_l.
         mhpm: put an MHPM behind each pool (a column of table 5).
-        backbone: ``plain``, or the name of a network in timm, which has its own widths.
+        backbone: ``plain``, a network of timm by name, which has its own widths, or both (``plain+NAME``),
+            with the widths of the plain one.
     """
 
     POOLS = (5, 9, 13)

@@ -46,6 +46,12 @@ OUR_PARTS = (
 """Modules that a file of SAM, MedSAM or SAM-Med2D may lack."""
 
 BACKBONE = "image_encoder.local_encoder.stages."
+PLAIN_BESIDE = f"{BACKBONE}plain."
+"""Where the plain backbone is when a network of timm stands beside it."""
+
+BESIDE = (f"{BACKBONE}beside.", f"{BACKBONE}project.")
+"""What such a pair has in addition."""
+
 BACKBONE_SHAPED = (
     BACKBONE,
     "image_encoder.local_encoder.project.",
@@ -132,7 +138,12 @@ def load_pretrained(model: Any, path: str | os.PathLike[str]) -> LoadReport:
     if not any(SAM_MED2D_ADAPTER in name for name in target):
         report.left_out = [name for name in state if SAM_MED2D_ADAPTER in name]
         state = {name: tensor for name, tensor in state.items() if SAM_MED2D_ADAPTER not in name}
-    if form == "lmsfe_sam" and _backbone_names(state) and _backbone_names(state) != _backbone_names(target):
+    optional: tuple[str, ...] = ()
+    if _is_plain_beside(state, target):
+        optional = BESIDE
+        state = {name.replace(BACKBONE, PLAIN_BESIDE, 1): tensor for name, tensor in state.items()}
+    elif form == "lmsfe_sam" and _backbone_names(state) and _backbone_names(state) != _backbone_names(target):
+        optional = BACKBONE_SHAPED
         report.replaced = [name for name in state if name.startswith(BACKBONE_SHAPED)]
         state = {name: tensor for name, tensor in state.items() if name not in report.replaced}
     fitted: dict[str, Tensor] = {}
@@ -152,7 +163,7 @@ def load_pretrained(model: Any, path: str | os.PathLike[str]) -> LoadReport:
                 "name the network that the file was made for."
             )
     report.new = [name for name in target if name not in fitted]
-    _refuse_misfits(report, model)
+    _refuse_misfits(report, model, optional)
     model.load_state_dict({**target, **fitted})
     logger.log(logging.WARNING if report.left_out else logging.INFO, "%s", report)
     return report
@@ -162,7 +173,13 @@ def _backbone_names(state: dict[str, Tensor]) -> set[str]:
     return {name for name in state if name.startswith(BACKBONE)}
 
 
-def _refuse_misfits(report: LoadReport, model: Any) -> None:
+def _is_plain_beside(state: dict[str, Tensor], target: Iterable[str]) -> bool:
+    """Whether the file's plain backbone is the one that the network has beside one of timm."""
+    plain = {name.replace(BACKBONE, PLAIN_BESIDE, 1) for name in _backbone_names(state)}
+    return plain == {name for name in target if name.startswith(PLAIN_BESIDE)} != set()
+
+
+def _refuse_misfits(report: LoadReport, model: Any, optional: tuple[str, ...]) -> None:
     if report.unused:
         raise InputError(
             f"checkpoint '{report.path}' holds {len(report.unused)} tensors that {model.title} "
@@ -171,8 +188,7 @@ def _refuse_misfits(report: LoadReport, model: Any) -> None:
         )
     allowed = () if report.format == "lmsfe_sam" else OUR_PARTS
     missing = [name for name in report.new if not any(part in name.split(".") for part in allowed)]
-    if report.replaced:
-        missing = [name for name in missing if not name.startswith(BACKBONE_SHAPED)]
+    missing = [name for name in missing if not name.startswith(optional)]
     if missing:
         raise InputError(
             f"checkpoint '{report.path}' lacks {len(missing)} tensors of {model.title} "
