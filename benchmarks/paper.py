@@ -11,6 +11,10 @@ one, which the table says.
 Networks of the ViT-B family are worth something with SAM's weights alone; they are listed with the command
 unless ``--weights NAME=FILE`` gives them a file.
 
+What the tables need of a finished run is copied to a folder of its own in ``--results``, without images and
+without paths. Rows that are there already, perhaps from another machine, are not run again, and
+``python -m lmsfe_sam.tables --runs RESULTS/*`` prints the tables from these folders alone.
+
 Run from the root of the repository:
 ``python benchmarks/paper.py --dataset_dir DIR --output_dir DIR --minutes 120 --seeds 0 1 2``.
 """
@@ -18,6 +22,8 @@ Run from the root of the repository:
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import shlex
@@ -32,6 +38,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 SMALLEST, STEP, PROBED_AT = 64, 32, 128
 MODES = ["box", "box_jitter_10", "box_jitter_20", "point", "none", "control_box", "control_ellipse"]
+
+PATHS = frozenset({"dataset_dir", "output_dir", "pretrained", "resume"})
+UNREAD = frozenset({"gain_over_control", "reliability", "reliability_overall", "curves"})
+"""Keys of a summary that the tables do without."""
 
 TOGGLES = ("local_encoder", "mhpm", "adapters", "balancing_adapter")
 
@@ -107,26 +117,38 @@ def main(given: Sequence[str] | None = None) -> None:
     folder = Path(options.output_dir).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     datalist = make_datalist(options, folder)
+    results = Path(options.results or folder / "results").resolve()
+    check_results(results, datalist)
     weights = dict(pair.split("=", 1) for pair in options.weights)
     todo = list(planned(options, folder))
-    left = [run for run in todo if run.row.needs and run.row.needs[1] not in weights]
+    done = {run.name for run in finished(results)}
+    left = [
+        run
+        for run in todo
+        if run.row.needs and run.row.needs[1] not in weights and run.folder.name not in done
+    ]
     for number, run in enumerate(todo, 1):
         if run in left:
+            continue
+        if run.folder.name in done:
+            say(f"[{number}/{len(todo)}] {run.folder.name} is finished: see {results / run.folder.name}")
             continue
         say(f"[{number}/{len(todo)}] {run.folder.name}")
         try:
             train(run, datalist, weights, options)
             evaluate(run, datalist, options)
+            keep(run, results / run.folder.name)
         except subprocess.CalledProcessError as error:  # the others go on
             say(f"{run.folder.name} failed with exit code {error.returncode}: see {run.folder / 'log.txt'}")
-        report(left, folder)
-    report(left, folder, shown=True)
+        report(left, folder, results)
+    report(left, folder, results, shown=True)
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train and evaluate the rows of the paper's tables.")
     parser.add_argument("--dataset_dir")
     parser.add_argument("--output_dir")
+    parser.add_argument("--results", help="folder of finished runs; results in the output folder if left out")
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--forms", nargs="+", choices=["none", "box"], default=["box", "none"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -279,34 +301,60 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
 
 
-def started(folder: Path) -> list[Run]:
-    """Runs in the output folder, those of earlier commands with other rows or seeds, too."""
-    runs = []
-    for path in folder.glob("*_seed*"):
-        name, _, seed = path.name.rpartition("_seed")
-        form = next((form for form in ("none", "box") if name.endswith(f"_{form}")), None)
+def keep(run: Run, place: Path) -> None:
+    """Copy what the tables read of a finished run, and its settings, with names in the place of paths."""
+    from lmsfe_sam.files import atomic_write
+
+    summary = json.loads((run.evaluation / "summary.json").read_text())
+    summary = {key: value for key, value in summary.items() if key not in UNREAD}
+    summary["checkpoint"] = Path(summary["checkpoint"]).name
+    settings = json.loads((run.folder / "run.json").read_text())["settings"]
+    for key in PATHS & settings.keys():
+        settings[key] = settings[key] and Path(settings[key]).name
+    texts = {name: (run.evaluation / name).read_text() for name in ("metrics.csv", "images.csv")}
+    texts["settings.json"] = json.dumps(settings, indent=2) + "\n"
+    texts["summary.json"] = json.dumps(summary, indent=1) + "\n"  # last: with it the run is finished
+    for name, text in texts.items():
+        with atomic_write(place / name) as temporary:
+            temporary.write_text(text)
+
+
+def finished(results: Path) -> list[Path]:
+    """Folders of the finished runs, those of other commands and machines, too, in the order of the tables."""
+    found = []
+    for path in results.glob("*_seed*/summary.json"):
+        name, _, seed = path.parent.name.rpartition("_seed")
+        form = next((form for form in ("none", "box") if name.endswith(f"_{form}")), "")
         name = name.removesuffix(f"_{form}")
         if name in ROWS and seed.isdecimal():
-            runs.append(Run(name, form, int(seed), path))
-    return sorted(runs, key=lambda run: (run.seed, run.row.cost, run.form or ""))
+            found.append((int(seed), ROWS[name].cost, form, path.parent))
+    return [path for *_, path in sorted(found)]
 
 
-def report(left: list[Run], folder: Path, shown: bool = False) -> None:
-    """Write the tables, the time and memory of each run, and what was left out, to ``results.md``."""
+def check_results(results: Path, datalist: Path) -> None:
+    """Refuse results on other images before anything is trained."""
+    from lmsfe_sam.data.datalist import build_datalist
+    from lmsfe_sam.evaluation.report.runs import read_run
+
+    images = {record["name"] for record in build_datalist(datalist).select("test")}
+    for path in finished(results):
+        if set(read_run(path).images) != images:
+            raise SystemExit(
+                f"'{path}' was tested on other images than the test part of '{datalist}': "
+                "give another --results, or the data and the split rule of these results."
+            )
+
+
+def report(left: list[Run], folder: Path, results: Path, shown: bool = False) -> None:
+    """Write the tables, and what was left out and why, to ``results.md``."""
     from lmsfe_sam.tables import main as print_tables
 
-    runs = started(folder)
-    done = [run for run in runs if (run.evaluation / "summary.json").is_file()]
     parts = []
-    if done:
-        import contextlib
-        import io
-
+    if done := finished(results):
         text = io.StringIO()
         with contextlib.redirect_stdout(text):
-            print_tables(["--runs", *(str(run.evaluation) for run in done)])
+            print_tables(["--runs", *map(str, done)])
         parts.append(text.getvalue())
-    parts.append(machine_table(runs))
     missing = {run.name: run for run in left}
     if missing:
         lines = ["Not run:", ""]
@@ -320,22 +368,6 @@ def report(left: list[Run], folder: Path, shown: bool = False) -> None:
     (folder / "results.md").write_text(page)
     if shown:
         print(page)
-
-
-def machine_table(runs: list[Run]) -> str:
-    lines = [
-        "| run | input | machine time (h) | peak memory (GiB) | passes through the training images |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for run in runs:
-        file = run.folder / "machine_time.json"
-        if file.is_file():
-            own = json.loads(file.read_text())
-            side = json.loads((run.folder / "run.json").read_text())["settings"]["image_size"]
-            passes = own["steps"] / own["steps_an_epoch"]
-            cells = f"{own['minutes'] / 60:.2f} | {own['peak_memory_gib']:.1f} | {passes:.1f}"
-            lines.append(f"| {run.folder.name} | {side} | {cells} |")
-    return "\n".join(lines) + "\n"
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from monai.bundle import run as run_bundle
 
+from lmsfe_sam import tables
 from lmsfe_sam.baselines import BASELINES
 from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.model.presets import PRESETS
@@ -73,6 +75,11 @@ def table(page: str, first: str) -> list[list[str]]:
     return rows
 
 
+def trained(page: str) -> list[list[str]]:
+    """Rows of the table of what training cost."""
+    return table(page[page.index("**Training**") :], "Model")
+
+
 def history(run: Path) -> list[str]:
     with (run / "history.csv").open(newline="") as stream:
         return [row["epoch"] for row in csv.DictReader(stream)]
@@ -100,10 +107,11 @@ def test_all_rows_then_nothing_twice(
     ]  # fmt: skip
     page = (tmp_path / "results.md").read_text()
     assert page in capsys.readouterr().out
-    costs = table(page, "run")
-    assert [row[:2] for row in costs] == [[UKAN, str(SIZE)], [OURS, str(SIZE)]]
+    costs = trained(page)
+    models = ["U-KAN, box as a channel", "LMSFE-SAM vit_t"]
+    assert [row[:4] for row in costs] == [[model, "0", str(SIZE), "cpu"] for model in models]
     for row in costs:
-        assert float(row[2]) >= 0 and float(row[3]) > 0.1 and float(row[4]) == 2
+        assert float(row[4]) >= 0 and float(row[5]) > 0.1 and float(row[6]) == 2
     titles = [row[0] for row in table(page, "Model")]
     assert (
         "U-KAN, box as a channel" in titles and "LMSFE-SAM vit_t" in titles and "control: ellipse" in titles
@@ -118,12 +126,51 @@ def test_all_rows_then_nothing_twice(
     assert set(changed) <= {"results.md"} and (tmp_path / "results.md").read_text() == page
     paper.main([*command, "--seeds", "0", "1", "--rows", "ukan"])
     assert calls == [(what, "ukan_box_seed1") for what in ("training", "evaluating")]
-    costs = table((tmp_path / "results.md").read_text(), "run")
-    assert [row[0] for row in costs] == [UKAN, OURS, "ukan_box_seed1"], "earlier rows are reported, too"
+    costs = trained((tmp_path / "results.md").read_text())
+    assert [row[:2] for row in costs] == [
+        *([model, "0"] for model in models), [models[0], "1"]
+    ], "earlier rows are reported, too"  # fmt: skip
     shares = [
         json.loads((tmp_path / name / "datalist.json").read_text()) for name in (UKAN, "ukan_box_seed1")
     ]
     assert [own["test"] for own in shares] == [shares[0]["test"]] * 2, "another seed has the same split"
+
+
+def test_results_of_several_machines_make_one_page(
+    paper: ModuleType, calls: Calls, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the small folders travel from the first machine to the second."""
+    first, second, results = (tmp_path / name for name in ("first", "second", "kept"))
+    common = ["--dataset_dir", str(folder), *SMALL, "--results", str(results)]
+    paper.main([*common, "--output_dir", str(first), "--rows", "ukan"])
+    own = results / UKAN
+    assert {path.name for path in own.iterdir()} == {
+        "summary.json", "metrics.csv", "images.csv", "settings.json"
+    }  # fmt: skip
+    for path in own.iterdir():
+        assert str(tmp_path) not in path.read_text() and str(folder) not in path.read_text()
+        assert path.stat().st_size < 20_000
+    settings = json.loads((own / "settings.json").read_text())
+    assert (settings["seed"], settings["prompt_form"], settings["dataset_dir"]) == (0, "box", "datalist.json")
+    page = (first / "results.md").read_text()
+    capsys.readouterr()
+    tables.main(["--runs", str(own)])
+    assert capsys.readouterr().out == page
+
+    shutil.rmtree(first)
+    calls.clear()
+    paper.main([*common, "--output_dir", str(second), "--rows", "ukan", "lmsfe_sam_vit_t"])
+    assert calls == [("training", OURS), ("evaluating", OURS)], "a row of the other machine is not run again"
+    assert f"{UKAN} is finished: see {own}" in capsys.readouterr().out
+    page = (second / "results.md").read_text()
+    assert [row[0] for row in trained(page)] == ["U-KAN, box as a channel", "LMSFE-SAM vit_t"]
+
+    other = tmp_path / "other data"
+    phantoms.main(["--output", str(other), "--count", "12", "--seed", "3"])
+    calls.clear()
+    with pytest.raises(SystemExit, match=f"{UKAN}' was tested on other images than the test part of"):
+        paper.main([*common, *ROWS, "--dataset_dir", str(other), "--output_dir", str(tmp_path / "third")])
+    assert calls == []
 
 
 def test_killed_in_a_row_it_goes_on_there(
@@ -143,12 +190,13 @@ def test_killed_in_a_row_it_goes_on_there(
             paper.main(command)
     assert calls == [("training", UKAN), ("evaluating", UKAN), ("training", OURS)]
     assert history(tmp_path / OURS) == ["1"]
-    assert UKAN in (tmp_path / "results.md").read_text()
+    assert [row[0] for row in trained((tmp_path / "results.md").read_text())] == ["U-KAN, box as a channel"]
     calls.clear()
     paper.main(command)
     assert calls == [("training", OURS), ("evaluating", OURS)]
     assert history(tmp_path / OURS) == ["1", "2"]
     (tmp_path / OURS / "evaluation" / "summary.json").unlink()  # killed in the evaluation
+    (tmp_path / "results" / OURS / "summary.json").unlink()
     calls.clear()
     paper.main(command)
     assert calls == [("evaluating", OURS)]
@@ -197,7 +245,7 @@ def test_one_row_that_fails_does_not_stop_the_others(
     assert started == [("training", UKAN), ("training", OURS)]
     printed = capsys.readouterr().out
     assert f"{UKAN} failed with exit code 1: see {tmp_path / UKAN / 'log.txt'}" in printed
-    assert table(printed, "run") == []
+    assert "**Training**" not in printed and not (tmp_path / "results").exists()
 
 
 def test_a_row_too_slow_for_its_budget_gets_a_smaller_input(

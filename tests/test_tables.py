@@ -75,6 +75,24 @@ def test_seeds_become_one_row(tmp_path: Path) -> None:
     assert any("Dice of the seeds 0.500, 0.600, 0.700, deviation 0.100" in note for note in table.notes)
 
 
+def test_what_training_cost(tmp_path: Path) -> None:
+    """Once for a network that was evaluated on two sets; nothing for a run that says nothing."""
+    training = {"minutes": 90.0, "peak_memory_gib": 2.25, "steps": 300, "steps_an_epoch": 200, "seed": 1}
+    runs = [
+        evaluation(tmp_path / "a", UKAN, training={**training, "device": "cpu"}),
+        evaluation(tmp_path / "b", UKAN, training={**training, "device": "cpu"}, dataset="ddti"),
+        evaluation(tmp_path / "c", OURS, training={"max_minutes": 5}),
+        evaluation(tmp_path / "d", SAM_MED2D),
+        evaluation(tmp_path / "e", {**UKAN, "prompt_form": "none"}, training={"minutes": 6}),
+    ]
+    *_, table = tables.make_tables([read_run(path) for path in runs])
+    assert table.caption == "Training"
+    assert table.rows == [
+        ["U-KAN, box as a channel", "1", "128", "cpu", "1.50", "2.2", "1.5"],
+        ["U-KAN, image alone", "", "128", "", "0.10", "", ""],
+    ]
+
+
 def test_the_ablation(tmp_path: Path) -> None:
     base = {**OURS, **dict.fromkeys(TOGGLES, False)}
     runs = [evaluation(tmp_path / "base", base, 0.3), evaluation(tmp_path / "all", OURS, 0.7)]
@@ -136,8 +154,9 @@ def test_other_refusals(tmp_path: Path) -> None:
     [
         {"network": 7}, {"network": [{}]}, {"network": {"baseline": 7}}, {"network": {"baseline": {}}},
         {"network": {"preset": "vit_t", "mhpm": "no"}}, {"training": 7}, {"training": {"max_minutes": "x"}},
-        {"training": {"max_minutes": float("nan")}}, {"prompts": 7}, {"prompts": {"box": 7}},
-        {"dataset": None},
+        {"training": {"max_minutes": float("nan")}}, {"training": {"minutes": "x"}},
+        {"training": {"minutes": 1, "steps": 10**20, "steps_an_epoch": 1}},
+        {"prompts": 7}, {"prompts": {"box": 7}}, {"dataset": None},
     ],
     ids=str,
 )  # fmt: skip

@@ -60,7 +60,7 @@ class Table:
 
 
 def make_tables(runs: Sequence[EvaluatedRun], prompts: Sequence[str] = PROMPTS) -> list[Table]:
-    """Return a table for each data set, and table 5 where runs with different toggles are there.
+    """Return a table for each data set, table 5 where runs differ in their toggles, and one of the training.
 
     Args:
         runs: evaluations; those that differ in their seed alone become one row.
@@ -77,7 +77,7 @@ def make_tables(runs: Sequence[EvaluatedRun], prompts: Sequence[str] = PROMPTS) 
     for name, own in sets.items():
         check_same_split(own)
         tables.append(_comparison(name, own, prompts))
-    return tables + _ablations(sets, prompts)
+    return tables + _ablations(sets, prompts) + _costs(runs)
 
 
 def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[str]) -> Table:
@@ -201,6 +201,25 @@ def _ablation(preset: str, sets: dict[str, list[EvaluatedRun]], prompts: Sequenc
         "† as the paper prints it, from SAM-Med2D's weights, with a prompt that it does not state."
     ]
     return table
+
+
+def _costs(runs: Sequence[EvaluatedRun]) -> list[Table]:
+    """What the training of each run cost; nothing where no run says so."""
+    heads = ["Model", "Seed", "Input", "Device", "Machine time (h)", "Peak memory (GiB)"]
+    table = Table("Training", [*heads, "Passes through the training images"])
+    for run in runs:
+        cost = run.summary.get("training") or {}
+        if cost.get("minutes") is None:
+            continue
+        size = (run.summary.get("network") or {}).get("image_size", "")
+        passes = cost.get("steps", 0) / cost["steps_an_epoch"] if cost.get("steps_an_epoch") else None
+        figures = ((cost["minutes"] / 60, 2), (cost.get("peak_memory_gib"), 1), (passes, 1))
+        cells = ["" if value is None else f"{value:.{digits}f}" for value, digits in figures]
+        row = [name_of(run), str(cost.get("seed", "")), str(size), str(cost.get("device", "")), *cells]
+        if row not in table.rows:  # a network that was evaluated on two sets was trained once
+            table.add(row)
+    table.notes = ["Machine time is processor time on a CPU, and time on the clock on a GPU."]
+    return [table] if table.rows else []
 
 
 def _rows(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from skimage.transform import resize
 from torch.nn import functional as F
 
 from lmsfe_sam import tables
+from lmsfe_sam.baselines import edgesam
 from lmsfe_sam.data.phantoms.rendering import render_phantom
 from lmsfe_sam.errors import find_input_error
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
@@ -78,7 +80,13 @@ def sam_med2d_mask(model: Sam, pixels: np.ndarray, box: np.ndarray) -> np.ndarra
     return F.interpolate(logits, (height, width), mode="bilinear")[0, 0].numpy() > 0
 
 
-AUTHORS: dict[str, Reference] = {"sam": sam_mask, "medsam": medsam_mask, "sam_med2d": sam_med2d_mask}
+AUTHORS: dict[str, Reference] = {
+    "sam": sam_mask,
+    "edgesam": sam_mask,
+    "medsam": medsam_mask,
+    "sam_med2d": sam_med2d_mask,
+}
+TITLES = {"sam": "SAM", "edgesam": "EdgeSAM", "medsam": "MedSAM", "sam_med2d": "SAM-Med2D"}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +109,7 @@ def evaluate(
 ) -> Any:
     monkeypatch.chdir(bundle_root)
     monkeypatch.setitem(PRESETS, "vit_b", TINY["tiny_b"])
+    monkeypatch.setattr(edgesam, "DEPTHS", (1, 1, 2, 1))
 
     def run(file: Path, *configs: str, **options: Any) -> Path:
         given = {
@@ -120,8 +129,32 @@ def evaluate(
     return run
 
 
+class WithoutSkips(torch.nn.Module):
+    """An encoder of this project as segment_anything's classes expect one."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.img_size = encoder, SIZE
+
+    def forward(self, image: torch.Tensor) -> Any:
+        return self.encoder(image)[0]
+
+
+def edge_sam(file: Path) -> Sam:
+    """EdgeSAM with segment_anything's own prompts, decoder and predictor."""
+    network = randomise(edgesam.EdgeSam(SIZE), 3, gain=1.0).eval()
+    torch.save(network.state_dict(), file)
+    model = build_sam(replace(TINY["tiny_b"], decoder_dim=256, decoder_mlp_dim=2048), SIZE)
+    for part in ("prompt_encoder", "mask_decoder"):
+        getattr(model, part).load_state_dict(getattr(network, part).state_dict())
+    model.image_encoder = WithoutSkips(network.image_encoder)
+    return model
+
+
 def published(name: str, path: Path) -> tuple[Sam, Path]:
     torch.manual_seed(0)  # of the random positions, which are no parameter
+    if name == "edgesam":
+        return edge_sam(path / "edgesam.pth"), path / "edgesam.pth"
     model = randomise(build_sam(TINY["tiny_b"], SIZE, med2d=name == "sam_med2d"), 3, gain=1.0)
     state = model.state_dict()
     torch.save({"model": state} if name == "sam_med2d" else state, path / f"{name}.pth")
@@ -162,8 +195,7 @@ def test_masks_are_those_of_the_authors_own_steps(
     capsys.readouterr()
     tables.main(["--runs", str(own), str(ours)])
     rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if "tight box" in line]
-    title = {"sam": "SAM", "medsam": "MedSAM", "sam_med2d": "SAM-Med2D"}[name]
-    assert rows == [f"| {title}, its authors' preprocessing", f"| {title}"]
+    assert rows == [f"| {TITLES[name]}, its authors' preprocessing", f"| {TITLES[name]}"]
 
 
 def test_every_prompt_on_the_authors_input(evaluate: Any, folder: Path, tmp_path: Path) -> None:

@@ -50,12 +50,20 @@ class Network(BaseModel):
     balancing_adapter: bool | None = None
 
 
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+
+
 class Training(BaseModel):
     """What it says of the training behind it."""
 
     model_config = ConfigDict(strict=True)
 
-    max_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    max_minutes: Number | None = None
+    minutes: Number | None = None
+    peak_memory_gib: Number | None = None
+    steps: Count = 0
+    steps_an_epoch: Count | None = None
 
 
 class Summary(BaseModel):
