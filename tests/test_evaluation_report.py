@@ -201,7 +201,7 @@ def test_the_summary_is_json_with_intervals_on_one_line(tmp_path: Path) -> None:
 
 def test_masks_keep_the_datasets_folders(tmp_path: Path) -> None:
     results = [make_result(1, 0.9, folder="benign"), make_result(1, 0.9, folder="../up")]
-    writing.write_masks(results, tmp_path / "masks")
+    writing.write_masks(results, tmp_path)
     mask = Image.open(tmp_path / "masks" / "box" / "benign" / "001.png")
     assert mask.size == (64, 64)
     np.testing.assert_array_equal(np.asarray(mask) == 255, results[0].masks["box"].unpack())

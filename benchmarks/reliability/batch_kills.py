@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="of the first trial; each has the next one")
     parser.add_argument("--state", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -48,7 +49,7 @@ def main() -> None:
         subprocess.run([*words, folder / "whole"], env=environment(), check=True, capture_output=True)
 
         def trial(number: int, output: Path) -> str:
-            rng = random.Random(number)
+            rng = random.Random(options.seed + number)
             problem = killed([*words, output], output, VICTIMS[number % 3], rng.randrange(len(images)), rng)
             problem = problem or torn(output, images)
             if not problem:  # without Ray, which is quicker

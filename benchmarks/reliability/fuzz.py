@@ -28,6 +28,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=15000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first trial; each has the next one")
     parser.add_argument("--state", type=Path)
     options = parser.parse_args()
     predictor = Predictor(BoxNetwork())
@@ -35,7 +36,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seeds = {name: write_seed(Path(folder) / name) for name in FORMATS}
 
-        def trial(number: int) -> str:
+        def trial(count: int) -> str:
+            number = options.seed + count
             rng = np.random.default_rng(number)
             kind = number % (len(FORMATS) + 2)
             try:

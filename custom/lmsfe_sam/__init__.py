@@ -4,8 +4,12 @@ Importing the package loads torch and segment_anything but not MONAI; the bundle
 ``data``, ``training``, ``evaluation`` and ``inference`` import it where they need it.
 """
 
-from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding
-from lmsfe_sam.predict.predictor import Predictor
-from lmsfe_sam.version import __version__
+from lmsfe_sam.errors import plain_command
+
+plain_command()  # before the imports that take seconds
+
+from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding  # noqa: E402
+from lmsfe_sam.predict.predictor import Predictor  # noqa: E402
+from lmsfe_sam.version import __version__  # noqa: E402
 
 __all__ = ["LMSFESAM", "ImageEmbedding", "Predictor", "__version__"]

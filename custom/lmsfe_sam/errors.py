@@ -117,6 +117,19 @@ def plain_errors() -> None:
         sys.excepthook = _print_plainly
 
 
+def plain_command() -> None:
+    """Call `plain_errors` where this process was started as ``python -m`` and a module of this package.
+
+    The package calls it when it is imported: a signal that comes before the command's own modules are loaded
+    ends with a sentence, too. Programs that import the package keep their own handlers.
+    """
+    if sys.argv[:1] != ["-m"] or "-m" not in sys.orig_argv:  # Python's name for the module that it looks for
+        return
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1]
+    if module and module[0].split(".")[0] == __package__:
+        plain_errors()
+
+
 def _print_plainly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if isinstance(error, Stopped):
         with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal

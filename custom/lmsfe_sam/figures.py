@@ -24,7 +24,8 @@ from lmsfe_sam.data.transforms.loading import load_image_and_mask
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, read_run
-from lmsfe_sam.files import atomic_write, named_path
+from lmsfe_sam.evaluation.report.writing import mask_path
+from lmsfe_sam.files import atomic_write, named_path, remove_leftovers_of
 from lmsfe_sam.tables import PROMPTS, name_of
 
 ENDINGS = (".png", ".pdf")
@@ -94,8 +95,7 @@ def _mode(run: EvaluatedRun, prompts: Sequence[str]) -> str:
 
 
 def _mask(run: EvaluatedRun, mode: str, name: str) -> NDArray[np.bool_]:
-    parts = [part for part in PurePosixPath(name).with_suffix("").parts if part not in ("..", "/")]
-    file = run.folder.joinpath("masks", mode, *parts[:-1], parts[-1] + ".png")
+    file = mask_path(run.folder, mode, name)
     try:
         with Image.open(file) as picture:
             return np.asarray(picture) > 0
@@ -143,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError("matplotlib draws the figures and is missing: run pip install 'lmsfe-sam[figures]'.")
     if options.count < 1:
         raise InputError(f"count is {options.count}: give 1 or more.")
+    remove_leftovers_of(*options.output)
     runs = [read_run(path) for path in options.runs]
     check_same_split(runs)
     found = find_records(options.dataset_dir, "auto", "group", options.seed, options.phantoms)

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from typing import IO, Any
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.stopping import held_signals
 
-_TEMPORARY = re.compile(r"\..+\.tmp-[a-z0-9_]{8}(\..*)?")
-"""What `atomic_write` calls its files while they are written."""
+_TEMPORARY = re.compile(r"(\..+\.tmp-)[a-z0-9_]{8}(\..*)?")
+"""What `atomic_write` calls its files while they are written; group 1 begins with the target's name."""
 
 LARGEST_TEXT = 2**26
 """Bytes of a text file that runs write for themselves."""
@@ -41,9 +42,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         check_regular(target)  # the rename would put a file into the place of a device or a pipe
         target.parent.mkdir(parents=True, exist_ok=True)
         with held_signals():  # else one could come before the name is known, and the file would stay
-            handle, name = tempfile.mkstemp(
-                prefix=f".{target.name[:40]}.tmp-", suffix=suffix, dir=target.parent
-            )
+            handle, name = tempfile.mkstemp(prefix=temporary_prefix(target), suffix=suffix, dir=target.parent)
             os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -66,10 +65,44 @@ def remove_leftovers(folder: Path) -> None:
     """
     for root, _, names in os.walk(folder):
         for name in filter(_TEMPORARY.fullmatch, names):
-            try:
-                Path(root, name).unlink(missing_ok=True)
-            except OSError as error:
-                raise unwritable(Path(root, name), error) from error
+            _remove(Path(root, name))
+
+
+def remove_leftovers_of(*targets: Path) -> None:
+    """Remove what was left of these files or folders when a command that writes them was killed.
+
+    Files of other names are left alone, as other commands may be writing them.
+
+    Raises:
+        InputError: a file cannot be removed.
+    """
+    prefixes: dict[Path, set[str]] = {}
+    for target in targets:
+        prefixes.setdefault(target.parent, set()).add(temporary_prefix(target))
+    for folder, own in prefixes.items():
+        try:
+            paths = [*folder.iterdir()]
+        except OSError:  # nothing is there, or writing will say what is wrong
+            continue
+        for path in paths:
+            found = _TEMPORARY.fullmatch(path.name)
+            if found and found[1] in own:
+                _remove(path)
+
+
+def temporary_prefix(target: Path) -> str:
+    """Return how the name of a temporary file or folder begins that will become the target."""
+    return f".{target.name[:40]}.tmp-"
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def check_is_file(path: Path, name: str, wanted: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import atomic_write, named_path, own_bundle, read_text
+from lmsfe_sam.files import atomic_write, named_path, own_bundle, read_text, remove_leftovers_of
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, seal_weights
 from lmsfe_sam.model.weights.checks import sha256
 
@@ -163,10 +163,12 @@ def update(bundle: Path) -> Path:
     Raises:
         InputError: the weights cannot be used, or the file cannot be written.
     """
-    seal_weights(bundle / WEIGHTS)
+    weights = bundle / WEIGHTS
+    remove_leftovers_of(weights.with_suffix(".json"), bundle / EXPECTED)
+    seal_weights(weights)
     cases = segment_phantoms(bundle)
     content = {
-        "weights_sha256": sha256(bundle / WEIGHTS),
+        "weights_sha256": sha256(weights),
         "cases": [case._asdict() for case in cases],
     }
     with atomic_write(bundle / EXPECTED) as temporary:

@@ -21,7 +21,7 @@ from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
 from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run
 from lmsfe_sam.evaluation.statistics import Estimate
-from lmsfe_sam.files import atomic_write, named_path
+from lmsfe_sam.files import atomic_write, named_path, remove_leftovers_of
 
 COLUMNS = (*METRICS, "hd95", "assd")
 """The paper's six metrics, and two of ours."""
@@ -323,13 +323,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"format '{name}' is unknown: give some of {', '.join(FORMATS)}.")
+    base: Path | None = options.output
+    files = {} if base is None else {name: base.with_name(f"{base.name}.{name}") for name in formats}
+    remove_leftovers_of(*files.values())
     tables = make_tables([read_run(path) for path in options.runs], options.prompts)
     for name in formats:
         text = "\n".join(FORMATS[name](table) for table in tables)
-        if options.output is None:
+        if not files:
             print(text)
             continue
-        with atomic_write(options.output.with_name(f"{options.output.name}.{name}")) as temporary:
+        with atomic_write(files[name]) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

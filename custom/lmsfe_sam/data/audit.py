@@ -32,7 +32,7 @@ from lmsfe_sam.data.masks.reading import SizeMismatchError, record_mask
 from lmsfe_sam.data.splits import PARTS
 from lmsfe_sam.data.transforms.markings import Marking, find_markings
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import atomic_write, named_path
+from lmsfe_sam.files import atomic_write, named_path, remove_leftovers_of
 from lmsfe_sam.images.image import SeveralFramesError
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.pages import environment
@@ -260,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", default=0, type=int, help="of the split (default: %(default)s)")
     parser.add_argument("--most", default=200, type=int, help="pictures a section (default: %(default)s)")
     options = parser.parse_args(arguments)
+    remove_leftovers_of(options.output, *([options.datalist] if options.datalist else []))
     datalist = build_datalist(options.folder, options.layout, options.split_rule, options.seed)
     found = audit(datalist)
     write_page(found, options.output, options.most)

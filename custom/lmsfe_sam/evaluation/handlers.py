@@ -94,20 +94,21 @@ class EvaluationWriter:
             others=self.others,
             normal=false_positives(normal, _groups(healthy), self.info.seed, self.info.bootstrap),
         )
-        writing.write_metrics(results, self.folder / "metrics.csv")
+        writing.remove_results(self.folder)
+        writing.write_metrics(results, self.folder / writing.METRICS)
         writing.write_images(results, groups, self.folder / "images.csv")
         if results[0].masks:
             writing.write_predictions(results, self.folder / "predictions.csv")
         if normal:
-            writing.write_normal(normal, self.folder / "normal_images.csv")
+            writing.write_normal(normal, self.folder / writing.NORMAL)
         if summary.curves is not None:
             writing.write_curves(results, self.folder / "curves.csv")
         writing.write_subgroups(summary.subgroups, self.folder / "subgroups.csv")
         if self.save_masks:
-            writing.write_masks([*results, *normal], self.folder / "masks")
+            writing.write_masks([*results, *normal], self.folder)
         write_report(summary, results, self.folder / "report.html", self._read, self.gallery)
         # Last, so that a summary says that all the rest is there.
-        writing.write_summary(summary, self.folder / "summary.json")
+        writing.write_summary(summary, self.folder / writing.SUMMARY)
         report = f"Report: {self.folder / 'report.html'}"
         logger.info("%s\n%s%s%s", _table(summary), _false_positives(summary), _paired_table(summary), report)
         close_logs()

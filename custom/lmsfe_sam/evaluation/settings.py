@@ -18,6 +18,7 @@ from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import OtherRun, check_overlap, read_metrics
 from lmsfe_sam.evaluation.inputs import AUTHORS, OURS
 from lmsfe_sam.evaluation.protocol import ANNOTATED_MODES, MODES, kind_of, network_modes, parse_modes
+from lmsfe_sam.evaluation.report.writing import MASKS
 from lmsfe_sam.evaluation.summary import RunInfo
 from lmsfe_sam.files import LockedLog, ensure_folder, read_text, remove_leftovers
 from lmsfe_sam.model.network import PROMPT_KINDS
@@ -65,6 +66,8 @@ def check_settings(options: Mapping[str, Any]) -> None:
     output_dir = Path(options["output_dir"])
     for folder in folders_of(options["dataset_dir"]):
         _refuse_output_among_data(output_dir, Path(folder).expanduser())
+    if options["predictions"]:
+        _refuse_masks_to_be_replaced(output_dir, Path(options["predictions"]))
     for other in _listed(options["compare"]):
         read_metrics(other)
     ensure_folder(output_dir, "output_dir")
@@ -313,6 +316,15 @@ def announce(datalist: DataList, split: str, count: int) -> None:
             "where FOLDER holds images/ and masks/, or one of the public sets in its own layout.",
         ),
     )
+
+
+def _refuse_masks_to_be_replaced(output_dir: Path, predictions: Path) -> None:
+    masks, given = (output_dir / MASKS).expanduser().resolve(), predictions.expanduser().resolve()
+    if masks == given or masks in given.parents:
+        raise InputError(
+            f"predictions '{predictions}' lies in output_dir, whose masks are replaced: name another folder "
+            "with --output_dir."
+        )
 
 
 def _refuse_output_among_data(output_dir: Path, dataset_dir: Path) -> None:

@@ -19,7 +19,7 @@ from typing import cast
 from torch.optim.swa_utils import AveragedModel
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import named_path
+from lmsfe_sam.files import named_path, remove_leftovers_of
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, save_weights, seal_weights
 from lmsfe_sam.model.network import LMSFESAM
 
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.output.suffix != ".pt":
         parser.error(f"--output {options.output} has to end in .pt")
+    remove_leftovers_of(options.output, options.output.with_suffix(".json"))
     save_weights(average_checkpoints(options.checkpoints, options.keep), options.output)
     seal_weights(options.output)
     kept = f", with {' and '.join(options.keep)} of {options.checkpoints[0]}" if options.keep else ""

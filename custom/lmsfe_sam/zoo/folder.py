@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.files import own_bundle
+from lmsfe_sam.files import own_bundle, remove_leftovers_of, temporary_prefix
 from lmsfe_sam.model.checkpoints import read_description
 from lmsfe_sam.model.weights.checks import sha256
 from lmsfe_sam.version import __version__
@@ -63,10 +63,11 @@ def write_bundle(options: Options) -> Path:
     """
     target = options.output.absolute()
     _check_output(target, options.output)
+    remove_leftovers_of(target)
     files = bundle_files(options.bundle or own_bundle(), options)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}.", dir=target.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=temporary_prefix(target), dir=target.parent) as scratch:
             written = Path(scratch) / "bundle"
             for name, content in files.items():
                 file = written / name

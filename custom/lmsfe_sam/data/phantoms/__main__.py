@@ -12,7 +12,7 @@ from PIL import Image
 
 from lmsfe_sam.data.phantoms.rendering import phantom_records, render_phantom, render_structures
 from lmsfe_sam.errors import plain_errors
-from lmsfe_sam.files import atomic_write, ensure_folder, named_path
+from lmsfe_sam.files import atomic_write, ensure_folder, named_path, remove_leftovers_of
 
 RENDERERS = {"lesions": (render_phantom, 255), "structures": (render_structures, 1)}
 """For each kind how it is rendered, and the value in its files of what is 1 in its masks."""
@@ -34,10 +34,15 @@ def main(arguments: list[str] | None = None) -> None:
     records = phantom_records(options.count, options.seed)
     folder = ensure_folder(options.output, "output")
     render, factor = RENDERERS[options.kind]
-    for record in records:
-        image, mask = render(record["phantom"])
-        for kind, picture in (("images", image), ("masks", factor * mask)):
-            with atomic_write(folder / kind / f"{record['name']}.png") as temporary:
+    files = {
+        record["phantom"]: [folder / kind / f"{record['name']}.png" for kind in ("images", "masks")]
+        for record in records
+    }
+    remove_leftovers_of(*(file for own in files.values() for file in own))
+    for phantom, own in files.items():
+        image, mask = render(phantom)
+        for file, picture in zip(own, (image, factor * mask), strict=True):
+            with atomic_write(file) as temporary:
                 Image.fromarray(picture).save(temporary)
     labels = "" if options.kind == "lesions" else " --objects labels"
     print(f"{len(records)} phantoms written: use them with --dataset_dir {folder.resolve()}{labels}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,13 +18,59 @@ from PIL import Image
 from lmsfe_sam.evaluation.comparison import HEADER
 from lmsfe_sam.evaluation.metrics import COLUMNS
 from lmsfe_sam.evaluation.normal import segmented_area
-from lmsfe_sam.evaluation.protocol import JITTER_PERCENTS
+from lmsfe_sam.evaluation.protocol import FOREIGN, JITTER_PERCENTS, MODES
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.summary import SubgroupRow, Summary
-from lmsfe_sam.files import atomic_write
+from lmsfe_sam.files import atomic_write, read_text, unwritable
 
 _LIST_OF_NUMBERS = re.compile(r'\[([^\[\]{}"]+)\]')
 """Put on one line each in ``summary.json``, where an interval on four lines would hide the rest."""
+
+SUMMARY, METRICS, NORMAL = "summary.json", "metrics.csv", "normal_images.csv"
+MASKS = "masks"
+
+TABLES = ("images.csv", "predictions.csv", "curves.csv", "subgroups.csv", "report.html")
+"""What an evaluation writes beside these."""
+
+
+def remove_results(folder: Path) -> None:
+    """Remove an earlier evaluation's results, so that none of them stands beside another's.
+
+    The summary goes first, as it says that all the rest is there, and the tables that name the masks last.
+    Other files are left alone.
+
+    Raises:
+        InputError: a file cannot be removed.
+    """
+    noted = [mask_path(folder, mode, image) for image, mode in _scored(folder)]
+    for file in (folder / SUMMARY, *noted, *(folder / name for name in (*TABLES, NORMAL, METRICS))):
+        try:
+            if os.path.lexists(file):  # a name that the system cannot have is not there
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(file, error) from error
+
+
+def mask_path(folder: Path, mode: str, image: str) -> Path:
+    """Return where the mask of an image and prompt mode is in the folder of an evaluation."""
+    parts = _inside(image)
+    return folder.joinpath(MASKS, mode, *parts[:-1], parts[-1] + ".png")
+
+
+def _inside(image: str) -> list[str]:
+    """A name that points out of the dataset must not point out of the output folder."""
+    return [part for part in PurePosixPath(image).with_suffix("").parts if part not in ("..", "/")]
+
+
+def _scored(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield image and mode of each mask that the tables of an evaluation name."""
+    for name in (METRICS, NORMAL):
+        try:
+            rows = [*csv.DictReader(io.StringIO(read_text(folder / name)))]
+            pairs = [(row["image"], row["prompt"]) for row in rows]
+            yield from (pair for pair in pairs if pair[1] in (*MODES, FOREIGN) and _inside(pair[0]))
+        except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none, or not one of ours
+            continue
 
 
 def write_metrics(results: Sequence[ImageResult], path: Path) -> None:
@@ -134,13 +182,10 @@ def write_summary(summary: Summary, path: Path) -> None:
 
 
 def write_masks(results: Sequence[ImageResult], folder: Path) -> None:
-    """Write each prediction of the network as ``folder/MODE/IMAGE.png``, 0 and 255, as it was scored."""
+    """Write each prediction of the network into the folder of an evaluation, 0 and 255, as it was scored."""
     for result in results:
-        stem = PurePosixPath(result.image).with_suffix("")
-        # A name that points out of the dataset must not point out of the output folder.
-        parts = [part for part in stem.parts if part not in ("..", "/")]
         for mode, mask in result.masks.items():
-            with atomic_write(folder.joinpath(mode, *parts[:-1], parts[-1] + ".png")) as temporary:
+            with atomic_write(mask_path(folder, mode, result.image)) as temporary:
                 Image.fromarray(mask.unpack().astype(np.uint8) * 255).save(temporary)
 
 
