@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from pydicom.uid import RLELossless
 
 from bombs import BOMBS, JPEG, JPEG2000, ZEROS, dicom
@@ -87,6 +88,20 @@ def test_the_limit_is_named_and_can_be_raised(tmp_path: Path) -> None:
     LoadFileImaged("image", max_pixels=10000)({"image": tmp_path / "a.tif"})
 
 
+def test_pillows_own_limit_is_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it pictures were refused at any ``--max_pixels``, as if they were damaged."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for name in ("a.png", "a.bmp", "a.jpg", "a.webp", "a.tif", "a.gif"):
+        Image.fromarray(np.zeros((100, 100), np.uint8)).save(tmp_path / name)
+        with pytest.raises(TooManyPixelsError, match=r"pixels: make it smaller, or allow more"):
+            read_image(tmp_path / name, max_pixels=1500)
+    for name in ("a.png", "a.bmp", "a.jpg", "a.webp", "a.tif", "a.gif"):
+        assert read_image(tmp_path / name, max_pixels=10001).pixels.shape[:2] == (100, 100)
+    assert Image.MAX_IMAGE_PIXELS == 5001
+    with pytest.raises(TooManyPixelsError, match=r"has 10000 pixels, more than 1500"):
+        read_image(tmp_path / "a.png", max_pixels=1500)
+
+
 def test_run_lengths_that_unfold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segment = bytes([129, 7]) * 5000  # 128 times 7, each
     frame = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + segment
@@ -126,8 +141,6 @@ def test_what_unfolds_is_whole_up_to_the_limit(tmp_path: Path, method: str, size
 
 def test_the_sizes_in_code_streams(tmp_path: Path) -> None:
     import io
-
-    from PIL import Image
 
     for form, options in (("JPEG", {}), ("JPEG", {"progressive": True}), ("JPEG2000", {})):
         stream = io.BytesIO()

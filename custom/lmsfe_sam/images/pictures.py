@@ -17,7 +17,7 @@ from PIL import Image, ImageSequence
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import tiff
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, turn
-from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
+from lmsfe_sam.images.limits import MAX_PIXELS, TooManyPixelsError, check_pixel_count
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 """Formats of Pillow that are opened; it would run Ghostscript on a PostScript file named ``.png``."""
@@ -38,7 +38,6 @@ _READ_ERRORS = (
     EOFError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 
 
@@ -54,6 +53,7 @@ def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
         InputError: there is no such file, or it is no picture.
     """
     file = Path(path)
+    _let_pillow_open(max_pixels)
     if tiff.is_for_tifffile(file):
         return tiff.open_tiff(file)
     with _opened(file) as picture:
@@ -75,6 +75,12 @@ def open_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
         return FileImage(pixels, LPS_TO_RAS, shape, frame)
 
     return ImageFile(header, read)
+
+
+def _let_pillow_open(max_pixels: int) -> None:
+    """Raise Pillow's own limit, of twice this number, where it is below ours; it is never lowered."""
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = math.ceil(max_pixels / 2)
 
 
 def read_frame(path: str | Path, page: int = 0) -> np.ndarray:
@@ -207,6 +213,11 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise InputError(f"There is no file '{path}': check its name, or take it out of the list.") from error
     except InputError:
         raise
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(
+            f"'{path}' has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels: "
+            "make it smaller, or allow more with --max_pixels."
+        ) from error
     except _READ_ERRORS as error:
         raise InputError(
             f"'{path}' cannot be read as a picture ({_reason(error)}): "
