@@ -42,6 +42,7 @@ SETTINGS: dict[str, Any] = {
     "metric_size": 256,
     "curves": True,
     "compare": None,
+    "predictions": None,
     "save_masks": True,
     "gallery": 3,
     "bootstrap": 2000,
@@ -87,9 +88,21 @@ def test_every_image_is_dealt_once_in_the_batches_of_one_process(
     assert sorted(batches) == sorted(alone)
 
 
-def test_more_processes_than_batches_are_refused(together: Any) -> None:
-    together(0, 3)
-    with pytest.raises(InputError, match="--nproc_per_node of at most 2"):
+@pytest.mark.parametrize(("images", "batch_size", "count"), [(52, 8, 8), (3, 2, 3), (9, 8, 8), (16, 8, 3)])
+def test_more_processes_than_batches_share_smaller_ones(
+    together: Any, images: int, batch_size: int, count: int
+) -> None:
+    shares = []
+    for rank in range(count):
+        together(rank, count)
+        shares.append(processes.local_items(range(images), batch_size))
+    assert sorted(item for share in shares for item in share) == list(range(images))
+    assert min(map(len, shares)) > 0
+
+
+def test_more_processes_than_images_are_refused(together: Any) -> None:
+    together(0, 4)
+    with pytest.raises(InputError, match=r"start at most 3 of them, which are torchrun's --nnodes times"):
         processes.local_items([1, 2, 3], 2)
 
 

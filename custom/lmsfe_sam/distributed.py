@@ -183,20 +183,23 @@ def local_items(items: Sequence[Item], batch_size: int) -> list[Item]:
     """Return the items that this process evaluates: every WORLD_SIZE-th batch of the whole list.
 
     Whole batches are dealt out, so that a batch holds the same images however many processes there are,
-    and no image is dealt twice to make the parts equal, as `monai.data.partition_dataset` does.
+    and no image is dealt twice to make the parts equal, as `monai.data.partition_dataset` does. Only where
+    there are fewer batches than processes, smaller ones are dealt.
 
     Raises:
-        InputError: there are more processes than batches.
+        InputError: there are more processes than images.
     """
     if not _is_distributed():
         return list(items)
     rank, processes = distributed.get_rank(), distributed.get_world_size()
-    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    if len(batches) < processes:
+    if len(items) < processes:
         raise InputError(
-            f"{len(items)} images in batches of {batch_size} are too few for {processes} processes: "
-            f"start torchrun with --nproc_per_node of at most {len(batches)}."
+            f"validation or evaluation on {len(items)} images cannot be shared by {processes} processes: "
+            f"start at most {len(items)} of them, which are torchrun's --nnodes times --nproc_per_node."
         )
+    if len(items) <= batch_size * (processes - 1):
+        batch_size = len(items) // processes
+    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     return [item for batch in batches[rank::processes] for item in batch]
 
 
