@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.prompts.prompt import ObjectPrompt, Prompts
-from lmsfe_sam.prompts.prompts_file import check_names, read_prompts
+from lmsfe_sam.prompts.prompt import MAX_POINTS, ObjectPrompt, Prompts
+from lmsfe_sam.prompts.prompts_file import MAX_OBJECTS, check_names, read_objects, read_prompts
 from prompt_rows import prompt_rows
 
 EXAMPLE = {
@@ -49,6 +50,16 @@ class TestObjectPrompt:
         assert prompt.box == (1.0, 2.0, 3.0, 4.0)
         assert prompt.points == ((5.0, 6.0),)
         assert prompt.labels == (0,)
+
+    @pytest.mark.parametrize("points", [[[1, 2]] * (MAX_POINTS + 1), np.ones((10**6, 2)), [7] * 10**6])
+    def test_more_clicks_than_memory_is_for_are_refused(self, points: Any) -> None:
+        with pytest.raises(InputError, match=r"there are \d+ points on one object: give 500 at most"):
+            ObjectPrompt(points=points)
+        assert len(ObjectPrompt(points=[[1, 2]] * MAX_POINTS).labels) == MAX_POINTS
+
+    def test_more_objects_than_a_label_map_has_numbers_are_refused(self) -> None:
+        with pytest.raises(InputError, match=r"there are 65536 objects: give 65535 at most"):
+            read_objects([{}] * (MAX_OBJECTS + 1), "its prompts")
 
     def test_points_without_labels_are_inside(self) -> None:
         assert ObjectPrompt(points=[[1, 2], [3, 4]]).labels == (1, 1)

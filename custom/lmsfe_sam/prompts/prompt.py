@@ -16,6 +16,9 @@ from lmsfe_sam.prompts.coordinates import Size, Window
 _FAR_AWAY = 2**31
 """No coordinate is as large; NaN and infinity are not smaller either."""
 
+MAX_POINTS = 500
+"""Clicks on one object: each attends to each, so that memory grows with their square."""
+
 
 @dataclass(frozen=True)
 class ObjectPrompt:
@@ -30,7 +33,8 @@ class ObjectPrompt:
         category: what the object is, a key of `lmsfe_sam.prompts.categories.CATEGORIES`; None: not said.
 
     Raises:
-        InputError: not numbers, an inverted or empty box, or labels that do not fit the points.
+        InputError: not numbers, an inverted or empty box, labels that do not fit the points, or more than
+            `MAX_POINTS` of them.
     """
 
     box: tuple[float, float, float, float] | None = None
@@ -237,6 +241,8 @@ def _checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
 
 def _rows(points: Any) -> Sequence[Any] | np.ndarray:
     if isinstance(points, (list, tuple)) or (isinstance(points, np.ndarray) and points.ndim == 2):
+        if len(points) > MAX_POINTS:
+            raise InputError(f"there are {len(points)} points on one object: give {MAX_POINTS} at most.")
         return points
     raise InputError(f"the points are {short_repr(points)}: give a list of [x, y] pairs.")
 

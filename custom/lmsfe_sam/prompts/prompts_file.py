@@ -28,6 +28,9 @@ from lmsfe_sam.prompts.prompt import ObjectPrompt
 
 PromptsByName = dict[str, list[ObjectPrompt]]
 
+MAX_OBJECTS = 2**16 - 1
+"""Objects of one image: label maps of 16 bits have no more numbers."""
+
 
 def read_prompts(path: str | os.PathLike[str]) -> PromptsByName:
     """Read a prompts file.
@@ -125,6 +128,8 @@ def read_objects(items: Any, where: str) -> list[ObjectPrompt]:
     """
     if not isinstance(items, list):
         raise InputError(f"{where}: the objects are a {_kind(items)}: give a list of them.")
+    if len(items) > MAX_OBJECTS:
+        raise InputError(f"{where}: there are {len(items)} objects: give {MAX_OBJECTS} at most.")
     return [_read_object(item, f"{where}, object {k}") for k, item in enumerate(items, 1)]
 
 
