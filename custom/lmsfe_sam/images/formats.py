@@ -30,6 +30,25 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mpg", ".mpeg", ".mkv", ".web
 _PAIR_MAGIC = {344: b"ni1\0", 4: b"ni2\0"}
 """The magic numbers of NIfTI 1 and 2, by their offsets in bytes."""
 
+_MAGIC = {
+    b"\xff\xd8\xff": ("a picture", "a JPEG picture", ".jpg"),
+    b"\x89png": ("a picture", "a PNG picture", ".png"),
+    b"ii*\0": ("a picture", "a TIFF picture", ".tif"),
+    b"mm\0*": ("a picture", "a TIFF picture", ".tif"),
+    b"gif8": ("a picture", "a GIF picture", ".gif"),
+    b"nrrd0": ("NRRD", "a NRRD file", ".nrrd"),
+    b"\x1f\x8b": ("NIfTI", "compressed by gzip", ".gz"),
+    b"%pdf": ("", "a PDF", ""),
+    b"pk\3\4": ("", "a ZIP archive", ""),
+    b"version https://git-lfs": ("", "a pointer of Git LFS, not the file itself", ""),
+    b"<!doctype html": ("", "a web page", ""),
+    b"<html": ("", "a web page", ""),
+}
+"""What files begin with, in lower case: their format, its name in sentences, and its suffix."""
+
+_PHOTO_BRANDS = {b"heic": "HEIF", b"heix": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
+"""Brands of ISO media files that are pictures."""
+
 _DICOM_PREAMBLE = 128
 _DICOM_MAGIC = b"DICM"
 _FIRST_GROUPS = (2, 8)
@@ -79,6 +98,31 @@ def is_dicom_content(start: bytes) -> bool:
             if explicit or (order == "little" and 0 < length <= 256):
                 return True
     return False
+
+
+def other_content(path: Path, form: str) -> str:
+    """Say what a file is that is not of its name's format, as the end of a sentence; "" if nothing says so.
+
+    Args:
+        path: the file.
+        form: its format by its name: ``a picture``, ``NIfTI``, ``NRRD``, ``MetaImage`` or ``DICOM``.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_DICOM_PREAMBLE + len(_DICOM_MAGIC))
+    except OSError:
+        return ""
+    if not start:
+        return "is empty: copy it again from its source"
+    unknown = ("DICOM", "a DICOM file", ".dcm") if is_dicom_content(start) else (form, "", "")
+    begins = start.lstrip().lower()
+    found, what, suffix = next((_MAGIC[magic] for magic in _MAGIC if begins.startswith(magic)), unknown)
+    if start[4:8] == b"ftyp" and start[8:12] in _PHOTO_BRANDS:
+        found, what = "", f"a picture of the format {_PHOTO_BRANDS[start[8:12]]}"
+    if found == form:
+        return ""
+    remedy = f"rename it to {stem(path)}{suffix}" if suffix else "put an image of a format that is read there"
+    return f"is {what}, unlike its name says: {remedy}"
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -134,24 +134,25 @@ def check_runs(frame: bytes, pixels: int, file: Path) -> None:
             raise decompression_error(file)
 
 
-def coded_pixels(frame: bytes) -> int:
-    """Return how many pixels the header of a JPEG, JPEG-LS or JPEG 2000 code stream states, or 0.
+def coded_shape(frame: bytes) -> tuple[int, int, int] | None:
+    """Return the rows, columns and samples of a JPEG, JPEG-LS or JPEG 2000 code stream by its header, if any.
 
     Decoders take memory for these, whatever the DICOM file around them says.
     """
     start = frame[:4096].find(b"\xff\x4f\xff\x51")  # SOC and SIZ, perhaps within a JP2 container
-    if start >= 0:
+    if 0 <= start <= len(frame) - 42:
         numbers = frame[start + 8 : start + 24]
         right, bottom, left, top = (int.from_bytes(numbers[k : k + 4], "big") for k in range(0, 16, 4))
-        return max(0, right - left) * max(0, bottom - top)
+        samples = int.from_bytes(frame[start + 40 : start + 42], "big")
+        return max(0, bottom - top), max(0, right - left), samples
     offset = 2
-    while frame[:2] == b"\xff\xd8" and offset + 9 <= len(frame) and frame[offset] == 0xFF:
+    while frame[:2] == b"\xff\xd8" and offset + 10 <= len(frame) and frame[offset] == 0xFF:
         marker = frame[offset + 1]
         if marker == 0xFF:
             offset += 1
         elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             rows, columns = (int.from_bytes(frame[offset + k : offset + k + 2], "big") for k in (5, 7))
-            return rows * columns
+            return rows, columns, frame[offset + 9]
         else:
             offset += 2 + int.from_bytes(frame[offset + 2 : offset + 4], "big")
-    return 0
+    return None

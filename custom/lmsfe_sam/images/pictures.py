@@ -16,6 +16,7 @@ from PIL import Image, ImageSequence
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images import tiff
+from lmsfe_sam.images.formats import other_content
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, turn
 from lmsfe_sam.images.limits import MAX_PIXELS, TooManyPixelsError, check_pixel_count
 
@@ -219,6 +220,8 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             "make it smaller, or allow more with --max_pixels."
         ) from error
     except _READ_ERRORS as error:
+        if other := other_content(Path(path), "a picture"):
+            raise InputError(f"'{path}' {other}.") from error
         raise InputError(
             f"'{path}' cannot be read as a picture ({_reason(error)}): "
             "copy it again from its source, or take it out of the folder."

@@ -24,6 +24,7 @@ from lmsfe_sam.images.formats import (
     VIDEO_SUFFIXES,
     is_dicom,
     known_suffix,
+    other_content,
 )
 from lmsfe_sam.images.image import FileImage, Header, ImageFile, choose_frame
 from lmsfe_sam.images.limits import MAX_PIXELS, check_pixel_count
@@ -114,6 +115,8 @@ def _named(error: Exception, file: Path, form: str) -> InputError:
         return error
     if isinstance(error, FileNotFoundError):
         return InputError(f"There is no file '{file}': check its name, or take it out of the list.")
+    if other := other_content(file, form):
+        return InputError(f"'{file}' {other}.")
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1][:160].rstrip(". ")
     return InputError(
         f"'{file}' cannot be read as {form} ({reason}): "

@@ -158,6 +158,8 @@ def numbers(dataset: Any, key: str) -> list[float]:
     """Return the numbers of an optional attribute; none where it is absent or one of them is malformed."""
     try:
         value = dataset.get(key)
+        if isinstance(value, bytes):  # of an element with the type of another
+            value = value.decode("ascii").strip(" \0").split("\\")
         values = [value] if isinstance(value, str | int | float) else list(value or [])
         found = [float(one) for one in values]
     except Exception:  # pydicom converts when a value is first looked at, and raises whatever it likes

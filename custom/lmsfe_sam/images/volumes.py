@@ -17,6 +17,7 @@ from lmsfe_sam.images import metaimage
 from lmsfe_sam.images.formats import PAIR_SUFFIX, is_pair_header, known_suffix
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile
 from lmsfe_sam.images.limits import CHUNK, MAX_HEADER, decompress_bounded
+from lmsfe_sam.images.nrrd_header import read_nrrd_header
 from lmsfe_sam.images.scale import UNKNOWN_SCALE, Scale, header_scale, is_known
 
 logger = logging.getLogger(__name__)
@@ -102,9 +103,7 @@ def open_nrrd(file: Path) -> ImageFile:
     Raises:
         InputError: it has more than one axis of frames, or is not NRRD.
     """
-    import nrrd
-
-    header = nrrd.read_header(str(file))
+    header, _ = read_nrrd_header(file)
     sizes = [int(size) for size in header["sizes"]]
     kinds = [str(kind or "").lower() for kind in header.get("kinds", [])] or [""] * len(sizes)
     directions = _directions(header, len(sizes))
@@ -310,8 +309,8 @@ def _nrrd_volume(file: Path) -> np.ndarray:
     import nrrd
 
     with file.open("rb") as own:
-        header: Any = nrrd.read_header(own)
-        own.seek(own.tell())
+        header, size = read_nrrd_header(file)
+        own.seek(size)
         data_file = next((header.pop(key) for key in ("data file", "datafile") if key in header), None)
         with own if data_file is None else _detached(file, data_file).open("rb") as stream:
             for _ in range(int(next((header.pop(k) for k in ("line skip", "lineskip") if k in header), 0))):

@@ -15,6 +15,7 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.limits import MAX_PIXELS
+from lmsfe_sam.images.nrrd_header import read_nrrd_header
 from lmsfe_sam.images.reading import open_image
 
 _FIELD = re.compile(r"Segment(\d+)_ID")
@@ -62,10 +63,8 @@ def read_segments(file: Path, max_pixels: int = MAX_PIXELS) -> Segments | None:
     Raises:
         InputError: it has several slices, or a segment is on a layer that there is not.
     """
-    import nrrd
-
     try:
-        header: Any = nrrd.read_header(str(file))
+        header, _ = read_nrrd_header(file)
     except Exception:  # reading it as an image says why
         return None
     numbers = sorted(int(match[1]) for key in header if (match := _FIELD.fullmatch(str(key))))

@@ -14,7 +14,7 @@ from lmsfe_sam.images.limits import (
     check_decompressed_size,
     check_pixel_count,
     check_runs,
-    coded_pixels,
+    coded_shape,
 )
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,10 @@ def check_deflated(file: Path) -> None:
 def check_frame(dataset: Any, frame: int, file: Path, max_pixels: int) -> None:
     """Refuse a compressed frame that states, or decompresses to, more pixels than it may have.
 
+    Where its number of samples is another than the dataset's, the dataset is mended: the frame is right.
+
     Raises:
-        InputError: the frame has too many pixels.
+        InputError: the frame has too many pixels, or is of another size than the file states.
     """
     from pydicom.encaps import get_frame
     from pydicom.uid import RLELossless
@@ -94,8 +96,36 @@ def check_frame(dataset: Any, frame: int, file: Path, max_pixels: int) -> None:
         return
     if syntax == RLELossless:
         check_runs(data, dataset.Rows * dataset.Columns, file)
-    else:
-        check_pixel_count(file, coded_pixels(data), max_pixels)
+    elif (shape := coded_shape(data)) is not None:
+        check_pixel_count(file, shape[0] * shape[1], max_pixels)
+        _mend_samples(dataset, shape, file)
+
+
+def _mend_samples(dataset: Any, shape: tuple[int, int, int], file: Path) -> None:
+    rows, columns, samples = shape
+    if (rows, columns) != (dataset.Rows, dataset.Columns):
+        raise InputError(
+            f"'{file}' states {dataset.Columns} x {dataset.Rows} pixels, and its compressed pixels are "
+            f"{columns} x {rows}: correct Rows and Columns in it, or export it again uncompressed."
+        )
+    if samples in (1, 3) and samples != dataset.SamplesPerPixel:
+        logger.warning(
+            "'%s' states %d samples a pixel, and its compressed pixels have %d: read as these.",
+            file,
+            dataset.SamplesPerPixel,
+            samples,
+        )
+        dataset.SamplesPerPixel, dataset.PlanarConfiguration = samples, 0
+        dataset.PhotometricInterpretation = _colours_of(dataset.file_meta.TransferSyntaxUID, samples)
+
+
+def _colours_of(syntax: Any, samples: int) -> str:
+    """Return what samples most often mean in a compression; the decoders look at the code stream, too."""
+    from pydicom import uid
+
+    if samples == 1:
+        return "MONOCHROME2"
+    return "YBR_FULL_422" if syntax in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit) else "RGB"
 
 
 def guess_syntax(dataset: Any, stated: str) -> Any:
@@ -181,6 +211,8 @@ def _decode_by_gdcm(dataset: Any, frame: int, file: Path, reason: Exception) -> 
         header.SetFileName(str(file))
         header.ReadImageInformation()
         samples = header.GetNumberOfComponents()
+        if samples < dataset.SamplesPerPixel:
+            raise ValueError("GDCM goes by the number of samples that the file states")
         kind = itk.RGBPixel[itk.UC] if samples == 3 else None
         volume = itk.GetArrayFromImage(itk.imread(str(file), pixel_type=kind, imageio=header))
     except Exception as error:

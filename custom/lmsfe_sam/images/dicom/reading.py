@@ -197,23 +197,30 @@ def _mend(dataset: Any, file: Path) -> None:
     if rows < 1 or columns < 1:
         raise InputError(f"'{file}' does not state the size of its image: copy it again from its source.")
     photometric = text(dataset, "PhotometricInterpretation").upper()
-    samples = int(number(dataset, "SamplesPerPixel") or 0)
+    stated = int(number(dataset, "SamplesPerPixel") or 0)
+    samples = stated or 1
     if photometric:
-        samples = (samples or 3) if photometric.startswith(_COLOURS) else 1
+        samples = (stated or 3) if photometric.startswith(_COLOURS) else 1
         samples = 3 if photometric.startswith(_COLOURS[:2]) else samples
-    samples = samples or 1
-    values = rows * columns * samples
     item = next(dataset.get_item(key) for key in PIXEL_KEYS if key in dataset)
     length = getattr(item, "length", None)
     length = len(item.value) if length is None else length
     native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
     allocated = int(number(dataset, "BitsAllocated") or 0)
     if allocated not in (1, 8, 16, 32, 64):
-        allocated = 16 if native and length >= 2 * values else 8
+        allocated = 16 if native and length >= 2 * rows * columns * samples else 8
+    if native and stated in (1, 3) and stated != samples:
+        there = length * 8 // (rows * columns * allocated)
+        if there == stated * max(1, int(number(dataset, "NumberOfFrames") or 1)):
+            logger.warning("'%s' states %s, and has %d sample(s) a pixel.", file, photometric, stated)
+            samples, photometric = stated, ""
+    if samples not in (1, 3):
+        raise InputError(f"'{file}' has {samples} samples a pixel: save it grey or as RGB.")
+    values = rows * columns * samples
     stored = int(number(dataset, "BitsStored") or 0)
     stored = stored if 1 <= stored <= allocated else allocated
     high = number(dataset, "HighBit")
-    frames = _frames(dataset, file, length * 8 // (values * allocated) if native else 0)
+    frames = _frames(dataset, file, divmod(length * 8, values * allocated) if native else (0, 0))
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = rows, columns, samples
     dataset.PhotometricInterpretation = photometric or ("MONOCHROME2" if samples == 1 else "RGB")
     dataset.BitsAllocated, dataset.BitsStored = allocated, stored
@@ -224,17 +231,25 @@ def _mend(dataset: Any, file: Path) -> None:
         dataset.PlanarConfiguration = 1 if number(dataset, "PlanarConfiguration") == 1 else 0
 
 
-def _frames(dataset: Any, file: Path, there: int) -> int:
-    """Return the number of frames: as stated, but not more than uncompressed pixels are there for."""
+def _frames(dataset: Any, file: Path, there: tuple[int, int]) -> int:
+    """Return the number of frames: as stated, but not more than uncompressed pixels are there for.
+
+    Args:
+        dataset: whose number may be missing or malformed.
+        file: for warnings.
+        there: how many frames uncompressed pixels are there for, and how many bits are left over.
+    """
     stated = int(number(dataset, "NumberOfFrames") or 0)
+    count, left = there
+    subsampled = "YBR_FULL_422" in text(dataset, "PhotometricInterpretation")
     if stated < 1:
-        if text(dataset, "NumberOfFrames") and there > 1:
-            logger.warning("'%s' does not state its number of frames: %d are there.", file, there)
-            return there
+        if count > 1 and left <= 8 and not subsampled:  # a byte of padding may follow
+            logger.warning("'%s' does not state its number of frames: %d are there.", file, count)
+            return count
         return 1
-    if 1 <= there < stated and "YBR_FULL_422" not in text(dataset, "PhotometricInterpretation"):
-        logger.warning("'%s' states %d frames, of which %d are there.", file, stated, there)
-        return there
+    if 1 <= count < stated and not subsampled:
+        logger.warning("'%s' states %d frames, of which %d are there.", file, stated, count)
+        return count
     return stated
 
 
