@@ -10,7 +10,7 @@ import pytest
 
 import data_folders as make
 from lmsfe_sam.data.layouts.folders import FolderContents
-from lmsfe_sam.data.layouts.registry import LAYOUTS
+from lmsfe_sam.data.layouts.registry import LAYOUTS, recognise
 from lmsfe_sam.data.masks.reading import record_mask
 from lmsfe_sam.errors import InputError
 
@@ -199,3 +199,48 @@ def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
     (root / "images" / "us_3.png").unlink()
     with pytest.raises(InputError, match=r"lists the image 'us_3\.png', which is not there"):
         _find(root)
+
+
+def test_an_id_of_two_images_leaves_both_out_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make.make_coco(tmp_path, 3)
+    content = json.loads((root / "annotations.json").read_text())
+    content["images"][1]["id"] = content["images"][0]["id"]
+    (root / "annotations.json").write_text(json.dumps(content))
+    found = _find(root)
+    assert [record["name"] for record in found.records] == ["images/us_2.png"]
+    assert "image entry 1 ('us_1.png'), whose id" in caplog.text and "which is listed twice" in caplog.text
+
+
+def test_an_image_that_is_listed_under_two_ids_is_one(tmp_path: Path) -> None:
+    root = make.make_coco(tmp_path, 2)
+    content = json.loads((root / "annotations.json").read_text())
+    content["images"][1]["file_name"] = content["images"][0]["file_name"]
+    content["annotations"][1]["segmentation"] = [[0, 0, 5, 0, 5, 5, 0, 5]]
+    (root / "annotations.json").write_text(json.dumps(content))
+    (record,) = _find(root).records
+    assert record_mask(record, make.SIZE).sum() == 20 * 25 + 25
+
+
+@pytest.mark.parametrize("folder", ["images", "images/train", "data", "img", "."])
+def test_where_exports_put_images_and_in_which_unicode_form(tmp_path: Path, folder: str) -> None:
+    make.save(tmp_path / folder / "e\u0301cho.png", make.speckle(1))
+    content = {
+        "images": [{"id": 1, "file_name": "\u00e9cho.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "segmentation": SQUARE}],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    assert len(_find(tmp_path).records) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b'{"images": [', "copy it again"), ('{"images": "\u00e9"}'.encode("latin-1"), "save it in UTF-8")],
+)
+def test_damaged_annotations_are_named(tmp_path: Path, content: bytes, words: str) -> None:
+    root = make.make_coco(tmp_path)
+    (root / "annotations.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"annotations\.json' cannot be read as JSON .*: {words}"):
+        recognise(root, "auto")

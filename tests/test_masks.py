@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from data_folders import SIZE, disc, save, speckle
 from lmsfe_sam.data.masks.files import EmptyMaskError, label_pixels, read_label_map
@@ -61,6 +61,34 @@ def test_a_colour_on_white_is_the_lesion(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), LESION)
     Image.fromarray(pixels).save(tmp_path / "m.jpg", quality=90, subsampling=0)
     assert np.mean(read_mask(tmp_path / "m.jpg") != LESION) < 0.01
+
+
+@pytest.mark.parametrize(("outside", "inside"), [(128, 255), (200, 255), (10, 20), (254, 0)])
+def test_of_two_values_the_higher_is_the_lesion(tmp_path: Path, outside: int, inside: int) -> None:
+    pixels = np.where(LESION, inside, outside).astype(np.uint8)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), (inside > outside) == LESION)
+
+
+def test_of_two_colours_that_of_the_pictures_border_is_outside(tmp_path: Path) -> None:
+    pixels = np.full((*SIZE, 3), (0, 0, 255), np.uint8)
+    pixels[LESION] = (255, 0, 0)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), LESION)
+    pixels[:5, :5] = (0, 255, 0)
+    with pytest.raises(InputError, match=r"m\.png' has 3 colours, none of which is black or white"):
+        read_mask(save(tmp_path / "m.png", pixels))
+
+
+def test_an_alpha_channel_that_is_0_everywhere_hides_nothing(tmp_path: Path) -> None:
+    pixels = np.dstack([*[np.uint8(LESION) * 255] * 3, np.zeros(SIZE, np.uint8)])
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), LESION)
+
+
+@pytest.mark.parametrize("inside", [64, 128, 200])
+def test_a_soft_border_of_a_mask_that_is_not_white(tmp_path: Path, inside: int) -> None:
+    large = disc((200, 200), 60)
+    soft = gaussian_filter(large.astype(float), 1.5)
+    path = save(tmp_path / "m.png", np.rint(soft * inside).astype(np.uint8))
+    assert np.mean(read_mask(path) != large) < 0.005
 
 
 @pytest.mark.parametrize("palette", [False, True])

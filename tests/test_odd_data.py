@@ -63,3 +63,18 @@ def test_a_mask_of_several_pages_is_named(tmp_path: Path) -> None:
         check_records(build_datalist(root).select("all"))
     (problem,) = audit(build_datalist(root)).problems
     assert "a data set takes files of one" in problem.sentence
+
+
+def test_test_images_of_nnunet_without_labels_are_counted(tmp_path: Path) -> None:
+    make.save(tmp_path / "imagesTr" / "a_0000.png", make.speckle(1))
+    make.save(tmp_path / "labelsTr" / "a.png", make.disc())
+    make.save(tmp_path / "imagesTs" / "b_0000.png", make.speckle(2))
+    assert LAYOUTS["nnunet"].find(tmp_path).skipped == {"files of imagesTs, without labelsTs": 1}
+
+
+def test_labels_that_are_texts_are_named(tmp_path: Path) -> None:
+    make.save(tmp_path / "images" / "a.png", make.speckle(1))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.2 0.2 0.5 0.5 0.7 0.2")
+    with pytest.raises(InputError, match=r"labels' holds no mask that is read, but 1 other .* 'a\.txt'"):
+        LAYOUTS["plain"].find(tmp_path)

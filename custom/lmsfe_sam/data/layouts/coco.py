@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from lmsfe_sam.data.layouts.folders import IMAGE_FOLDERS, find_file, subfolder
 from lmsfe_sam.data.masks.outlines import outline_fault
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import LARGEST_LIST, read_text
@@ -33,9 +34,12 @@ _FOLDERS = ("", "annotations", *_PARTS)
 
 def annotation_files(root: Path) -> list[Path]:
     """List the COCO files of a data folder: in it, in annotations/, or in train/, val/, test/."""
-    return [
-        path for name in _FOLDERS for path in sorted((root / name).glob("*.json")) if _is_coco(_load(path))
-    ]
+    return [path for path in json_files(root) if _is_coco(_load(path))]
+
+
+def json_files(root: Path) -> list[Path]:
+    """List the JSON files in the places of a data folder where those of COCO are."""
+    return [path for name in _FOLDERS for path in sorted((root / name).glob("*.json"))]
 
 
 def read(root: Path) -> tuple[list[tuple[str, Path, list[Any]]], dict[str, int]]:
@@ -56,8 +60,11 @@ def read(root: Path) -> tuple[list[tuple[str, Path, list[Any]]], dict[str, int]]
     for path in files:
         part = _part(path) if len(files) > 1 else ""
         images, outlines, bad = _read_file(root, path)
-        annotated += [(part, images[key], outlines[key]) for key in images if outlines[key]]
-        empty += sum(not outlines[key] for key in images)
+        drawn: dict[Path, list[Any]] = defaultdict(list)
+        for key, image in images.items():  # a file that two ids name is one image
+            drawn[image] += outlines[key]
+        annotated += [(part, image, own) for image, own in drawn.items() if own]
+        empty += sum(not own for own in drawn.values())
         left_out += len(bad)
         if bad:
             more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
@@ -73,13 +80,19 @@ def _read_file(root: Path, path: Path) -> tuple[dict[str, Path], dict[str, list[
     content = _load(path)
     bad: list[str] = []
     images: dict[str, Path] = {}
+    twice: set[str] = set()
     for index, image in enumerate(content["images"]):
         name = image.get("file_name") if isinstance(image, dict) else None
         key = _key(image.get("id")) if isinstance(image, dict) else None
         if not isinstance(name, str) or not name or key is None:
             bad.append(f"image entry {index}, without an id and a file name")
-        else:
-            images[key] = _find_image(root, path, name)
+            continue
+        found = _find_image(root, path, name)
+        if images.setdefault(key, found) != found:
+            twice.add(key)
+            bad.append(f"image entry {index} ('{name}'), whose id {key} is that of '{images[key].name}'")
+    for key in twice:  # nothing tells whose its annotations are
+        del images[key]
     outlines: dict[str, list[Any]] = defaultdict(list)
     bare = 0
     for index, annotation in enumerate(content["annotations"]):
@@ -89,7 +102,8 @@ def _read_file(root: Path, path: Path) -> tuple[dict[str, Path], dict[str, list[
             bad.append(f"{name}, of no image")
             continue
         if key not in images:
-            bad.append(f"{name}, of image {key}, which is not listed")
+            listed = "listed twice" if key in twice else "not listed"
+            bad.append(f"{name}, of image {key}, which is {listed}")
             continue
         segmentation = annotation.get("segmentation")
         if segmentation is None or segmentation in ([], {}, ""):
@@ -151,10 +165,13 @@ def _part(path: Path) -> str:
 def _find_image(root: Path, annotations: Path, name: str) -> Path:
     part = annotations.parent
     path = name.replace("\\", "/")  # as Windows writes it
+    stem_part = _stem_part(annotations)
+    holders = (root, *(found for kind in IMAGE_FOLDERS if (found := subfolder(root, kind))))
+    folders = (part, *holders, part.parent / "images", *(holder / stem_part for holder in holders))
     for option in (name, path, path.rsplit("/", 1)[-1]):
-        for folder in (part, root, root / "images", part.parent / "images", root / _stem_part(annotations)):
-            if (folder / option).is_file():
-                return folder / option
+        for folder in folders:
+            if found := find_file(folder, option):
+                return found
     raise InputError(
         f"'{annotations}' lists the image '{name}', which is not there: put it beside the file or in images/."
     )

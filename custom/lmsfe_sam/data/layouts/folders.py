@@ -27,11 +27,12 @@ NORMAL = "normal images, without a lesion"
 
 IMAGE_FOLDERS = (
     *("images", "image", "img", "imgs", "original", "originals", "jpegimages", "input", "inputs", "data"),
+    *("img_dir", "original_images", "scans", "frames"),
 )
 MASK_FOLDERS = (
     *("masks", "mask", "gt", "label", "labels", "groundtruth", "ground_truth", "segmentations"),
     *("segmentationclass", "segmentationclasspng", "segmentation", "seg", "segs", "gts", "target", "targets"),
-    *("annotations", "annotation"),
+    *("ann_dir", "roi", "rois", "annotations", "annotation"),
 )
 """Names of folders of images and masks, the likeliest first."""
 
@@ -63,8 +64,25 @@ def subfolder(root: Path, *names: str) -> Path | None:
     """Find a folder directly in ``root`` by one of its names, in any case."""
     if not root.is_dir():
         return None
-    found = sorted(path for path in root.iterdir() if path.name.lower() in names and path.is_dir())
+    found = sorted(path for path in root.iterdir() if _folder_name(path) in names and path.is_dir())
     return found[0] if found else None
+
+
+def _folder_name(path: Path) -> str:
+    """Return a folder's name in lower case; with ``_`` for spaces and hyphens if it then is a known one."""
+    name = path.name.lower()
+    joined = re.sub(r"[ -]", "_", name)
+    return joined if joined in (*IMAGE_FOLDERS, *MASK_FOLDERS) else name
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Find a file by its path in a folder; names are compared in Unicode's form NFC."""
+    path = folder / name
+    if path.is_file() or name.isascii():
+        return path if path.is_file() else None
+    wanted = unicodedata.normalize("NFC", path.name)
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return next((one for one in beside if unicodedata.normalize("NFC", one.name) == wanted), None)
 
 
 def needed_folder(root: Path, *names: str) -> Path:
@@ -115,6 +133,11 @@ def match_masks(images: Path, masks: Path) -> tuple[dict[str, Path], dict[str, l
     """
     files = by_stem(list_images(images))
     drawn = by_stem(list_images(masks))
+    if files and not drawn and (others := sorted(path.name for path in masks.iterdir() if path.is_file())):
+        raise InputError(
+            f"'{masks}' holds no mask that is read, but {len(others)} other file(s) such as '{others[0]}': "
+            "save the masks as pictures, or give outlines in COCO's format."
+        )
     found: dict[str, list[Path]] = defaultdict(list)
     for name, path in drawn.items():
         match = None if name in files else MASK_SUFFIX.fullmatch(name)
@@ -194,6 +217,5 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path, "utf-8-sig", LARGEST_LIST))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"'{path}' cannot be read as JSON ({error}): copy it again from its source."
-        ) from error
+        remedy = "save it in UTF-8" if isinstance(error, UnicodeError) else "copy it again from its source"
+        raise InputError(f"'{path}' cannot be read as JSON ({error}): {remedy}.") from error

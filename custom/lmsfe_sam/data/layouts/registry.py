@@ -28,6 +28,7 @@ from lmsfe_sam.data.layouts.folders import (
     needed_folder,
     pair,
     pair_paths,
+    read_json,
     subfolder,
 )
 from lmsfe_sam.data.layouts.public import (
@@ -89,10 +90,14 @@ def _is_plain(root: Path) -> bool:
 
 def _find_plain(root: Path) -> FolderContents:
     folders = _two_folders(root) or (needed_folder(root, *IMAGE_FOLDERS), needed_folder(root, *MASK_FOLDERS))
-    found = (path.relative_to(folders[0]) for path in folders[0].rglob("*") if known_suffix(path))
-    below = sum(
-        len(path.parts) > 1 and not any(part.startswith(".") for part in path.parts) for path in found
-    )
+    found = [path.relative_to(folders[0]) for path in folders[0].rglob("*") if known_suffix(path)]
+    found = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    inside = sorted({path.parent for path in found})
+    if found and Path() not in inside and all((folders[1] / name).is_dir() for name in inside):
+        # images/benign/X.png and masks/benign/X.png
+        records = [one for name in inside for one in pair_paths(root, folders[0] / name, folders[1] / name)]
+        return FolderContents(records, NEAR_DUPLICATES)
+    below = sum(len(path.parts) > 1 for path in found)
     skipped = {f"images in subfolders of {folders[0].name}/, which are not searched": below} if below else {}
     return FolderContents(pair_paths(root, *folders), NEAR_DUPLICATES, skipped=skipped)
 
@@ -104,10 +109,11 @@ def _is_nnunet(root: Path) -> bool:
 def _find_nnunet(root: Path) -> FolderContents:
     """nnU-Net's raw data: X_0000.png in imagesTr/ with X.png in labelsTr/; labelsTs/ are of its test."""
     parts: dict[str, list[Record]] = {}
-    skipped = 0
+    skipped = unlabelled = 0
     for part, end in (("train", "tr"), ("test", "ts")):
         images, masks = subfolder(root, f"images{end}"), subfolder(root, f"labels{end}")
         if images is None or masks is None:
+            unlabelled += len(list_images(images)) if images else 0
             continue
         channels = by_stem(list_images(images))
         first = {name.removesuffix("_0000"): path for name, path in channels.items() if _is_first(name)}
@@ -115,7 +121,8 @@ def _find_nnunet(root: Path) -> FolderContents:
         files = {name: [path] for name, path in by_stem(list_images(masks)).items()}
         parts[part] = pair(root, first, files)
     records = [record for own in parts.values() for record in own]
-    left_out = {"channels other than the first": skipped} if skipped else {}
+    counted = {"channels other than the first": skipped, "files of imagesTs, without labelsTs": unlabelled}
+    left_out = {what: number for what, number in counted.items() if number}
     return FolderContents(records, NEAR_DUPLICATES, parts if "test" in parts else None, left_out)
 
 
@@ -289,7 +296,7 @@ def recognise(folder: Path, layout: str) -> tuple[Path, Layout]:
         layout: a key of `LAYOUTS`, or "auto".
 
     Raises:
-        InputError: none or several are recognised.
+        InputError: none or several are recognised, or a JSON file of annotations is damaged.
     """
     wanted = list(LAYOUTS.values()) if layout == "auto" else [LAYOUTS[layout]]
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -303,6 +310,8 @@ def recognise(folder: Path, layout: str) -> tuple[Path, Layout]:
                 f"dataset_dir '{folder}' is ambiguous ({names}): name the layout with --layout, or give the "
                 "data set's own folder."
             )
+    for path in coco.json_files(folder) if layout in ("auto", "coco") else ():
+        read_json(path)  # raises where it is damaged, which is why it was not recognised
     if not any(folder.iterdir()):
         raise InputError(f"dataset_dir '{folder}' is empty: give the folder that holds the images.")
     common = [one for one in wanted if layout != "auto" or one.name in ("busi", "plain", "suffix")]

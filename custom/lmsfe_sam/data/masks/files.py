@@ -118,7 +118,7 @@ def label_pixels(pixels: np.ndarray, name: str, lossy: bool = False) -> MaskFile
     if pixels.shape[-1] in (2, 4):
         alpha = pixels[..., -1]
         opaque = alpha > 0.5 * alpha.max(initial=0)
-        if not opaque.all():
+        if not opaque.all() and alpha.any():  # some programs leave it 0 everywhere
             inside = colours[opaque]
             if not inside.size or (inside == inside[0]).all():
                 return _from_grey(alpha, name, lossy)
@@ -131,7 +131,23 @@ def label_pixels(pixels: np.ndarray, name: str, lossy: bool = False) -> MaskFile
     brightest = colours.max(axis=-1)
     if brightest.min() > THRESHOLD:  # coloured on white
         brightest = 255 - colours.min(axis=-1)
+    if not lossy and (brightest == brightest.flat[0]).all():
+        return _from_equal_colours(colours, name)
     return _from_grey(brightest, name, lossy)
+
+
+def _from_equal_colours(colours: np.ndarray, name: str) -> MaskFile:
+    """Read a picture of colours none of which is darker: of two, that of the picture's border is outside."""
+    found, indices = np.unique(colours.reshape(-1, colours.shape[-1]), axis=0, return_inverse=True)
+    if len(found) > 2:
+        raise InputError(
+            f"'{name}' has {len(found)} colours, none of which is black or white: save it with black outside "
+            "of the lesion."
+        )
+    indices = indices.reshape(colours.shape[:2])
+    border = np.concatenate([indices[0], indices[-1], indices[:, 0], indices[:, -1]])
+    outside = int(border.mean() > 0.5)
+    return MaskFile((indices != outside).astype(np.int32))
 
 
 def empty_mask(name: str) -> EmptyMaskError:
@@ -152,14 +168,15 @@ def _from_grey(grey: np.ndarray, name: str, lossy: bool) -> MaskFile:
     if len(values) == 1:
         return MaskFile(np.ones(grey.shape, np.int32))
     if len(values) == 2:
-        inside = grey > (0 if values[0] > THRESHOLD else values[0])
+        inside = grey > (0 if values[0] > GREY_HIGH else values[0])
         return MaskFile(inside.astype(np.int32) * (int(top) if whole and top < GREY_LOW else 1))
     if whole and not lossy and top < GREY_LOW:
         return MaskFile(grey.astype(np.int32))
     if whole and not lossy and top == _VOID_CLASS and values[-2] < GREY_LOW and _is_thin(grey == top):
         return MaskFile(np.where(grey == top, 0, grey).astype(np.int32))
     flat = _flat(grey)
-    scaled = grey * (255.0 / top) if top > 255 or top <= 1 else grey
+    white = top if top > 255 or top <= 1 else _level(grey, flat)
+    scaled = grey if white == 255 else np.minimum(grey * (255.0 / white), 255.0)
     levels = np.unique(grey[flat & (grey > 0)]) if whole and not lossy else np.empty(0, grey.dtype)
     if len(values) > _FEW and len(levels) < 0.9 * (len(values) - 1):
         levels = levels[:0]
@@ -187,6 +204,18 @@ def _flat(values: np.ndarray) -> np.ndarray:
     from scipy.ndimage import maximum_filter, minimum_filter
 
     return minimum_filter(values, 3) == maximum_filter(values, 3)
+
+
+def _level(grey: np.ndarray, flat: np.ndarray) -> float:
+    """Return the value that a mask has inside: most of its flat bright area; 255 where there is none."""
+    values, counts = np.unique(grey[flat & (grey > grey.max() / 2)], return_counts=True)
+    if not len(values):
+        return 255.0
+    level = float(values[counts.argmax()])
+    if level > GREY_HIGH:
+        return 255.0
+    alike = np.count_nonzero(np.abs(grey.astype(float) - level) <= max(1.0, 0.02 * level))
+    return level if 2 * alike > np.count_nonzero(grey > level / 2) else 255.0
 
 
 def _near_both(core: np.ndarray, outside: np.ndarray) -> np.ndarray:
