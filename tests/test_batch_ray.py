@@ -83,15 +83,26 @@ def cluster(running: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", running)
 
 
+def is_ours(process: Path) -> bool:
+    """Whether a process descends from this one: other jobs on this machine have workers of the same name."""
+    while process.name not in ("0", "1"):
+        if process.name == str(os.getpid()):
+            return True
+        parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+        process = process.with_name(parent)
+    return False
+
+
 def kill_a_worker(killed: list[int], over: threading.Event) -> None:
     """Kill the first process of an actor that has begun to segment."""
     while not over.is_set():
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 name = (process / "cmdline").read_bytes()
+                ours = name.startswith(b"ray::") and is_ours(process)
             except OSError:
                 continue  # it has ended
-            if name.startswith(b"ray::") and b"MapWorker" in name and b"MapBatches(Worker)" in name:
+            if ours and b"MapWorker" in name and b"MapBatches(Worker)" in name:
                 os.kill(int(process.name), signal.SIGKILL)
                 killed.append(int(process.name))
                 return
@@ -186,6 +197,8 @@ def test_a_job_that_ends_early_says_why(tmp_path: Path) -> None:
     command += ["--workers", "1", "--piece", "1", "--max_failures", "1", "--device", "cpu"]
     command += ["--checkpoint", tmp_path / "model.pt"]
     ended = subprocess.run(command, capture_output=True, text=True)
+    if "Ray does not start" in ended.stderr:
+        pytest.skip("Ray does not start: the machine is too busy")
     assert (ended.returncode, "more than max_failures 1" in ended.stderr) == (1, True), ended.stderr[-2000:]
     failures = read_table(tmp_path / "out", "failures.parquet")
     assert len(failures) == 2

@@ -134,6 +134,11 @@ def test_all_rows_then_nothing_twice(
         json.loads((tmp_path / name / "datalist.json").read_text()) for name in (UKAN, "ukan_box_seed1")
     ]
     assert [own["test"] for own in shares] == [shares[0]["test"]] * 2, "another seed has the same split"
+    calls.clear()
+    paper.main([*command, "--forms", "none", "--rows", "ukan"])
+    assert calls == [(what, "ukan_none_seed0") for what in ("training", "evaluating")]
+    page = (tmp_path / "results.md").read_text()
+    assert ["U-KAN, image alone", "no prompt"] in [row[:2] for row in table(page, "Model")]
 
 
 def test_results_of_several_machines_make_one_page(
