@@ -164,6 +164,44 @@ def test_what_is_missing_or_malformed_is_made_and_said(
     assert not seg.StudyDate
 
 
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("ISO_IR 6", "Doe^Jane"),
+        ("ISO_IR 100", "M\u00fcller^J\u00fcrgen"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=\u6d2a^\u5409\u6d1e"),
+        ("ISO_IR 144", "\u041b\u044e\u043a^\u0416"),
+        ("ISO_IR 999", "Doe^Jane"),
+        ("", "Doe^Jane"),
+    ],
+)
+def test_names_in_any_character_set(tmp_path: Path, character_set: str | list[str], name: str) -> None:
+    person = {**PERSON, "PatientName": name, "SpecificCharacterSet": character_set}
+    path = save(tmp_path, **person)
+    write(tmp_path, [result(path)])
+    for written in ("seg.dcm", "probabilities.dcm", "sr.dcm"):
+        assert str(pydicom.dcmread(tmp_path / written).PatientName) == name
+
+
+@pytest.mark.parametrize("sop_class", ["1.3.46.670589.33.1.4.1", "1.2.840.10008.5.1.4.1.1.7"])
+def test_a_source_of_a_private_or_another_class(tmp_path: Path, sop_class: str) -> None:
+    path = save(tmp_path, **PERSON, SOPClassUID=sop_class)
+    write(tmp_path, [result(path)])
+    for written in ("seg.dcm", "sr.dcm"):
+        text = pydicom.dcmread(tmp_path / written).to_json()
+        assert f'"{sop_class}"' in text and f'"{UltrasoundImageStorage}"' not in text
+
+
+@pytest.mark.parametrize("key", ["PatientName", "PatientID", "AccessionNumber", "PatientAge"])
+def test_several_values_where_there_is_one_are_none(tmp_path: Path, key: str) -> None:
+    dataset = pydicom.dcmread(save(tmp_path, **PERSON))
+    setattr(dataset, key, ["054Y", "055Y"])
+    dataset.save_as(tmp_path / "scan.dcm")
+    write(tmp_path, [result(tmp_path / "scan.dcm")])
+    assert not pydicom.dcmread(tmp_path / "sr.dcm").get(key)
+
+
 def test_uids_depend_on_the_seed(tmp_path: Path) -> None:
     path = save(tmp_path, **PERSON)
     uids, dumps = [], []

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
+from pydicom.uid import UID
 
 from lmsfe_sam.images.scale import is_known
 from lmsfe_sam.inference.writers.image_result import ImageResult
@@ -18,6 +17,8 @@ from lmsfe_sam.inference.writers.source import (
     EQUIPMENT,
     Identifiers,
     add_geometry,
+    as_ultrasound,
+    name_class,
     name_deidentification,
 )
 from lmsfe_sam.prompts.categories import CATEGORIES, Code
@@ -60,10 +61,7 @@ def make_segmentation(
 
     ordered = sorted(results, key=lambda result: result.frame)
     first = ordered[0]
-    placed = add_geometry(source, first.affine, first.spacing)
-    # highdicom looks at the class, not at the frames, and files with the wrong class exist.
-    several = placed.NumberOfFrames > 1
-    placed.SOPClassUID = UltrasoundMultiFrameImageStorage if several else UltrasoundImageStorage
+    placed = add_geometry(as_ultrasound(source), first.affine, first.spacing)
     pixels = _probabilities(ordered) if fractional else np.stack([result.labels for result in ordered])
     kind = "FRACTIONAL" if fractional else "BINARY"
     content = hashlib.sha256(pixels.tobytes()).hexdigest()
@@ -84,7 +82,7 @@ def make_segmentation(
         **EQUIPMENT,
     )
     made.ContentCreatorName = None
-    _name_class(made, source)
+    name_class(made, source)
     _replace_uids(made, identifiers, made.SOPInstanceUID)
     if deidentified:
         name_deidentification(made)
@@ -153,18 +151,6 @@ def _probabilities(results: Sequence[ImageResult]) -> np.ndarray:
             raise ValueError("there are no probabilities: make the inferer keep them")
         target[..., : len(result.rows)] = result.probabilities.transpose(1, 2, 0) / np.float32(255)
     return stacked
-
-
-def _name_class(dataset: Dataset, source: Dataset) -> None:
-    """Put the class that the source has into every reference to it."""
-
-    def correct(_: Dataset, element: DataElement) -> None:
-        if element.VR == "SQ":
-            for item in element.value:
-                if item.get("ReferencedSOPInstanceUID") == source.SOPInstanceUID:
-                    item.ReferencedSOPClassUID = source.SOPClassUID
-
-    dataset.walk(correct)
 
 
 def _replace_uids(dataset: Dataset, identifiers: Identifiers, own: str) -> None:

@@ -12,7 +12,13 @@ from pydicom.dataset import Dataset
 from lmsfe_sam.inference.writers.dicom_seg import algorithm, concept, object_name, tracking_uid
 from lmsfe_sam.inference.writers.image_result import ImageResult
 from lmsfe_sam.inference.writers.shapes import measure_shape
-from lmsfe_sam.inference.writers.source import EQUIPMENT, Identifiers, name_deidentification
+from lmsfe_sam.inference.writers.source import (
+    EQUIPMENT,
+    Identifiers,
+    as_ultrasound,
+    name_class,
+    name_deidentification,
+)
 from lmsfe_sam.prompts.categories import CATEGORIES
 
 if TYPE_CHECKING:
@@ -88,7 +94,7 @@ def make_report(
     )
     content = hashlib.sha256(segmentation.PixelData).hexdigest()
     made = hd.sr.ComprehensiveSR(
-        evidence=[source, segmentation],
+        evidence=[as_ultrasound(source), segmentation],
         content=report,
         series_instance_uid=identifiers.uid("series", "SR", source.SeriesInstanceUID),
         series_number=SERIES_NUMBER,
@@ -100,6 +106,7 @@ def make_report(
         series_description="Measurements",
         **EQUIPMENT,
     )
+    name_class(made, source)
     _drop_segment_numbers(made)
     if deidentified:
         name_deidentification(made)

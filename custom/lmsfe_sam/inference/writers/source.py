@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 from pydicom import dcmread
 from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VM
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 from pydicom.valuerep import DA, TM, validate_value
 
@@ -31,7 +33,6 @@ logger = logging.getLogger(__name__)
 PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 STUDY = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 OPTIONAL = (
-    "SpecificCharacterSet",
     "IssuerOfPatientID",
     "OtherPatientIDs",
     "PatientAge",
@@ -42,6 +43,10 @@ OPTIONAL = (
     "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
 )
+UTF_8 = "ISO_IR 192"
+"""The character set of results with more than ASCII, whatever that of the source is: it may be malformed, and
+highdicom does not know all."""
+
 IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 DEIDENTIFICATION = (
@@ -57,6 +62,9 @@ EQUIPMENT: dict[str, Any] = {
     "device_serial_number": "none",
 }
 """Keyword arguments of every object that highdicom makes."""
+
+TEXTS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
+"""Types of elements whose bytes depend on the character set."""
 
 _ORIENTATION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -124,6 +132,8 @@ def read_source(
         _copy(original, source, "FrameOfReferenceUID")
     if "FrameOfReferenceUID" not in source:
         source.FrameOfReferenceUID = identifiers.uid("FrameOfReferenceUID", source.SOPInstanceUID)
+    if any(not str(element.value).isascii() for element in source):
+        source.SpecificCharacterSet = UTF_8
     if made:
         logger.warning("'%s' lacks %s; made for its DICOM results.", path, ", ".join(made))
     return source
@@ -168,6 +178,30 @@ def add_geometry(source: Dataset, affine: np.ndarray, spacing: Sequence[float]) 
     return placed
 
 
+def as_ultrasound(source: Dataset) -> Dataset:
+    """Return the stand-in with the class of ultrasound that its frames make it.
+
+    highdicom looks at the class, not at the frames, and knows no private classes. `name_class` puts the real
+    one into references.
+    """
+    stand_in = deepcopy(source)
+    several = source.NumberOfFrames > 1
+    stand_in.SOPClassUID = UltrasoundMultiFrameImageStorage if several else UltrasoundImageStorage
+    return stand_in
+
+
+def name_class(dataset: Dataset, source: Dataset) -> None:
+    """Put the class that the source has into every reference to it."""
+
+    def correct(_: Dataset, element: DataElement) -> None:
+        if element.VR == "SQ":
+            for item in element.value:
+                if item.get("ReferencedSOPInstanceUID") == source.SOPInstanceUID:
+                    item.ReferencedSOPClassUID = source.SOPClassUID
+
+    dataset.walk(correct)
+
+
 def name_deidentification(dataset: Dataset) -> None:
     """Say in an object how its patient's identity was removed."""
     dataset.PatientIdentityRemoved = "YES"
@@ -186,14 +220,22 @@ def _copy(original: Dataset, target: Dataset, key: str) -> bool:
         element: Any = original[key]
         if element.value is None or element.value == "" or not _is_valid(element):
             return False
+        if element.VR in TEXTS:  # decoded, for another character set
+            element = DataElement(element.tag, element.VR, _text(element.value))
         target[key] = element
     except Exception:  # pydicom raises whatever it likes on a malformed element
         return False
     return True
 
 
+def _text(value: Any) -> Any:
+    return [str(one) for one in value] if isinstance(value, MultiValue) else str(value)
+
+
 def _is_valid(element: DataElement) -> bool:
     """Whether an element can stand in a new object."""
+    if isinstance(element.value, MultiValue) and dictionary_VM(element.tag) == "1":
+        return False
     if element.VR == "UI":
         return UID(element.value).is_valid
     if element.keyword == "PatientSex":
