@@ -30,6 +30,11 @@ def test_teachers_are_refused() -> None:
         RoundsIteration(BoxOrClick(), teachers=Teachers([]))
 
 
+def test_normal_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"normal_images is True, but configs/paper_prompts\.json"):
+        RoundsIteration(BoxOrClick(), normal_images=True)
+
+
 def drawn(count: int = 40, **options: Any) -> list[tuple[Any, Tensor]]:
     sampler, rng = BoxOrClick(**options), np.random.default_rng(0)
     return [sampler(LABELS, rng) for _ in range(count)]

@@ -36,7 +36,9 @@ class SeveralFramesError(InputError):
 
     def __init__(self, file: Path, count: int) -> None:
         self.fact = f"'{file}' has {count} slices"
-        super().__init__(f"{self.fact}: choose one with --slice 0 to --slice {count - 1}.")
+        super().__init__(
+            f"{self.fact}: choose one with --slice 0 to --slice {count - 1}, or take all with --frames all."
+        )
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,11 @@ class RoundsIteration(PromptedIteration):
         rounds: after the first one.
         click_counts: numbers of clicks that a round draws from.
         teachers: None, as this loop has no place for them.
+        normal_images: whether images without a lesion are among the training images; this loop prompts all
+            others, so that no prompt would mean that there is nothing.
 
     Raises:
-        InputError: fewer than three rounds, of which two could not be the mask's, or teachers.
+        InputError: fewer than three rounds, of which two could not be the mask's, teachers, or normal images.
     """
 
     def __init__(
@@ -54,12 +56,18 @@ class RoundsIteration(PromptedIteration):
         rounds: int = 8,
         click_counts: Sequence[int] = (1, 3, 5, 9),
         teachers: Teachers | None = None,
+        normal_images: bool = False,
     ) -> None:
         super().__init__(sampler, seed, clip_norm, channels_last)
         if rounds < 3:
             raise InputError(f"correction_steps is {rounds}: give 3 or more with configs/paper_prompts.json.")
         if teachers is not None:
             raise InputError("configs/paper_prompts.json trains on the truth alone: leave --teachers out.")
+        if normal_images:
+            raise InputError(
+                "normal_images is True, but configs/paper_prompts.json prompts every other image, and then "
+                "no prompt would always mean that there is nothing: leave one of them out."
+            )
         self.rounds = rounds
         self.click_counts = list(click_counts)
 
