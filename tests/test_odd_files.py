@@ -126,3 +126,11 @@ def test_a_picture_of_a_cine_that_has_several_frames_is_named(tmp_path: Path) ->
     pages[0].save(tmp_path / "us_2.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(InputError, match=r"us_2\.tif' has 2 frames: a picture of a cine has one"):
         open_frames(tmp_path).read(1)
+
+
+def test_pages_of_tiff_of_another_size_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for rows in (60, 30):
+            file.write(np.arange(rows * 80, dtype=np.float64).reshape(rows, 80))
+    assert read_image(tmp_path / "a.tif").pixels.shape == (60, 80)
+    assert "a.tif' has 1 page(s) of another size or type, which are left out" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from PIL import Image
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.images.image import LPS_TO_RAS, FileImage, Header, ImageFile, turn
 from lmsfe_sam.images.limits import decompress_bounded
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".tif", ".tiff")
 
@@ -70,6 +73,7 @@ def open_tiff(file: Path) -> ImageFile:
         page: Any = series.keyframe
         min_is_white = int(page.photometric) == MIN_IS_WHITE
         compression = page.compression.name
+        others = sum(len(one.pages) for one in pages.series[1:] if not one.keyframe.is_reduced)
         turned = _orientation(page)
     colour = axes.index("S") if "S" in axes else None
     rows, columns = (shape[axes.index(axis)] for axis in "YX")
@@ -78,6 +82,9 @@ def open_tiff(file: Path) -> ImageFile:
     frames = int(np.prod([size for size, axis in zip(shape, axes) if axis not in "YXS"], dtype=int))
     if samples > 4:
         raise InputError(f"'{file}' has {samples} values a pixel: save it grey or as RGB.")
+
+    if others:
+        logger.warning("'%s' has %d page(s) of another size or type, which are left out.", file, others)
 
     def read(frame: int) -> FileImage:
         try:
