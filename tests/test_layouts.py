@@ -229,6 +229,7 @@ def _with_masks(images: Path, masks: Path, image: str, mask: str) -> None:
         ("imagesTr", "{:03}_0000.png", "labelsTr", "{:03}.png", "nnunet"),
         (".", "case{}.png", ".", "case{}_tumor.png", "suffix"),
         (".", "{}_HC.png", ".", "{}_HC_Annotation.png", "suffix"),
+        (".", "a{}_image.png", ".", "a{}_mask.png", "suffix"),
         (".", "Test_Image_{}.png", ".", "mask_{}.png", "stu"),
         ("train/images", "{}.png", "train/masks", "{}.png", "split"),
         ("images/train", "{}.png", "masks/train", "{}.png", "split"),

@@ -133,14 +133,28 @@ def _is_first(name: str) -> bool:
 # --- one folder -----------------------------------------------------------------------------------
 
 
+_IMAGE_SUFFIX = re.compile(r"(?P<bare>.+?)[_\-. ](image|img|original)", re.IGNORECASE)
+"""Stems of images beside ``X_mask.png`` that are not ``X``."""
+
+
+def _bare_names(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return files by their stems without a word of `_IMAGE_SUFFIX`, unless another file has that name."""
+    bare: dict[str, Path] = {}
+    for name, path in files.items():
+        match = _IMAGE_SUFFIX.fullmatch(name)
+        taken = match is None or match["bare"] in files or match["bare"] in bare
+        bare[name if match is None or taken else match["bare"]] = path
+    return bare
+
+
 def _is_suffixed(root: Path) -> bool:
-    names = {stem(path) for path in list_images(root)}
+    names = _bare_names({stem(path): path for path in list_images(root)})
     return any((match := MASK_SUFFIX.fullmatch(name)) and match["image"] in names for name in names)
 
 
 def _find_suffixed(root: Path) -> FolderContents:
-    """X.png beside X_mask.png, X_segmentation.png, X_tumor.png or X_Annotation.png (HC18: outlines)."""
-    files = by_stem(list_images(root))
+    """X.png or X_image.png beside X_mask.png, X_tumor.png, ... or X_Annotation.png (HC18: outlines)."""
+    files = _bare_names(by_stem(list_images(root)))
     masks: dict[str, list[Path]] = defaultdict(list)
     others = 0
     for name in list(files):
