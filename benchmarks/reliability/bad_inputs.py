@@ -60,12 +60,18 @@ WRONG = ["-1", "nan", "1e999", "'x'", "[[1]]", "{}", "9" * 5000, "x" * 100000]
 """Wrong for every one of them."""
 
 
+WITHIN_LIMITS = "/deflated.dcm"
+"""Unfolds to less than an image of the limit; a test with a lower limit has it refused."""
+
 SECONDS = 240
 
 
 def all_cases(folder: Path) -> list[Case]:
     """Return every case; one that is added goes to the end of its kind, and a kind to the end of all."""
-    cases = [Case([*words, "--output_dir", OUT]) for words in option_lines(folder)]
+    cases = [
+        Case([*words, "--output_dir", OUT], may_work=words[-1].endswith(WITHIN_LIMITS))
+        for words in option_lines(folder)
+    ]
     kinds = (image_cases, prompts_cases, weight_cases, prediction_cases)
     for make in (*kinds, data_cases, resume_cases, place_cases, manifest_cases, tool_cases):
         cases += make(folder / make.__name__)
