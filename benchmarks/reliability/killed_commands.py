@@ -16,6 +16,8 @@ import torch
 from commands import BUNDLE, MODULE, run
 from PIL import Image, ImageSequence
 
+from lmsfe_sam.zoo.folder import Options, bundle_files
+
 SMALL = ["--image_size", "64", "--batch_size", "2", "--prompts_per_image", "1", "--correction_steps", "0"]
 EPOCHS = 4
 LOGS = (".log", ".jsonl")
@@ -40,7 +42,8 @@ class Killed:
         words: after ``python -m MODULE``, by the folder of inputs and the one to write into.
         module: that is run.
         prepare: makes what is there before the first start.
-        wrong: says what does not fit together in the folder after a kill; torn files are looked for anyway.
+        torn: says which file in the folder is not whole after a kill.
+        wrong: says what does not fit together there.
         results: reads what has to be equal in the end; None for all files but logs.
         done: what another start says once all is done, with exit code 1.
     """
@@ -48,9 +51,14 @@ class Killed:
     words: Callable[[Path, Path], list[str]]
     module: str = MODULE
     prepare: Callable[[Path, Path], None] = nothing
+    torn: Callable[[Path], str] | None = None
     wrong: Callable[[Path], str] = whole
     results: Callable[[Path], Any] | None = None
     done: str | None = None
+
+    def fault(self, out: Path) -> str:
+        """Return what is wrong in a folder after a kill, or nothing."""
+        return (self.torn or torn_files)(out) or self.wrong(out)
 
     def read(self, out: Path) -> Any:
         """Return the results in a folder."""
@@ -271,6 +279,16 @@ def mixed_evaluations(out: Path) -> str:
     return "" if {row["prompt"] for row in rows} == modes and masks <= modes else "two evaluations are mixed"
 
 
+def incomplete_package(out: Path) -> str:
+    """Find a packaged folder that is there without all of its files, or with others' content."""
+    folder = out / "packaged"
+    for name, content in bundle_files(BUNDLE, Options(folder)).items() if folder.exists() else ():
+        expected = content.encode() if isinstance(content, str) else content.read_bytes()
+        if not (folder / name).is_file() or (folder / name).read_bytes() != expected:
+            return f"{name} is torn"
+    return ""
+
+
 EVALUATION = Killed(evaluation, prepare=evaluate_before, wrong=mixed_evaluations)
 
 COMMANDS = {
@@ -286,5 +304,5 @@ COMMANDS = {
     "phantoms": Killed(phantoms, "lmsfe_sam.data.phantoms"),
     "soup": Killed(soup, "lmsfe_sam.training.soup"),
     "selftest": Killed(selftest, "lmsfe_sam.selftest", prepare=copy_bundle),
-    "package": Killed(package, "lmsfe_sam.package", done="is there already"),
+    "package": Killed(package, "lmsfe_sam.package", torn=incomplete_package, done="is there already"),
 }

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from commands import Command, run
-from killed_commands import COMMANDS, Killed, torn_files, write_inputs
+from killed_commands import COMMANDS, Killed, write_inputs
 from trials import run_kills
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -60,7 +60,7 @@ def killed(what: Killed, folder: Path, out: Path, rng: random.Random, kills: int
                 return f"{number.name}: did not end"
             if code == STOPPED.get(number) and "Traceback" in said:
                 return f"{number.name}: {said[-300:]}"
-        if problem := torn_files(out) or what.wrong(out):
+        if problem := what.fault(out):
             return problem
     code, said = run(what.words(folder / "in", out), folder / "log", module=what.module)
     if code == 1 and what.done is not None and what.done in said:  # killed when all was done
