@@ -78,6 +78,13 @@ def test_of_two_colours_that_of_the_pictures_border_is_outside(tmp_path: Path) -
         read_mask(save(tmp_path / "m.png", pixels))
 
 
+@pytest.mark.parametrize("colour", [(255, 0, 0), (200, 0, 100), (255, 255, 255)])
+def test_one_colour_everywhere_is_a_lesion_that_fills_the_picture(
+    tmp_path: Path, colour: tuple[int, int, int]
+) -> None:
+    assert read_mask(save(tmp_path / "m.png", np.full((*SIZE, 3), colour, np.uint8))).all()
+
+
 def test_an_alpha_channel_that_is_0_everywhere_hides_nothing(tmp_path: Path) -> None:
     pixels = np.dstack([*[np.uint8(LESION) * 255] * 3, np.zeros(SIZE, np.uint8)])
     np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", pixels)), LESION)

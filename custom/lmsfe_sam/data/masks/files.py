@@ -137,8 +137,13 @@ def label_pixels(pixels: np.ndarray, name: str, lossy: bool = False) -> MaskFile
 
 
 def _from_equal_colours(colours: np.ndarray, name: str) -> MaskFile:
-    """Read a picture of colours none of which is darker: of two, that of the picture's border is outside."""
+    """Read a picture of colours none of which is darker: of two, that of the picture's border is outside.
+
+    One colour alone is a lesion that fills the picture, as one grey is.
+    """
     found, indices = np.unique(colours.reshape(-1, colours.shape[-1]), axis=0, return_inverse=True)
+    if len(found) == 1:
+        return MaskFile(np.ones(colours.shape[:2], np.int32))
     if len(found) > 2:
         raise InputError(
             f"'{name}' has {len(found)} colours, none of which is black or white: save it with black outside "
