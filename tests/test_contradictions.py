@@ -120,14 +120,14 @@ def test_more_samples_than_three_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.dcm", _jpeg(GREY), "is a JPEG picture, unlike its name says: rename it to a.jpg"),
-        ("a.jpg", "dicom", "is a DICOM file, unlike its name says: rename it to a.dcm"),
-        ("a.nrrd", _jpeg(GREY), "is a JPEG picture, unlike its name says: rename it to a.jpg"),
-        ("a.nii.gz", b"PK\3\4" + bytes(400), "is a ZIP archive, unlike its name says: put an image"),
+        ("a.dcm", _jpeg(GREY), "is a JPEG picture, not what its name says: rename it to a.jpg"),
+        ("a.jpg", "dicom", "is a DICOM file, not what its name says: rename it to a.dcm"),
+        ("a.nrrd", _jpeg(GREY), "is a JPEG picture, not what its name says: rename it to a.jpg"),
+        ("a.nii.gz", b"PK\3\4" + bytes(400), "is a ZIP archive, not what its name says: put an image"),
         ("a.jpg", b"\0\0\0\x18ftypheic" + bytes(400), "is a picture of the format HEIF, unlike"),
         ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not the file"),
-        ("a.png", b"<!DOCTYPE html><html>", "is a web page, unlike its name says"),
-        ("a.mha", b"%PDF-1.7 " + bytes(400), "is a PDF, unlike its name says"),
+        ("a.png", b"<!DOCTYPE html><html>", "is a web page, not what its name says"),
+        ("a.mha", b"%PDF-1.7 " + bytes(400), "is a PDF, not what its name says"),
         ("a.png", b"", "is empty: copy it again"),
     ],
 )

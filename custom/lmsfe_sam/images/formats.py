@@ -122,7 +122,7 @@ def other_content(path: Path, form: str) -> str:
     if found == form:
         return ""
     remedy = f"rename it to {stem(path)}{suffix}" if suffix else "put an image of a format that is read there"
-    return f"is {what}, unlike its name says: {remedy}"
+    return f"is {what}, not what its name says: {remedy}"
 
 
 def list_images(folder: Path) -> list[Path]:
