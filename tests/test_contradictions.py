@@ -124,7 +124,7 @@ def test_more_samples_than_three_are_named(tmp_path: Path) -> None:
         ("a.jpg", "dicom", "is a DICOM file, not what its name says: rename it to a.dcm"),
         ("a.nrrd", _jpeg(GREY), "is a JPEG picture, not what its name says: rename it to a.jpg"),
         ("a.nii.gz", b"PK\3\4" + bytes(400), "is a ZIP archive, not what its name says: put an image"),
-        ("a.jpg", b"\0\0\0\x18ftypheic" + bytes(400), "is a picture of the format HEIF, unlike"),
+        ("a.jpg", b"\0\0\0\x18ftypheic" + bytes(400), "is a picture of the format HEIF, not what"),
         ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not the file"),
         ("a.png", b"<!DOCTYPE html><html>", "is a web page, not what its name says"),
         ("a.mha", b"%PDF-1.7 " + bytes(400), "is a PDF, not what its name says"),
