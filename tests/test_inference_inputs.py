@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +173,16 @@ def test_a_key_of_frame_0_is_of_a_file_of_one_frame_too(tmp_path: Path, inside: 
     assert record["prompts"] == [ObjectPrompt(box=(1, 2, 3, 4))]
     with pytest.raises(InputError, match=r"names 'a\.png#1', but .* has one frame"):
         find_inputs(source, prompts_file(tmp_path, "a.png#1"))
+
+
+def test_results_are_named_in_the_file_systems_own_encoding(tmp_path: Path) -> None:
+    """With a locale other than UTF-8, results had names that the system could not write."""
+    program = "from lmsfe_sam.inference.inputs import find_inputs as f; import os, sys; "
+    program += "sys.stdout.buffer.write(os.fsencode(f(sys.argv[1])[0]['stem']))"
+    name = "Brüste und 乳房"
+    touch(tmp_path, f"{name}.png")
+    for python, expected in (("1", name), ("0", ascii(name.encode())[2:-1])):
+        environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": python, "PYTHONCOERCECLOCALE": "0"}
+        words = [sys.executable, "-c", program, str(tmp_path)]
+        done = subprocess.run(words, env=environment, capture_output=True, check=True)
+        assert done.stdout.decode() == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError
@@ -48,6 +48,8 @@ _MAGIC = {
 
 _PHOTO_BRANDS = {b"heic": "HEIF", b"heix": "HEIF", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
 """Brands of ISO media files that are pictures."""
+
+_UNDECODED = re.compile("[\udc80-\udcff]")
 
 _DICOM_PREAMBLE = 128
 _DICOM_MAGIC = b"DICM"
@@ -149,8 +151,8 @@ def check_name(path: Path) -> None:
 
 
 def written_name(path: Path) -> Path:
-    """Return a path as results name it: bytes that are not UTF-8 become ``\\xe9`` and the like."""
-    return Path(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    """Return a path as results name it: bytes that are no text become ``\\xe9`` and the like."""
+    return Path(_UNDECODED.sub(lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", str(path)))
 
 
 def is_input(path: Path) -> bool:
