@@ -109,9 +109,9 @@ def test_all_rows_then_nothing_twice(
     assert page in capsys.readouterr().out
     costs = trained(page)
     models = ["U-KAN, box as a channel", "LMSFE-SAM vit_t"]
-    assert [row[:4] for row in costs] == [[model, "0", str(SIZE), "cpu"] for model in models]
+    assert [row[:5] for row in costs] == [[model, "0", str(SIZE), "cpu", "single"] for model in models]
     for row in costs:
-        assert float(row[4]) >= 0 and float(row[5]) > 0.1 and float(row[6]) == 2
+        assert float(row[5]) >= 0 and float(row[6]) > 0.1 and float(row[7]) == 2
     titles = [row[0] for row in table(page, "Model")]
     assert (
         "U-KAN, box as a channel" in titles and "LMSFE-SAM vit_t" in titles and "control: ellipse" in titles
@@ -135,9 +135,10 @@ def test_all_rows_then_nothing_twice(
     ]
     assert [own["test"] for own in shares] == [shares[0]["test"]] * 2, "another seed has the same split"
     calls.clear()
-    paper.main([*command, "--forms", "none", "--rows", "ukan"])
+    paper.main([*command, "--forms", "none", "--rows", "ukan", "--amp"])
     assert calls == [(what, "ukan_none_seed0") for what in ("training", "evaluating")]
     page = (tmp_path / "results.md").read_text()
+    assert [row[4] for row in trained(page)] == ["single", "bfloat16", "single", "single"]
     assert ["U-KAN, image alone", "no prompt"] in [row[:2] for row in table(page, "Model")]
 
 

@@ -78,6 +78,7 @@ def test_seeds_become_one_row(tmp_path: Path) -> None:
 def test_what_training_cost(tmp_path: Path) -> None:
     """Once for a network that was evaluated on two sets; nothing for a run that says nothing."""
     training = {"minutes": 90.0, "peak_memory_gib": 2.25, "steps": 300, "steps_an_epoch": 200, "seed": 1}
+    training["precision"] = "bfloat16"
     runs = [
         evaluation(tmp_path / "a", UKAN, training={**training, "device": "cpu"}),
         evaluation(tmp_path / "b", UKAN, training={**training, "device": "cpu"}, dataset="ddti"),
@@ -88,8 +89,8 @@ def test_what_training_cost(tmp_path: Path) -> None:
     *_, table = tables.make_tables([read_run(path) for path in runs])
     assert table.caption == "Training"
     assert table.rows == [
-        ["U-KAN, box as a channel", "1", "128", "cpu", "1.50", "2.2", "1.5"],
-        ["U-KAN, image alone", "", "128", "", "0.10", "", ""],
+        ["U-KAN, box as a channel", "1", "128", "cpu", "bfloat16", "1.50", "2.2", "1.5"],
+        ["U-KAN, image alone", "", "128", "", "", "0.10", "", ""],
     ]
 
 

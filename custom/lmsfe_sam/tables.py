@@ -205,7 +205,7 @@ def _ablation(preset: str, sets: dict[str, list[EvaluatedRun]], prompts: Sequenc
 
 def _costs(runs: Sequence[EvaluatedRun]) -> list[Table]:
     """What the training of each run cost; nothing where no run says so."""
-    heads = ["Model", "Seed", "Input", "Device", "Machine time (h)", "Peak memory (GiB)"]
+    heads = ["Model", "Seed", "Input", "Device", "Precision", "Machine time (h)", "Peak memory (GiB)"]
     table = Table("Training", [*heads, "Passes through the training images"])
     for run in runs:
         cost = run.summary.get("training") or {}
@@ -215,7 +215,8 @@ def _costs(runs: Sequence[EvaluatedRun]) -> list[Table]:
         passes = cost.get("steps", 0) / cost["steps_an_epoch"] if cost.get("steps_an_epoch") else None
         figures = ((cost["minutes"] / 60, 2), (cost.get("peak_memory_gib"), 1), (passes, 1))
         cells = ["" if value is None else f"{value:.{digits}f}" for value, digits in figures]
-        row = [name_of(run), str(cost.get("seed", "")), str(size), str(cost.get("device", "")), *cells]
+        said = [str(cost.get(key, "")) for key in ("seed", "device", "precision")]
+        row = [name_of(run), said[0], str(size), *said[1:], *cells]
         if row not in table.rows:  # a network that was evaluated on two sets was trained once
             table.add(row)
     table.notes = ["Machine time is processor time on a CPU, and time on the clock on a GPU."]

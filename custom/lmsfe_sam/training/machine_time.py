@@ -80,6 +80,7 @@ class MachineTime:
             "minutes": round(self.minutes, 2),
             "max_minutes": self.max_minutes,
             "device": "gpu" if self.on_gpu else "cpu",
+            "precision": "bfloat16" if getattr(engine, "amp", False) else "single",
             "peak_memory_gib": round(self._memory() / 2**30, 2),
             "epochs": engine.state.epoch,
             "steps": engine.state.iteration,
