@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from evaluation_results import INFO, make_result, make_results
 from lmsfe_sam.errors import InputError
-from lmsfe_sam.evaluation.comparison import HEADER, check_overlap, read_metrics
+from lmsfe_sam.evaluation.comparison import HEADER, check_overlap, compare, read_metrics
 from lmsfe_sam.evaluation.metrics import COLUMNS
 from lmsfe_sam.evaluation.protocol import MODES
 from lmsfe_sam.evaluation.report import writing
@@ -192,6 +192,37 @@ def test_controls_that_differ_betray_another_protocol(tmp_path: Path) -> None:
     assert comparison is not None and comparison.same_protocol is False
 
 
+def test_masks_of_another_program_are_compared_with_every_mode(tmp_path: Path) -> None:
+    """A run of nnU-Net's masks and one of a network have no mode in common, and are still paired."""
+    network = [make_result(i, 0.7) for i in range(4)]
+    foreign = [
+        dataclasses.replace(
+            result,
+            scores={
+                "predictions": make_result(i, 0.8).scores["box"],
+                "control_box": result.scores["control_box"],
+            },
+            masks={"predictions": result.masks["box"]},
+            prompts={},
+            predicted_iou={},
+            curves=dataclasses.replace(result.curves, click_dice=(), click_iou=()),
+        )
+        for i, result in enumerate(network)
+    ]
+    (tmp_path / "foreign").mkdir()
+    others = [read_metrics(written(network, tmp_path)), read_metrics(written(foreign, tmp_path / "foreign"))]
+    check_overlap(others[0], [foreign[0].image], ["predictions"])
+    names = [result.image for result in network]
+    one = compare(foreign, names, others[0], 0, 10)
+    assert one.differences["predictions minus point"]["dice"].mean.mean == pytest.approx(0.1)
+    assert {"predictions minus box", "control_box"} < set(one.differences)
+    assert not any("minus control" in name for name in one.differences)
+    other = compare(network, names, others[1], 0, 10)
+    assert other.differences["box minus predictions"]["dice"].losses == 4 and other.same_protocol
+    both = compare(foreign, names, others[1], 0, 10)
+    assert set(both.differences) == {"predictions", "control_box"}
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
@@ -200,6 +231,7 @@ def test_controls_that_differ_betray_another_protocol(tmp_path: Path) -> None:
         ("", "does not begin"),
         (",".join(HEADER) + "\nx.png,box,high,,,,,,,,\n", "no row of figures"),
         (",".join(HEADER) + "\nx.png,box,0.5\n", "no row of figures"),
+        (",".join(HEADER) + "\nx.png,box,nan,1,1,1,1,1,1,1,\n", "'nan' is no number"),
     ],
 )
 def test_a_file_that_is_no_metrics_file_is_refused(tmp_path: Path, content: str | None, named: str) -> None:

@@ -84,3 +84,21 @@ def test_masks_that_were_not_saved(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lacks the mask .* evaluate again with --save_masks True"):
         figures.main(["--runs", path, "--dataset_dir", str(data), "--output", str(tmp_path / "f.png")])
     assert json.loads((tmp_path / "a" / "summary.json").read_text())["dataset"] == "busi"
+
+
+def test_names_are_no_formulas(data: Path, tmp_path: Path) -> None:
+    """matplotlib would set what stands between two dollar signs, or fail at it."""
+    path = run(data, tmp_path / "a")
+    content = json.loads((tmp_path / "a" / "summary.json").read_text())
+    content["network"] = {"network": r"my.$\frac$"}
+    (tmp_path / "a" / "summary.json").write_text(json.dumps(content))
+    records = {record["name"]: record for record in build_datalist(data).select("all")}
+    figure = figures.draw([read_run(path)], records, sorted(records)[:1])
+    figure.savefig(tmp_path / "figure.pdf")
+    assert all(not axes.title.get_parse_math() for axes in figure.axes[1:])
+
+
+def test_objects_one_by_one_are_refused(data: Path, tmp_path: Path) -> None:
+    path = evaluation(tmp_path / "a", UKAN, images=["images/phantom_00000.png#1"], objects="parts")
+    with pytest.raises(InputError, match=r"which scored objects one by one, .* --objects union"):
+        figures.main(["--runs", path, "--dataset_dir", str(data), "--output", str(tmp_path / "f.png")])

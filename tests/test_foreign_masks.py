@@ -70,15 +70,67 @@ def test_refusals(data: Path, masks: Path) -> None:
         foreign_masks(str(masks), records(data), 256, "parts")
     first = next(masks.glob("*.nii.gz"))
     first.rename(masks / "other.nii.gz")
-    with pytest.raises(InputError, match=r"has no mask of 1 of them, 'images/phantom_00001\.png' first"):
+    with pytest.raises(
+        InputError,
+        match=r"no mask of 1 of 3 images, 'images/phantom_00001\.png' first, but has 'other\.nii\.gz': give",
+    ):
         ForeignMasks(str(masks), records(data), 256)
     first = (masks / "other.nii.gz").rename(first)
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(masks / "more.png")
-    with pytest.raises(InputError, match="has no image for 1 of them, 'more' first"):
+    with pytest.raises(
+        InputError, match=r"has 1 of its masks without an image that is evaluated, 'more\.png' first"
+    ):
         ForeignMasks(str(masks), records(data), 256)
     (masks / "more.png").unlink()
     Image.fromarray(np.zeros((9, 11), np.uint8)).save(next(masks.glob("*.png")))
     with pytest.raises(InputError, match=r"is 11 x 9 pixels \(width x height\), its image \d+ x \d+: give"):
+        ForeignMasks(str(masks), records(data), 256)
+
+
+@pytest.mark.parametrize("word", ["_mask", "_0000", "-pred", ".Segmentation", " label"])
+def test_a_word_may_stand_behind_each_name(data: Path, masks: Path, word: str) -> None:
+    first, *rest = sorted(masks.iterdir())
+    for file in (first, *rest):
+        name, _, suffix = file.name.partition(".")
+        file.rename(masks / f"{name}{word}.{suffix}")
+    found = ForeignMasks(str(masks), records(data), 256).files
+    assert [file.name.partition(".")[0] for file in found.values()] == [
+        f"{Path(name).stem}{word}".partition(".")[0] for name in found
+    ]
+    bare = sorted(masks.iterdir())[0].rename(first)
+    with pytest.raises(
+        InputError, match=rf"no mask of 2 of 3 images, .* first, but has '{rest[0].stem[:13]}"
+    ):
+        ForeignMasks(str(masks), records(data), 256)
+    assert bare.is_file()
+
+
+def test_hidden_files_are_no_masks(data: Path, masks: Path) -> None:
+    """Such as those of macOS's archives and of notebooks."""
+    file = next(masks.glob("*.png"))
+    (masks / f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    (masks / ".ipynb_checkpoints").mkdir()
+    (masks / ".ipynb_checkpoints" / file.name).write_bytes(file.read_bytes())
+    assert len(ForeignMasks(str(masks), records(data), 256).files) == 3
+
+
+def test_files_of_no_known_format_are_named(data: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "phantom_00000.npy", np.zeros((9, 9)))
+    with pytest.raises(InputError, match=r"of 3 of 3 images, .* but has 'phantom_00000\.npy': .* format"):
+        ForeignMasks(str(tmp_path), records(data), 256)
+
+
+def test_a_file_that_is_no_mask_is_refused_before_any_work(data: Path, masks: Path) -> None:
+    """Not when its image's turn comes, after hours of the network's work."""
+    file = next(masks.glob("*.png"))
+    image = Image.open(data / "images" / file.name)
+    image.save(file)
+    with pytest.raises(InputError, match="is no mask"):
+        ForeignMasks(str(masks), records(data), 256)
+    pages = [Image.new("L", image.size, value) for value in (0, 255)]
+    file.unlink()
+    pages[0].save(file.with_suffix(".tif"), save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError, match="has 2 slices, and a data set takes files of one: save each slice"):
         ForeignMasks(str(masks), records(data), 256)
 
 

@@ -38,6 +38,7 @@ def evaluation(folder: Path, network: dict[str, Any], dice: float = 0.8, **chang
     (folder / "images.csv").write_text("image,group\n" + "".join(f"{image},{image}\n" for image in images))
     means = {mode: {"dice": {"mean": value + (0.1 if mode == "box" else 0)}} for mode, value in modes.items()}
     summary = {"dataset": "busi", "split": "test", "metric_size": 256, "prompts": means, "network": network}
+    summary["n_images"] = len(images)
     (folder / "summary.json").write_text(json.dumps({**summary, **changes}))
     return str(folder)
 
@@ -181,3 +182,138 @@ def test_a_table_of_groups_that_is_none_is_a_sentence(tmp_path: Path, content: b
     (tmp_path / "a" / "images.csv").write_bytes(content)
     with pytest.raises(InputError, match=r"images\.csv' is no table of images and groups"):
         read_run(place)
+
+
+# --- runs of one name, and runs that cannot be read ---------------------------------------------------
+
+
+def only_table(*runs: str, prompts: tuple[str, ...] = tables.PROMPTS) -> tables.Table:
+    return tables.make_tables([read_run(path) for path in runs], prompts)[0]
+
+
+def test_two_runs_of_one_seed_are_two_rows(tmp_path: Path) -> None:
+    """They differ in something else than the seed, such as the learning rate, or are one network."""
+    training = {"device": "cpu", "seed": 0}
+    runs = [evaluation(tmp_path / name / "evaluation", UKAN, training=training) for name in ("slow", "fast")]
+    runs.append(evaluation(tmp_path / "again" / "evaluation", UKAN, training={**training, "seed": 1}))
+    found = [row for row in only_table(*runs).rows if row[-1] == tables.OURS and row[3]]
+    assert [(row[0], row[3]) for row in found] == [
+        ("U-KAN, box as a channel (slow/evaluation)", "2"),
+        ("U-KAN, box as a channel (fast/evaluation)", "1"),
+    ]
+
+
+def test_one_run_named_twice_is_refused(tmp_path: Path) -> None:
+    run = evaluation(tmp_path / "a", UKAN, training={"seed": 0})
+    with pytest.raises(InputError, match=r"runs names '.*a' twice: name each evaluation once"):
+        tables.main(["--runs", run, f"{run}/summary.json"])
+
+
+def test_seeds_that_were_evaluated_in_other_modes(tmp_path: Path) -> None:
+    """A mode's row holds the seeds that have it."""
+    runs = [
+        evaluation(tmp_path / "a", UKAN, training={"seed": 0}),
+        evaluation(tmp_path / "b", UKAN, training={"seed": 1}, modes={"box": 0.5, "point": 0.6}),
+    ]
+    seeds = [(row[1], row[3]) for row in only_table(*runs).rows if row[-1] == tables.OURS and row[3]]
+    assert seeds == [("tight box", "2"), ("one click", "1")]
+    seeds = [(row[1], row[3]) for row in only_table(*runs[::-1], prompts=("point",)).rows if row[3]]
+    assert seeds == [("one click", "1")]
+
+
+def test_networks_of_equal_toggles_are_not_averaged_in_the_ablation(tmp_path: Path) -> None:
+    base = {**OURS, **dict.fromkeys(TOGGLES, False)}
+    small = {**OURS, "image_size": 128}
+    runs = [
+        evaluation(tmp_path / "base", base, 0.3, training={"seed": 0}),
+        evaluation(tmp_path / "large" / "busi", OURS, 0.7, training={"seed": 0}),
+        evaluation(tmp_path / "small" / "busi", small, 0.5, training={"seed": 0}),
+        evaluation(tmp_path / "large" / "ddti", OURS, 0.6, dataset="ddti", training={"seed": 0}),
+    ]
+    table = next(own for own in tables.make_tables([read_run(path) for path in runs]) if "5" in own.caption)
+    dice = {row[0]: (row[6], row[7][:5], row[9][:5]) for row in table.rows if row[-1] == tables.OURS}
+    assert dice["LMSFE-SAM (large/busi)"] == ("1", "0.800", "0.700")
+    assert dice["LMSFE-SAM (small/busi)"] == ("1", "0.600", "")
+
+
+def test_names_are_text_in_every_format(tmp_path: Path) -> None:
+    """A data set's folder may have any name, and so may a network."""
+    run = evaluation(tmp_path / "a", {"network": r"my.N_%$x$|\<b>^{2}~"}, dataset="a_b & _50%_ #1 [c]\n*d*")
+    table = only_table(run)
+    latex, markdown = tables.to_latex(table), tables.to_markdown(table)
+    assert r"\caption{a\_b \& \_50\%\_ \#1 {[}c{]} {*}d{*}, 2 images" in latex
+    name = r"N\_\%\$x\$\textbar{}\textbackslash{}\textless{}b\textgreater{}\textasciicircum{}\{2\}"
+    assert name + r"\textasciitilde{} &" in latex
+    assert r"**a_b & \_50%\_ #1 \[c\] \*d\*, 2 images" in markdown
+    assert r"| N\_%\$x\$\|\\\<b>^{2}\~ |" in markdown
+
+
+def test_the_control_of_a_shown_mode_stands_below_it(tmp_path: Path) -> None:
+    modes = {"box_jitter_20": 0.7, "control_ellipse_jitter_20": 0.6, "control_ellipse": 0.9}
+    run = evaluation(tmp_path / "a", UKAN, modes=modes)
+    assert "control: ellipse, jitter 20 %" in rows(only_table(run, prompts=("box_jitter_20",)))
+    with pytest.raises(
+        InputError, match="none of the runs on busi has these modes: name some of box_jitter_20"
+    ):
+        only_table(run)
+
+
+def test_controls_alone_are_no_table(tmp_path: Path) -> None:
+    run = evaluation(tmp_path / "a", {}, modes={"control_ellipse": 0.9})
+    with pytest.raises(InputError, match="has these modes: evaluate a network, or --predictions, as well"):
+        only_table(run)
+
+
+def _without_last_row(text: str) -> str:
+    return text.rsplit("b.png", 2)[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "sentence"),
+    [
+        ("metrics.csv", _without_last_row, r"metrics\.csv' lacks rows of the images and modes"),
+        ("metrics.csv", lambda text: text.split("\n")[0] + "\n", r"metrics\.csv' lacks rows"),
+        ("metrics.csv", lambda text: text.replace("0.8,", "nan,", 1), "runs '.*' holds .*'nan' is no number"),
+        ("metrics.csv", lambda text: text.replace("0.8,", "inf,", 1), "'inf' is no number.*: evaluate again"),
+        ("metrics.csv", lambda text: text[:-9], "runs '.*' holds a line that is no row of figures"),
+        ("images.csv", lambda text: text[:-12], r"images\.csv' lacks images of metrics\.csv: evaluate again"),
+        ("images.csv", lambda text: text[:-7], r"images\.csv' lacks images of metrics\.csv: evaluate again"),
+        ("images.csv", lambda text: "", r"images\.csv' lacks images"),
+        ("summary.json", lambda text: text.replace('"n_images": 2', '"n_images": 3'), "lacks rows"),
+        ("summary.json", lambda text: text.replace('"objects"', '"objects": 7, "x"'), "objects"),
+    ],
+)
+def test_a_damaged_run_is_a_sentence(tmp_path: Path, file: str, change: Any, sentence: str) -> None:
+    place = evaluation(tmp_path / "a", UKAN, objects="union")
+    path = tmp_path / "a" / file
+    path.write_text(change(path.read_text()))
+    with pytest.raises(InputError, match=sentence):
+        read_run(place)
+
+
+def test_a_run_without_the_table_of_groups_is_refused(tmp_path: Path) -> None:
+    """Its intervals would be those of images that are all independent."""
+    place = evaluation(tmp_path / "a", UKAN)
+    (tmp_path / "a" / "images.csv").unlink()
+    with pytest.raises(InputError, match=r"images\.csv' is no table of images and groups: evaluate again"):
+        read_run(place)
+
+
+def test_a_summary_without_a_split(tmp_path: Path) -> None:
+    assert only_table(evaluation(tmp_path / "a", UKAN, split=None)).caption.endswith("split not stated")
+
+
+def test_splits_and_objects_are_named(tmp_path: Path) -> None:
+    one = evaluation(tmp_path / "a", UKAN)
+    other = evaluation(tmp_path / "b", SAM_MED2D, images=["a.png"], split="val")
+    with pytest.raises(InputError, match=r"on different images, the splits test and val \(1 in one"):
+        tables.main(["--runs", one, other])
+    other = evaluation(tmp_path / "c", SAM_MED2D, images=["a.png#1", "b.png#1"], objects="parts")
+    with pytest.raises(InputError, match="were measured with objects union and parts"):
+        tables.main(["--runs", one, other])
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_a_folder_is_no_name_of_a_table(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="is a folder: give the name of a file in it"):
+        tables.main(["--runs", evaluation(tmp_path / "a", UKAN), "--output", name])

@@ -60,7 +60,9 @@ def draw(
     grid = figure.subplots(len(images), 1 + len(columns), squeeze=False)
     for row, name in zip(grid, images, strict=True):
         if name not in records:
-            raise InputError(f"the image '{name}' is not in dataset_dir: give the data that was evaluated.")
+            raise InputError(
+                f"the image '{name}' is not in the data: give those that were evaluated with --dataset_dir."
+            )
         picture, truth = load_image_and_mask(records[name])
         size = (picture.shape[0], picture.shape[1])
         for axes, (run, mode) in zip(row[1:], columns, strict=True):
@@ -70,10 +72,11 @@ def draw(
             _outline(axes, prediction, PREDICTION)
             axes.set_xlabel(f"Dice {run.scores[name, mode]['dice']:.3f}", fontsize=7)
         _show(row[0], picture)
-        row[0].set_ylabel(PurePosixPath(name).stem, fontsize=7)
+        row[0].set_ylabel(PurePosixPath(name).stem, fontsize=7, parse_math=False)
     grid[0, 0].set_title("image", fontsize=8)
     for axes, (run, mode) in zip(grid[0, 1:], columns, strict=True):
-        axes.set_title(f"{name_of(run, mode)}\n{title(mode)}", fontsize=8)
+        # A name with two dollar signs is no formula.
+        axes.set_title(f"{name_of(run, mode)}\n{title(mode)}", fontsize=8, parse_math=False)
     return figure
 
 
@@ -146,6 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     remove_leftovers_of(*options.output)
     runs = [read_run(path) for path in options.runs]
     check_same_split(runs)
+    for run in runs:
+        rules = run.summary.get("objects", "union")
+        if {rules} != {"union"} if isinstance(rules, str) else set(rules) != {"union"}:
+            raise InputError(
+                f"runs names '{run.folder}', which scored objects one by one, but a figure shows all "
+                "objects of an image: evaluate with --objects union."
+            )
     found = find_records(options.dataset_dir, "auto", "group", options.seed, options.phantoms)
     records = {str(record["name"]): record for record in found.select("all")}
     images = options.images or choose_images(runs[0], _mode(runs[0], options.prompts), options.count)

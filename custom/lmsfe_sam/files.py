@@ -280,7 +280,7 @@ def unwritable(path: Path, error: OSError) -> InputError:
     """The sentence for a file that could not be written."""
     return InputError(
         f"'{path}' could not be written ({error.strerror or error}): "
-        "free some space or name another output folder with --output_dir."
+        "free some space or name another place with --output_dir or --output."
     )
 
 

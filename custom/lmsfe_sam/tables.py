@@ -8,18 +8,19 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import re
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.evaluation.inputs import AUTHORS
-from lmsfe_sam.evaluation.protocol import CONTROLS, FOREIGN
+from lmsfe_sam.evaluation.protocol import CONTROLS, FOREIGN, MATCHED_CONTROLS
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
-from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run
+from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run, repeats
 from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.files import atomic_write, named_path, remove_leftovers_of
 
@@ -29,6 +30,9 @@ COLUMNS = (*METRICS, "hd95", "assd")
 HEADS = ("Dice", "IoU", "Se", "Sp", "Acc", "HD (px)", "HD95 (px)", "ASSD (px)")
 PROMPTS = ("predictions", "box", "box_jitter_10", "point", "none")
 """Prompt modes that are shown unless told otherwise."""
+
+ALWAYS = ("control_box", "control_ellipse", "control_ellipse_jitter_10")
+"""Controls that are shown whatever the modes; the others where a mode gets the same box."""
 
 PAPER = "the paper"
 OURS = "this project"
@@ -63,7 +67,8 @@ def make_tables(runs: Sequence[EvaluatedRun], prompts: Sequence[str] = PROMPTS) 
     """Return a table for each data set, table 5 where runs differ in their toggles, and one of the training.
 
     Args:
-        runs: evaluations; those that differ in their seed alone become one row.
+        runs: evaluations; those that differ in their seed alone become one row. Rows of one name get their
+            folders' names, too.
         prompts: modes to show, of those that a run has.
 
     Raises:
@@ -83,33 +88,40 @@ def make_tables(runs: Sequence[EvaluatedRun], prompts: Sequence[str] = PROMPTS) 
 def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[str]) -> Table:
     first = runs[0]
     number = f"Table {TABLES[dataset]}: " if dataset in TABLES else ""
-    images = f"{len(first.images)} images, split {first.summary['split']}"
+    images = f"{len(first.images)} images, split {first.summary.get('split') or 'not stated'}"
     table = Table(f"{number}{dataset}, {images}", ["Model", "Prompt", "Input", "Seeds", *HEADS, "Source"])
     seen: set[str] = set()
-    for seeds in _rows(runs):
-        modes = [mode for mode in prompts if mode in seeds[0].modes]
-        for mode in modes:
-            network = seeds[0].summary.get("network") or {}
-            cells = [_interval(estimate(seeds, mode, column), column) for column in COLUMNS]
-            size = str(network.get("image_size", ""))
-            of_network = ["", ""] if mode == FOREIGN else [size, str(len(seeds))]
-            table.add([name_of(seeds[0], mode), title(mode), *of_network, *cells, OURS])
+    rows = _rows(runs, prompts)
+    names = Counter((name_of(seeds[0], mode), mode) for mode, seeds in rows)
+    for i, (mode, seeds) in enumerate(rows):
+        network = seeds[0].summary.get("network") or {}
+        cells = [_interval(estimate(seeds, mode, column), column) for column in COLUMNS]
+        size = str(network.get("image_size", ""))
+        of_network = ["", ""] if mode == FOREIGN else [size, str(len(seeds))]
+        name = name_of(seeds[0], mode)
+        if names[name, mode] > 1:
+            name += f" ({_place(seeds[0])})"
+        table.add([name, title(mode), *of_network, *cells, OURS])
+        if i + 1 < len(rows) and rows[i + 1][1][0] is seeds[0]:
+            continue  # the paper's row stands below all modes of a run
         base = _base(seeds[0])
         figures = PUBLISHED.get(dataset, {}).get(base)
         if figures and base not in seen:
             _add_published(table, base, figures)
         seen.add(base)
     if not any(row[-1] == OURS for row in table.rows):
+        possible = ", ".join(dict.fromkeys(mode for run in runs for mode in run.modes))
+        remedy = f"name some of {possible}" if possible else "evaluate a network, or --predictions, as well"
         raise InputError(
-            f"prompts is {', '.join(prompts)}, but none of the runs on {dataset} has these modes: "
-            f"name some of {', '.join(dict.fromkeys(mode for run in runs for mode in run.modes))}."
+            f"prompts is {', '.join(prompts)}, but none of the runs on {dataset} has these modes: {remedy}."
         )
     for model, figures in PUBLISHED.get(dataset, {}).items():
         if model not in seen:
             _add_published(table, model, figures)
     for control in CONTROLS:
         found = [run for run in runs if control in run.summary["prompts"]]
-        if found and control in ("control_box", "control_ellipse", "control_ellipse_jitter_10"):
+        matched = any(MATCHED_CONTROLS.get(mode) == control for mode in prompts)
+        if found and (matched or control in ALWAYS):
             cells = [_interval(estimate(found[:1], control, column), column) for column in COLUMNS]
             table.add([title(control), "", "", "", *cells, OURS])
     table.notes = _notes(runs, bool(table.printed))
@@ -134,9 +146,9 @@ def _notes(runs: Sequence[EvaluatedRun], published: bool) -> list[str]:
     for budget in filter(None, budgets):
         of = "Rows" if len(budgets) == 1 else "Some rows"
         notes.append(f"{of} were trained with a budget of {budget:g} minutes of machine time each.")
-    for seeds in _rows(runs):
-        if len(seeds) > 1:
-            mode = seeds[0].modes[0]
+    rows = _rows(runs, list(dict.fromkeys(mode for run in runs for mode in run.modes)))
+    for mode, seeds in rows:
+        if len(seeds) > 1 and mode == seeds[0].modes[0]:
             dice = [
                 statistics.fmean(run.scores[image, mode]["dice"] for image in run.images) for run in seeds
             ]
@@ -144,9 +156,8 @@ def _notes(runs: Sequence[EvaluatedRun], published: bool) -> list[str]:
                 f"{name_of(seeds[0])}, {title(mode)}: Dice of the seeds "
                 f"{', '.join(f'{d:.3f}' for d in dice)}, deviation {statistics.stdev(dice):.3f}."
             )
-        elif any(run.summary.get("training") for run in runs) and len(runs) == len(_rows(runs)):
-            notes.append("One seed a row: differences below the spread of seeds mean nothing.")
-            break
+    if any(run.summary.get("training") for run in runs) and all(len(seeds) == 1 for _, seeds in rows):
+        notes.append("One seed a row: differences below the spread of seeds mean nothing.")
     return notes
 
 
@@ -182,17 +193,17 @@ def _ablation(preset: str, sets: dict[str, list[EvaluatedRun]], prompts: Sequenc
         row, figures = printed.get(toggles, ("other", {}))
         marks = ["yes" if on else "no" for on in toggles]
         by_set = found.get(toggles, {})
-        modes = [mode for mode in prompts if any(mode in runs[0].modes for runs in by_set.values())]
-        for mode in modes:
-            cells = []
-            for name in names:
-                seeds = [run for run in by_set.get(name, []) if mode in run.modes]
-                cells += [
-                    _interval(estimate(seeds, mode, column), column) if seeds else ""
-                    for column in ("dice", "iou")
-                ]
-            count = max(len(runs) for runs in by_set.values())
-            table.add([row, *marks, title(mode), str(count), *cells, OURS])
+        for mode in prompts:
+            lines = _by_training({name: repeats(runs, mode) for name, runs in by_set.items()})
+            for line in lines:
+                cells = []
+                for name in names:
+                    for column in ("dice", "iou"):
+                        seeds = line.get(name)
+                        cells.append(_interval(estimate(seeds, mode, column), column) if seeds else "")
+                runs = max(line.values(), key=len)
+                label = f"{row} ({_place(runs[0])})" if len(lines) > 1 else row
+                table.add([label, *marks, title(mode), str(len(runs)), *cells, OURS])
         if figures:
             cells = [f"{value:.4f}" for name in names for value in figures.get(name, ())]
             cells += [""] * (2 * len(names) - len(cells))
@@ -223,12 +234,30 @@ def _costs(runs: Sequence[EvaluatedRun]) -> list[Table]:
     return [table] if table.rows else []
 
 
-def _rows(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:
-    """Runs that differ in their seed alone, together, in the order in which they were named."""
-    rows: dict[str, list[EvaluatedRun]] = defaultdict(list)
-    for run in runs:
-        rows[run.key].append(run)
-    return list(rows.values())
+def _by_training(
+    rows: dict[str, list[list[EvaluatedRun]]],
+) -> list[dict[str, list[EvaluatedRun]]]:
+    """Return lines of the rows of several data sets: those of one training, and of one turn, in one line."""
+    lines: dict[tuple[str, int], dict[str, list[EvaluatedRun]]] = {}
+    for name, own in rows.items():
+        turns: Counter[str] = Counter()
+        for seeds in own:
+            key = seeds[0].key
+            lines.setdefault((key, turns[key]), {})[name] = seeds
+            turns[key] += 1
+    return list(lines.values())
+
+
+def _rows(runs: Sequence[EvaluatedRun], prompts: Sequence[str]) -> list[tuple[str, list[EvaluatedRun]]]:
+    """Modes and the runs of one row, run by run in the order in which they were named."""
+    order = {id(run): place for place, run in enumerate(runs)}
+    rows = [(mode, seeds) for mode in dict.fromkeys(prompts) for seeds in repeats(runs, mode)]
+    return sorted(rows, key=lambda row: order[id(row[1][0])])
+
+
+def _place(run: EvaluatedRun) -> str:
+    """Where a run lies, shortly: its folder and the one above."""
+    return "/".join(run.folder.absolute().parts[-2:])
 
 
 def _base(run: EvaluatedRun) -> str:
@@ -258,11 +287,20 @@ def _interval(value: Estimate, column: str) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return a table as Markdown; the paper's own rows are in italics."""
-    lines = [f"**{table.caption}**", "", f"| {' | '.join(table.heads)} |", "| --- " * len(table.heads) + "|"]
+    lines = [f"**{_plain(table.caption)}**", "", f"| {' | '.join(map(_plain, table.heads))} |"]
+    lines.append("| --- " * len(table.heads) + "|")
     for i, row in enumerate(table.rows):
-        cells = [f"*{cell}*" if cell and i in table.printed else cell for cell in row]
+        cells = [f"*{_plain(cell)}*" if cell and i in table.printed else _plain(cell) for cell in row]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *table.notes, ""])
+    return "\n".join([*lines, "", *map(_plain, table.notes), ""])
+
+
+_MARKDOWN = re.compile(r"[\\`*|<\[\]$~]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown takes for something else than itself; an underscore only at the end of a word."""
+
+
+def _plain(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def to_latex(table: Table) -> str:
@@ -288,10 +326,16 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines)
 
 
+_LATEX = str.maketrans(
+    {sign: "\\" + sign for sign in "&%_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {sign: "{" + sign + "}" for sign in "[]*"}  # behind the end of a row they would be its options
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "†": r"$\dagger$"}
+)
+
+
 def _escape(text: str) -> str:
-    for sign in "&%_#":
-        text = text.replace(sign, "\\" + sign)
-    return text.replace("†", r"$\dagger$")
+    return " ".join(text.split()).translate(_LATEX)
 
 
 def to_csv(table: Table) -> str:
@@ -325,6 +369,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in FORMATS:
             raise InputError(f"format '{name}' is unknown: give some of {', '.join(FORMATS)}.")
     base: Path | None = options.output
+    if base is not None and base.name in ("", ".."):
+        raise InputError(f"output '{base}' is a folder: give the name of a file in it, without its ending.")
     files = {} if base is None else {name: base.with_name(f"{base.name}.{name}") for name in formats}
     remove_leftovers_of(*files.values())
     tables = make_tables([read_run(path) for path in options.runs], options.prompts)

@@ -13,7 +13,7 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.metrics import COLUMNS, HIGHER_IS_BETTER, Scores
-from lmsfe_sam.evaluation.protocol import is_control
+from lmsfe_sam.evaluation.protocol import FOREIGN, is_control
 from lmsfe_sam.evaluation.results import ImageResult
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
 from lmsfe_sam.files import check_regular
@@ -58,6 +58,11 @@ class OtherRun:
         """The images that it scored."""
         return {image for image, _ in self.scores}
 
+    @property
+    def modes(self) -> list[str]:
+        """Its prompt modes, in their order."""
+        return list(dict.fromkeys(mode for _, mode in self.scores))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -68,7 +73,8 @@ class Comparison:
         n_images: images that both scored.
         only_here: images that only this run scored.
         only_there: images that only the other scored.
-        differences: by prompt mode that both have, and by column.
+        differences: by prompt mode that both have, and by column; where one run alone has masks of another
+            program, they are compared with each mode of the other's network, as ``predictions minus box``.
         same_protocol: whether the controls agree, which depend on images, masks, size and seed alone;
             None where the two runs share no control.
     """
@@ -95,38 +101,51 @@ class Comparison:
         }
 
 
-def read_metrics(path: str | Path) -> OtherRun:
+def read_metrics(path: str | Path, option: str = "compare") -> OtherRun:
     """Read a ``metrics.csv``.
+
+    Args:
+        path: of the file.
+        option: that named it, for the message.
 
     Raises:
         InputError: there is no such file, or it is no ``metrics.csv``.
     """
     file = Path(path)
     remedy = "give the metrics.csv that another run of evaluating wrote."
+    if option == "runs":
+        remedy = "evaluate again."
     try:
         check_regular(file)
         with file.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             if tuple(reader.fieldnames or ()) != HEADER:
                 raise InputError(
-                    f"compare '{file}' does not begin with the line {','.join(HEADER)}: {remedy}"
+                    f"{option} '{file}' does not begin with the line {','.join(HEADER)}: {remedy}"
                 )
             scores = {
                 (row["image"], row["prompt"]): {
-                    column: math.nan if column == "hd_mm" and row[column] == "" else float(row[column])
+                    column: math.nan if column == "hd_mm" and row[column] == "" else _figure(row[column])
                     for column in COLUMNS
                 }
                 for row in reader
             }
     except OSError as error:
-        raise InputError(f"compare '{file}' cannot be read ({error.strerror}): {remedy}") from error
+        raise InputError(f"{option} '{file}' cannot be read ({error.strerror}): {remedy}") from error
     except (ValueError, TypeError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"compare '{file}' holds a line that is no row of figures ({error}): {remedy}"
+            f"{option} '{file}' holds a line that is no row of figures ({error}): {remedy}"
         ) from error
     return OtherRun(file, scores)
+
+
+def _figure(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"'{text}' is no number")
+    return value
 
 
 def check_overlap(other: OtherRun, images: Sequence[str], modes: Sequence[str]) -> None:
@@ -140,7 +159,7 @@ def check_overlap(other: OtherRun, images: Sequence[str], modes: Sequence[str]) 
             f"compare '{other.path}' has no image in common with this run: "
             "evaluate both on one dataset_dir and one split."
         )
-    if not {mode for _, mode in other.scores} & set(modes):
+    if not _pairs(modes, other.modes):
         raise InputError(
             f"compare '{other.path}' has none of the prompt modes {', '.join(modes)}: "
             "evaluate both with the same --prompt_modes."
@@ -163,13 +182,13 @@ def compare(
     resampling = Resampling([groups[i] for i in shared], seed, draws)
     images = [results[i].image for i in shared]
     differences: dict[str, dict[str, Difference]] = {}
-    for mode in results[0].scores:
-        if not all((image, mode) in other.scores for image in images):
+    for name, (here, there) in _pairs(list(results[0].scores), other.modes).items():
+        if not all((image, there) in other.scores for image in images):
             continue
-        differences[mode] = {
+        differences[name] = {
             column: difference(
-                [results[i].scores[mode][column] for i in shared],
-                [other.scores[image, mode][column] for image in images],
+                [results[i].scores[here][column] for i in shared],
+                [other.scores[image, there][column] for image in images],
                 column,
                 resampling,
             )
@@ -184,6 +203,18 @@ def compare(
         differences=differences,
         same_protocol=all(control.ties == len(shared) for control in controls) if controls else None,
     )
+
+
+def _pairs(here: Sequence[str], there: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return which mode of this run is compared with which of the other one, by the name of the pair."""
+    pairs = {mode: (mode, mode) for mode in here if mode in there}
+    if FOREIGN in here and FOREIGN not in there:
+        own = [(FOREIGN, mode) for mode in there if not is_control(mode)]
+    elif FOREIGN in there and FOREIGN not in here:
+        own = [(mode, FOREIGN) for mode in here if not is_control(mode)]
+    else:
+        own = []
+    return pairs | {f"{one} minus {other}": (one, other) for one, other in own}
 
 
 def difference(

@@ -148,17 +148,22 @@ def _paired_table(summary: Summary) -> str:
     if not summary.comparisons:
         return ""
     lines = [
-        f"this run minus {'prompt':<18}{'Dice':>8}{'95 % interval':>20}{'wins':>7}{'losses':>8}{'HD':>9}"
+        f"this run minus {'prompt':<32}{'Dice':>8}{'95 % interval':>20}{'wins':>7}{'losses':>8}{'HD':>9}"
     ]
     for comparison in summary.comparisons:
-        lines.append(f"{comparison.path} ({comparison.n_images} images)")
-        for mode, columns in comparison.differences.items():
-            if is_control(mode):
-                continue
+        alone = f", {comparison.only_here} in this run alone and {comparison.only_there} in the other"
+        alone = alone if comparison.only_here or comparison.only_there else ""
+        lines.append(f"{comparison.path} (images in both: {comparison.n_images}{alone})")
+        if comparison.same_protocol is False:
+            lines.append("  their controls differ: other masks, another size or seed, so this means little")
+        differences = {mode: own for mode, own in comparison.differences.items() if not is_control(mode)}
+        if not differences:
+            lines.append("  they have no prompt mode but controls in common")
+        for mode, columns in differences.items():
             dice, hd = columns["dice"], columns["hd"]
             interval = f"{dice.mean.low:+.3f} to {dice.mean.high:+.3f}"
             lines.append(
-                f"{'':<15}{mode:<18}{dice.mean.mean:>+8.3f}{interval:>20}{dice.wins:>7}{dice.losses:>8}"
+                f"{'':<15}{mode:<32}{dice.mean.mean:>+8.3f}{interval:>20}{dice.wins:>7}{dice.losses:>8}"
                 f"{hd.mean.mean:>+9.1f}"
             )
     return "\n".join((*lines, ""))

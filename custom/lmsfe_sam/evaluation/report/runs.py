@@ -77,6 +77,9 @@ class Summary(BaseModel):
     network: Network | None = None
     training: Training | None = None
     predictions: str | None = None
+    objects: str | list[str] = "union"
+    metric_size: int | str | None = None
+    n_images: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,22 @@ class EvaluatedRun:
 
     @property
     def key(self) -> str:
-        """What runs that differ in their seed alone have in common."""
+        """What runs that differ in their seed alone have in common.
+
+        Runs may differ otherwise in what no summary says, such as the learning rate: see `repeats`.
+        """
         training = self.summary.get("training") or {}
         ignored = {"seed", "minutes", "peak_memory_gib", "epochs", "steps", "steps_an_epoch", "finished"}
         kept = {name: value for name, value in training.items() if name not in ignored}
         given = {
             name: self.summary.get(name) for name in ("network", "predictions", "multimask", "preprocessing")
         }
-        alone = None if training else str(self.folder)
-        return json.dumps([self.title, given, kept, alone], sort_keys=True)
+        return json.dumps([self.title, given, kept], sort_keys=True)
+
+    @property
+    def seed(self) -> Any:
+        """The seed of its training, None where that is not known."""
+        return (self.summary.get("training") or {}).get("seed")
 
 
 def read_run(path: str | Path) -> EvaluatedRun:
@@ -155,42 +165,57 @@ def read_run(path: str | Path) -> EvaluatedRun:
             f"'{folder / 'summary.json'}' is no summary of an evaluation ({key[:80]}: {first['msg']}): "
             "evaluate again."
         ) from error
-    scores = read_metrics(folder / "metrics.csv").scores
-    groups = {image: image for image, _ in scores}
-    if (folder / "images.csv").is_file():
-        groups |= _read_groups(folder / "images.csv")
+    scores = read_metrics(folder / "metrics.csv", "runs").scores
+    images = {image for image, _ in scores}
+    whole = all((image, mode) in scores for image in images for mode in summary["prompts"])
+    if not images or not whole or len(images) != summary.get("n_images", len(images)):
+        raise InputError(
+            f"'{folder / 'metrics.csv'}' lacks rows of the images and modes that summary.json is of: "
+            "evaluate again."
+        )
+    groups = _read_groups(folder / "images.csv")
+    if not images <= groups.keys():
+        raise InputError(f"'{folder / 'images.csv'}' lacks images of metrics.csv: evaluate again.")
     return EvaluatedRun(folder, summary, scores, groups)
 
 
 def _read_groups(file: Path) -> dict[str, str]:
     try:
         with file.open(newline="", encoding="utf-8") as stream:
-            return {row["image"]: row["group"] for row in csv.DictReader(stream)}
+            groups = {row["image"]: row["group"] for row in csv.DictReader(stream)}
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise InputError(f"'{file}' is no table of images and groups: evaluate again.") from error
+    return {image: group for image, group in groups.items() if group}
 
 
 def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
-    """Refuse runs on different images, or measured in different ways.
+    """Refuse runs on different images, or measured in different ways, or one that is named twice.
 
     Raises:
-        InputError: naming the first two that differ.
+        InputError: naming the first two that differ, or the one.
     """
     first = runs[0]
+    named: set[Path] = set()
+    for run in runs:
+        if run.folder.resolve() in named:
+            raise InputError(f"runs names '{run.folder}' twice: name each evaluation once.")
+        named.add(run.folder.resolve())
     for other in runs[1:]:
         both = f"'{first.folder}' and '{other.folder}'"
-        alone = sorted(set(first.images) ^ set(other.images))
-        if alone:
-            raise InputError(
-                f"{both} were evaluated on different images ({len(alone)} in one of them alone, '{alone[0]}' "
-                "first): evaluate both on the same dataset_dir and split."
-            )
         for key, default in (("metric_size", None), ("objects", "union")):
             own, others = first.summary.get(key, default), other.summary.get(key, default)
             if own != others:
                 raise InputError(
                     f"{both} were measured with {key} {own} and {others}: evaluate both with the same."
                 )
+        alone = sorted(set(first.images) ^ set(other.images))
+        if alone:
+            splits = [run.summary.get("split") for run in (first, other)]
+            of = f", the splits {splits[0]} and {splits[1]}" if splits[0] != splits[1] else ""
+            raise InputError(
+                f"{both} were evaluated on different images{of} ({len(alone)} in one of them alone, "
+                f"'{alone[0]}' first): evaluate both on the same dataset_dir and split."
+            )
         for name, mode in sorted(first.scores.keys() & other.scores.keys()):
             gap = abs(first.scores[name, mode]["dice"] - other.scores[name, mode]["dice"])
             if is_control(mode) and gap > TIE:
@@ -198,6 +223,24 @@ def check_same_split(runs: Sequence[EvaluatedRun]) -> None:
                     f"{both} were measured on different masks or with different seeds (the control of "
                     f"'{name}' differs): evaluate both in the same way."
                 )
+
+
+def repeats(runs: Sequence[EvaluatedRun], mode: str) -> list[list[EvaluatedRun]]:
+    """Return the runs that have a mode, those that differ in their seed alone together.
+
+    Two of one seed, or of an unknown one, differ in something else, and are not averaged.
+    """
+    rows: list[list[EvaluatedRun]] = []
+    for run in runs:
+        if mode not in run.modes:
+            continue
+        for row in rows:
+            if run.seed is not None and row[0].key == run.key and all(run.seed != one.seed for one in row):
+                row.append(run)
+                break
+        else:
+            rows.append([run])
+    return rows
 
 
 def estimate(runs: Sequence[EvaluatedRun], mode: str, column: str, draws: int = 2000) -> Estimate:
