@@ -174,6 +174,32 @@ PAPER = {
     },
 }
 
+ROUNDS = {
+    "prompts_per_image": 5,
+    "accumulate": 1,
+    "train#prompts": {
+        "_target_": "lmsfe_sam.prompts.rounds.BoxOrClick",
+        "per_image": "@prompts_per_image",
+        "shift": 5,
+    },
+    "train#iteration": {
+        "_target_": "lmsfe_sam.training.rounds.RoundsIteration",
+        "sampler": "@train#prompts",
+        "seed": "@seed",
+        "clip_norm": "@clip_norm",
+        "channels_last": True,
+        "rounds": "@correction_steps",
+        "click_counts": [1, 3, 5, 9],
+        "teachers": "@teacher_networks",
+        "normal_images": "@normal_images",
+    },
+    "network": {
+        "_target_": "lmsfe_sam.training.rounds.choosing_best",
+        "network": "@start_network",
+        "device": "@device",
+    },
+}
+
 
 @pytest.mark.parametrize("name", ["train.json", "evaluate.json"])
 def test_training_and_evaluation_have_one_precision(configs: Path, name: str) -> None:
@@ -227,6 +253,7 @@ def test_the_papers_protocol(configs: Path) -> None:
 
 
 def test_sam_med2ds_own_loop(configs: Path) -> None:
+    assert json.loads((configs / "paper_prompts.json").read_text()) == ROUNDS
     parser = read(configs, "train.json", "paper.json", "paper_prompts.json")
     parser["device"] = "cpu"
     iteration = parser.get_parsed_content("train#iteration")

@@ -209,6 +209,18 @@ def test_a_network_without_prompts_is_trained_on_all_objects() -> None:
     assert torch.equal(targets[0], (batch["label"] > 0).float())
 
 
+def test_a_single_value_to_normalise_is_a_sentence() -> None:
+    """As in the last batch of an epoch, where a network pools the whole image and then normalises."""
+    pooled = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 1, 1)
+    )
+    network = PromptFreeNetwork(torch.nn.Sequential(pooled, torch.nn.Upsample(size=(16, 16))), 16)
+    trainer = engine(PromptedSteps(network), PromptedLoss())
+    PromptedIteration(noted([]))(trainer, squares())
+    with pytest.raises(InputError, match=r"a batch of 1 of 16 x 16 pixels, .* give another --batch_size"):
+        PromptedIteration(noted([]))(trainer, squares(batch=1))
+
+
 def test_the_modes_are_objects_with_nothing_but_their_own_prompt() -> None:
     prompts = mode_prompts(squares()["label"].float(), ("none", "point", "box"))
     assert prompts.boxes is not None and prompts.points is not None and prompts.point_labels is not None

@@ -65,6 +65,22 @@ def test_refusals() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "size", "multiple"),
+    [
+        ("ukan", 100, 32), ("ukan_large", 48, 32), ("transresunet", 100, 8), ("uctransnet", 100, 16),
+        ("edgesam", 48, 32), ("unet", 0, 1),
+    ],
+)  # fmt: skip
+def test_a_size_that_it_cannot_take_is_refused_when_it_is_built(name: str, size: int, multiple: int) -> None:
+    """Not by the first batch, after all images have been read."""
+    sentence = f"{name} cannot work at {size} pixels: give a multiple of {multiple}"
+    with pytest.raises(InputError, match=sentence), torch.device("meta"):
+        build_promptable(name, image_size=size)
+    with pytest.raises(InputError, match="unet cannot work at 40 pixels"), torch.device("meta"):
+        build_promptable("unet", size="small", image_size=40)
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [
         ("sam", {"image_size": 256, "freeze_encoder": True}),

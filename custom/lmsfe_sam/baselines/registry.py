@@ -88,7 +88,7 @@ def build_promptable(name: str, prompt_form: str | None = None, **options: Any) 
             ``image_size`` (256 by default).
 
     Raises:
-        InputError: as `build`, or a ``prompt_form`` that the network does not have.
+        InputError: as `build`, a ``prompt_form`` that the network does not have, or a size it cannot take.
     """
     row = _row(name)
     options = {key: value for key, value in options.items() if value is not None}
@@ -105,6 +105,9 @@ def build_promptable(name: str, prompt_form: str | None = None, **options: Any) 
     arguments = {key: value for key, value in described.items() if key in own}
     arguments["in_channels"] = options.get("in_channels", 3) + (form == "box")
     network = build(name, **arguments)
+    size, multiple = described["image_size"], getattr(network, "multiple", 1)
+    if not isinstance(size, int) or size < 1 or size % multiple:
+        raise InputError(f"{name} cannot work at {size} pixels: give a multiple of {multiple}.")
     return PromptFreeNetwork(network, described["image_size"], form, {"baseline": name, **described})
 
 

@@ -33,6 +33,9 @@ class TransResUNet(nn.Module):
         in_channels: of the image; any number but three passes a 1 x 1 convolution to three first.
     """
 
+    multiple = 8
+    """Sides of an image are multiples of this."""
+
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -70,7 +73,7 @@ class TransResUNet(nn.Module):
         Raises:
             InputError: another number of channels, or sides that are no multiples of 8.
         """
-        check_image(image, self.in_channels, 8, "transresunet")
+        check_image(image, self.in_channels, self.multiple, "transresunet")
         enc1, enc2, enc3 = self.encode(image)
         x = self.centre(F.max_pool2d(enc3, 2))
         x = self.up3(torch.cat([self.path3(enc3), x], dim=1))

@@ -34,6 +34,9 @@ class UKAN(nn.Module):
         widths: channels at 1/8, 1/16 and 1/32; a quarter and an eighth of the first before that.
     """
 
+    multiple = 32
+    """Sides of an image are multiples of this."""
+
     def __init__(self, in_channels: int = 3, widths: tuple[int, int, int] = (128, 160, 256)) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -64,7 +67,7 @@ class UKAN(nn.Module):
         Raises:
             InputError: another number of channels, or sides that are no multiples of 32.
         """
-        check_image(image, self.in_channels, 32, "ukan")
+        check_image(image, self.in_channels, self.multiple, "ukan")
         t1 = F.max_pool2d(self.encoder1(image), 2)
         t2 = F.max_pool2d(self.encoder2(t1), 2)
         t3 = F.max_pool2d(self.encoder3(t2), 2)

@@ -46,6 +46,9 @@ class SmallUNet(nn.Module):
         in_channels: of the image.
     """
 
+    multiple = 16
+    """Sides of an image are multiples of this."""
+
     def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -66,7 +69,7 @@ class SmallUNet(nn.Module):
         Raises:
             InputError: another number of channels, or sides that are no multiples of 16.
         """
-        check_image(image, self.in_channels, 16, "unet")
+        check_image(image, self.in_channels, self.multiple, "unet")
         x1 = self.inc(image)
         x2 = self.down1(x1)
         x3 = self.down2(x2)

@@ -6,8 +6,8 @@ ragged prompts. The image is encoded once, whatever the number of prompts and of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, get_args
 
@@ -162,7 +162,8 @@ class PromptedIteration:
         """Draw prompts, predict, update the weights. Returns image, label and the loss.
 
         Raises:
-            InputError: the loss is not a finite number; the message names the batch's files.
+            InputError: the loss is not a finite number; the message names the batch's files. Or a layer
+                normalises a single value.
         """
         image, labels = to_device(engine, batch, self.memory_format)
         state = engine.state
@@ -174,7 +175,8 @@ class PromptedIteration:
         total = 0.0
         parts = torch.arange(len(image), device=image.device).chunk(self.accumulate)
         for part in parts:
-            with nullcontext() if part is parts[-1] else local_gradients(engine.network):
+            local = nullcontext() if part is parts[-1] else local_gradients(engine.network)
+            with local, explained_norm(image[part]):
                 some = prompts.map(partial(torch.index_select, dim=0, index=part))
                 loss = self._loss(engine, image[part], labels[part], some, target[part], (rng, shared_rng))
                 loss = loss * (len(part) / len(image))
@@ -231,6 +233,28 @@ class PromptedIteration:
             f"The loss became {loss.item()} in epoch {state.epoch}, iteration {state.iteration}, with "
             f"{', '.join(names_of(batch))}: look at these files, or lower --learning_rate."
         )
+
+
+@contextmanager
+def explained_norm(image: Tensor) -> Iterator[None]:
+    """Say in a sentence that a layer has a single value of each channel to normalise, which torch refuses.
+
+    Args:
+        image: (B,3,H,W), what the network gets.
+
+    Raises:
+        InputError: in place of torch's error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1"):
+            raise
+        raise InputError(
+            f"the network cannot train on a batch of {len(image)} of {image.shape[-1]} x {image.shape[-2]} "
+            "pixels, of which a layer has a single value to normalise: give another --batch_size, one that "
+            "leaves no single image over, or a larger --image_size."
+        ) from error
 
 
 class ValidationIteration:

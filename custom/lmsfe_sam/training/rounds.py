@@ -23,7 +23,13 @@ from lmsfe_sam.prompts.prompt import Prompts
 from lmsfe_sam.prompts.rounds import error_clicks
 from lmsfe_sam.prompts.sampling import PromptSampler
 from lmsfe_sam.training.distillation import Teachers
-from lmsfe_sam.training.iteration import PromptedIteration, in_single_precision, step_generators, to_device
+from lmsfe_sam.training.iteration import (
+    PromptedIteration,
+    explained_norm,
+    in_single_precision,
+    step_generators,
+    to_device,
+)
 from lmsfe_sam.training.losses import upsample
 
 
@@ -85,7 +91,10 @@ class RoundsIteration(PromptedIteration):
         prompts, target = self.sampler(labels, rng, batch.get("unprompted"))
         network = engine.network.network
         engine.network.train()
-        with torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs):
+        with (
+            explained_norm(image),
+            torch.autocast(image.device.type, enabled=engine.amp, **engine.amp_kwargs),
+        ):
             embedding = network.encode(image)
         mask_alone = {int(rng.integers(1, self.rounds - 1)), self.rounds - 1}
         loss, before = self._round(engine, network, embedding, prompts, target, batch)
