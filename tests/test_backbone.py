@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def image() -> Tensor:
     return torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", ["plain", LITE, "resnet18", "mobilenetv3_small_100"])
+@pytest.mark.parametrize("name", ["plain", LITE, "resnet18", "mobilenetv3_small_100", "dla34"])
 def test_features_are_at_a_half_to_a_sixteenth_and_every_part_learns(name: str) -> None:
     torch.manual_seed(0)
     backbone = build_backbone(name, WIDTHS, BLOCKS)
@@ -78,12 +79,61 @@ def test_another_librarys_names_are_matched_by_order(classifier: dict[str, Tenso
     ("name", "sentence"),
     [
         ("no_such_network", "is unknown: give 'plain', a network's name in timm, or both"),
+        ("resnet18.no_such_weights", "'resnet18.no_such_weights' is unknown"),
+        ("plain+", r"'plain\+' is unknown"),
         ("vit_tiny_patch16_224", "does not give features at 1/2"),
+        ("legacy_xception", "does not give features at 1/2"),  # of 64 pixels: 29, 15, 8 and 4
+        ("test_maxvit", "does not take images of 64 pixels"),
+        ("plain+test_maxvit", "does not take images of 48 pixels"),
     ],
 )
 def test_networks_that_do_not_serve_are_refused(name: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        build_backbone(name, WIDTHS, BLOCKS)
+        build_backbone(name, WIDTHS, BLOCKS, 64)
+
+
+def test_a_size_that_a_network_takes() -> None:
+    assert build_backbone("test_maxvit", WIDTHS, BLOCKS, 320).widths
+
+
+def test_without_timm_it_is_named(network: LMSFESAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(network, tmp_path / "model.pt")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with tiny_presets():
+        for build in (
+            lambda: LMSFESAM("tiny_t", SIZE, backbone=LITE),
+            lambda: network_from_checkpoint(tmp_path / "model.pt"),
+        ):
+            with pytest.raises(InputError, match=rf"^backbone '{LITE}' needs the package timm"):
+                build()
+        assert LMSFESAM("tiny_t", SIZE).backbone == "plain"
+
+
+@pytest.mark.parametrize("flattened", ["resnet18", "repghostnet_050"])
+def test_files_without_counters_or_with_another_head(flattened: str) -> None:
+    torch.manual_seed(1)
+    state = timm.create_model(flattened).state_dict()
+    expected = [t for name, t in state.items() if not name.endswith("num_batches_tracked")]
+    old = {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+    other_head = {**state, **{name: t[:3] for name, t in list(state.items())[-2:]}}
+    no_head = dict(list(state.items())[:-2])
+    for file in (state, old, other_head, no_head, {f"a.{name}": t for name, t in old.items()}):
+        backbone = TimmBackbone(flattened, SIZE)
+        load_classifier(backbone, file)
+        found = [t for name, t in backbone.net.state_dict().items() if not name.endswith("tracked")]
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "larger"), [("resnet18", "resnet34"), (LITE, "tf_efficientnet_lite1"), (LITE, "efficientnet_b0")]
+)
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+def test_weights_of_a_network_that_holds_the_same_stages_are_refused(
+    name: str, larger: str, prefix: str
+) -> None:
+    state = {prefix + key: tensor for key, tensor in timm.create_model(larger).state_dict().items()}
+    with pytest.raises(InputError, match=f"another network than --backbone names, '{name}'"):
+        load_classifier(TimmBackbone(name, SIZE), state)
 
 
 def test_weights_of_another_network_are_refused(classifier: dict[str, Tensor]) -> None:

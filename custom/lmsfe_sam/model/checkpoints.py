@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lmsfe_sam.errors import InputError, short_repr
 from lmsfe_sam.files import atomic_write
-from lmsfe_sam.model.encoder.backbone import PLAIN, TIMM_NAMES
+from lmsfe_sam.model.encoder.backbone import PLAIN, TIMM_NAMES, require_timm
 from lmsfe_sam.model.network import LMSFESAM
 from lmsfe_sam.model.presets import PIXEL_MEAN, PIXEL_STD, PRESETS
 from lmsfe_sam.model.weights.checks import HASH, sha256
@@ -247,6 +247,8 @@ def build_network(path: str | os.PathLike[str], preset: str | None = None) -> LM
         InputError: as `read_description`; or there is no such network, or the file is too small for it.
     """
     description = read_description(path, preset)
+    if description["local_encoder"] and description["backbone"] != PLAIN:
+        require_timm(description["backbone"])
     try:
         if _fewest_numbers(description) > Path(path).stat().st_size:
             raise InputError(

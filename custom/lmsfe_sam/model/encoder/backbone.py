@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -59,15 +60,18 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: of the network in timm, such as ``tf_efficientnet_lite0``.
+        image_size: side of its input in pixels.
+        exact: the sides of its features are exactly those of the input divided by `STRIDES`.
 
     Raises:
-        InputError: timm has no such network, or the network has no features at one of `STRIDES`.
+        InputError: timm is missing or has no such network, or it has no such features of such images.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, image_size: int = 256, exact: bool = True) -> None:
         super().__init__()
+        self.name = name
         self.net: nn.Module
-        self.net, self.widths = _timm_features(name)
+        self.net, self.widths = _timm_features(name, image_size, exact)
         # The input comes with SAM's normalisation, and the weights were trained with timm's.
         config: Any = self.net.default_cfg
         mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
@@ -95,17 +99,22 @@ class PairedBackbone(nn.Module):
     Args:
         name: of the network in timm.
         widths, blocks: of the plain backbone.
+        image_size: side of the input in pixels.
 
     Raises:
         InputError: as `TimmBackbone`.
     """
 
     def __init__(
-        self, name: str, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]
+        self,
+        name: str,
+        widths: tuple[int, int, int, int],
+        blocks: tuple[int, int, int, int],
+        image_size: int = 256,
     ) -> None:
         super().__init__()
         self.plain = PlainBackbone(widths, blocks)
-        self.beside = TimmBackbone(name)
+        self.beside = TimmBackbone(name, int(image_size * BESIDE_SCALE), exact=False)
         self.project = nn.ModuleList(
             zero_conv(theirs, ours) for theirs, ours in zip(self.beside.widths, widths, strict=True)
         )
@@ -125,38 +134,71 @@ class PairedBackbone(nn.Module):
 
 
 def build_backbone(
-    name: str, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]
+    name: str,
+    widths: tuple[int, int, int, int],
+    blocks: tuple[int, int, int, int],
+    image_size: int = 256,
 ) -> PlainBackbone | TimmBackbone | PairedBackbone:
-    """Build ``plain``, which has these widths and blocks, a network of timm, or ``plain+`` and its name."""
+    """Build ``plain``, which has these widths and blocks, a network of timm, or ``plain+`` and its name.
+
+    Raises:
+        InputError: as `TimmBackbone`.
+    """
     if name == PLAIN:
         return PlainBackbone(widths, blocks)
     if name.startswith(BESIDE):
-        return PairedBackbone(name.removeprefix(BESIDE), widths, blocks)
-    return TimmBackbone(name)
+        return PairedBackbone(name.removeprefix(BESIDE), widths, blocks, image_size)
+    return TimmBackbone(name, image_size)
 
 
-def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
+def require_timm(backbone: str) -> Any:
+    """Return the module timm, which any backbone but the plain one needs.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(
+            f"backbone '{backbone}' needs the package timm, which cannot be imported ({error}): "
+            "run pip install timm."
+        ) from error
+    return timm
+
+
+def _timm_features(name: str, image_size: int, exact: bool) -> tuple[nn.Module, tuple[int, int, int, int]]:
     """Build timm's network up to 1/16, and return how many channels its four features have."""
-    import timm
+    timm = require_timm(name)
     from timm.models.efficientnet import EfficientNetFeatures
     from timm.models.mobilenetv3 import MobileNetV3Features
 
-    if not timm.is_model(name):
+    known = timm.models.is_model_pretrained if "." in name else timm.is_model  # timm ignores unknown tags
+    if not known(name):
         raise InputError(
-            f"backbone '{name}' is unknown: give 'plain', a network's name in timm, or both as 'plain+NAME'."
+            f"backbone '{name or BESIDE}' is unknown: give 'plain', a network's name in timm, or both as "
+            "'plain+NAME'."
         )
     try:
         with torch.device("meta"):  # without numbers: it may be large, and is only asked for its strides
             network: Any = timm.create_model(name, features_only=True)
-        strides = network.feature_info.reduction()
+        strides = [row["reduction"] for row in network.feature_info.info]
     except Exception:  # timm raises what each network's own code happens to raise
         strides = []
     if not set(STRIDES) <= set(strides):
-        raise InputError(
-            f"backbone '{name}' does not give features at 1/2, 1/4, 1/8 and 1/16 of the input: "
-            "give a convolutional network, such as tf_efficientnet_lite0."
-        )
+        raise _without_features(name)
     indices = [len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES]
+    try:
+        with torch.device("meta"), torch.no_grad():
+            network = timm.create_model(name, features_only=True, out_indices=indices).eval()
+            sides = [feature.shape[2:] for feature in network(torch.zeros(1, 3, image_size, image_size))]
+    except Exception as error:
+        raise InputError(
+            f"backbone '{name}' does not take images of {image_size} pixels, which it would see: "
+            "give another --image_size or --backbone."
+        ) from error
+    if exact and sides != [(image_size // stride,) * 2 for stride in STRIDES]:
+        raise _without_features(name)
     net: Any = timm.create_model(name, features_only=True, out_indices=indices)
     if isinstance(net, EfficientNetFeatures | MobileNetV3Features):  # timm keeps the later stages there
         del net.blocks[net.feature_info.get_dicts()[-1]["stage"] :]
@@ -164,14 +206,22 @@ def _timm_features(name: str) -> tuple[nn.Module, tuple[int, int, int, int]]:
     return net, (first, second, third, fourth)
 
 
+def _without_features(name: str) -> InputError:
+    return InputError(
+        f"backbone '{name}' does not give features at 1/2, 1/4, 1/8 and 1/16 of the input: "
+        "give a convolutional network, such as tf_efficientnet_lite0."
+    )
+
+
 def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> None:
     """Load the stages of a classification network, or of a checkpoint of ours, that the backbone has.
 
     The tensors are taken by their names, or, where these are another library's, by their order,
-    which efficientnet_pytorch's and timm's EfficientNets share.
+    which efficientnet_pytorch's and timm's EfficientNets share. How many batches a batch norm has seen
+    does not matter to it, and old files do not say.
 
     Raises:
-        InputError: the backbone is not one of timm's, or the tensors do not fit.
+        InputError: the backbone is not one of timm's, or the tensors are of another network.
     """
     if isinstance(backbone, PairedBackbone):
         backbone = backbone.beside
@@ -182,14 +232,37 @@ def load_classifier(backbone: nn.Module | None, state: dict[str, Tensor]) -> Non
     for prefix in TIMM_NAMES:
         ours = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
         state = ours or state
-    target = backbone.net.state_dict()
-    names = list(target) if set(target) <= set(state) else list(state)
-    chosen = {name: state[theirs] for name, theirs in zip(target, names, strict=False)}
-    if len(chosen) < len(target) or any(chosen[name].shape != target[name].shape for name in target):
+    state, target = _without_counters(state), _without_counters(backbone.net.state_dict())
+    if target.keys() <= state.keys():
+        chosen = {name: state[name] for name in target}
+    else:
+        chosen = dict(zip(target, state.values(), strict=False))
+    fits = len(chosen) == len(target) and all(chosen[name].shape == target[name].shape for name in target)
+    if not fits or (state.keys() != target.keys() and not _is_of(backbone.name, state, target)):
         raise InputError(
-            "backbone_weights hold another network than --backbone names: give the file of that network."
+            f"backbone_weights hold another network than --backbone names, '{backbone.name}': "
+            "give the file of that network."
         )
-    backbone.net.load_state_dict(chosen)
+    backbone.net.load_state_dict(chosen, strict=False)
+
+
+def _is_of(name: str, state: dict[str, Tensor], stages: Iterable[str]) -> bool:
+    """Whether tensors are of timm's network of this name; larger ones may begin with the same stages."""
+    with torch.device("meta"):
+        network: Any = require_timm(name).create_model(name)
+    classifier = network.default_cfg["classifier"]
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    whole = _without_counters(network.state_dict())
+    body = {name: whole[name] for name in whole if not name.startswith(heads)}
+    if set(stages) <= state.keys():
+        known = state.keys() <= {*whole, *stages}
+        return known and all(state[name].shape == body[name].shape for name in body.keys() & state.keys())
+    same = all(one.shape == other.shape for one, other in zip(body.values(), state.values(), strict=False))
+    return same and len(state) in (len(whole), len(body))
+
+
+def _without_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if tensor.ndim or tensor.is_floating_point()}
 
 
 def zero_conv(inputs: int, outputs: int) -> nn.Conv2d:

@@ -216,7 +216,13 @@ class ImageEncoder(nn.Module):
         self.feature_adapter = FeatureAdapter(dim, hidden, skip=True) if adapters else None
         self.local_encoder = (
             LocalMultiScaleEncoder(
-                preset.local_widths, preset.local_blocks, preset.local_hidden, dim, mhpm, backbone
+                preset.local_widths,
+                preset.local_blocks,
+                preset.local_hidden,
+                dim,
+                mhpm,
+                backbone,
+                image_size,
             )
             if local_encoder
             else None

@@ -103,6 +103,7 @@ class LocalMultiScaleEncoder(nn.Module):
         mhpm: put an MHPM behind each pool (a column of table 5).
         backbone: ``plain``, a network of timm by name, which has its own widths, or both (``plain+NAME``),
             with the widths of the plain one.
+        image_size: side of the input in pixels, which not every network of timm takes.
     """
 
     POOLS = (5, 9, 13)
@@ -115,9 +116,10 @@ class LocalMultiScaleEncoder(nn.Module):
         out_dim: int,
         mhpm: bool = True,
         backbone: str = PLAIN,
+        image_size: int = 256,
     ) -> None:
         super().__init__()
-        self.stages = build_backbone(backbone, widths, blocks)
+        self.stages = build_backbone(backbone, widths, blocks, image_size)
         self.project = nn.ModuleList(ConvNormAct(width, hidden, 1) for width in self.stages.widths[1:])
         self.fuse = nn.Sequential(
             ConvNormAct(3 * hidden, hidden, 1),
