@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +46,17 @@ class Inside(nn.Module):
 
 def prompted(form: str) -> PromptFreeNetwork:
     return PromptFreeNetwork(Inside(), SIZE, form, {"baseline": "inside"}).eval()
+
+
+class Returning(nn.Module):
+    """Gives what a function makes of its input."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
 
 
 def unet(out_channels: int = 1) -> UNet:
@@ -260,6 +273,24 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_more_than_one_output_channel_is_refused() -> None:
     with pytest.raises(InputError, match="network_def gives 2 channels"):
         PromptFreeNetwork(unet(2))(torch.rand(1, 3, 32, 32))
+
+
+def test_what_a_network_of_ones_own_must_return_and_take() -> None:
+    """torchvision's segmentation networks return a dict, deep supervision a list."""
+    for module, sentence in (
+        (Returning(lambda x: (x[:, :1], x)), "gives a tuple: let its forward return the logits alone"),
+        (Returning(lambda x: {"out": x[:, :1]}), "gives a dict: let"),
+        (
+            Returning(lambda x: x[:, 0]),
+            r"gives shape \[2, 64, 64\] for an input of shape \[2, 3, 64, 64\]: let",
+        ),
+        (Returning(lambda x: x[:, :1, ::2, ::2]), r"gives shape \[2, 1, 32, 32\] for .* height and width"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            PromptFreeNetwork(module, 64)(torch.zeros(2, 3, 64, 64))
+    three = PromptFreeNetwork(torch.nn.Conv2d(3, 1, 1), 64, form="box").eval()
+    with pytest.raises(InputError, match="cannot take 4 channels, the last of which is the box: build it"):
+        three(torch.zeros(1, 3, 64, 64), boxes=torch.tensor([[[3.0, 4, 20, 30]]]))
 
 
 def test_its_description_names_the_class() -> None:

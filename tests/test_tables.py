@@ -236,6 +236,14 @@ def test_networks_of_equal_toggles_are_not_averaged_in_the_ablation(tmp_path: Pa
     assert dice["LMSFE-SAM (small/busi)"] == ("1", "0.600", "")
 
 
+def test_the_ablation_on_a_set_that_the_paper_does_not_have(tmp_path: Path) -> None:
+    """Its rows have no figure to show there."""
+    base = {**OURS, **dict.fromkeys(TOGGLES, False)}
+    runs = [evaluation(tmp_path / str(i), own, dataset="ours") for i, own in enumerate((base, OURS))]
+    _, table = tables.make_tables([read_run(path) for path in runs])
+    assert [row[0] for row in table.rows] == ["Baseline", "LMSFE-SAM"] and not table.notes
+
+
 def test_names_are_text_in_every_format(tmp_path: Path) -> None:
     """A data set's folder may have any name, and so may a network."""
     run = evaluation(tmp_path / "a", {"network": r"my.N_%$x$|\<b>^{2}~"}, dataset="a_b & _50%_ #1 [c]\n*d*")

@@ -204,13 +204,14 @@ def _ablation(preset: str, sets: dict[str, list[EvaluatedRun]], prompts: Sequenc
                 runs = max(line.values(), key=len)
                 label = f"{row} ({_place(runs[0])})" if len(lines) > 1 else row
                 table.add([label, *marks, title(mode), str(len(runs)), *cells, OURS])
-        if figures:
+        if figures and any(name in figures for name in names):
             cells = [f"{value:.4f}" for name in names for value in figures.get(name, ())]
             cells += [""] * (2 * len(names) - len(cells))
             table.add([f"{row} †", *marks, "unsaid", "", *cells, PAPER], printed=True)
-    table.notes = [
-        "† as the paper prints it, from SAM-Med2D's weights, with a prompt that it does not state."
-    ]
+    if table.printed:
+        table.notes = [
+            "† as the paper prints it, from SAM-Med2D's weights, with a prompt that it does not state."
+        ]
     return table
 
 

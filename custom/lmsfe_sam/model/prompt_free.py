@@ -180,10 +180,34 @@ class PromptFreeNetwork(nn.Module):
         )
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.network(inputs)
-        if logits.shape[1] != 1:
+        """Logits ``(B, 1, S, S)`` of ``inputs (B, C, S, S)``.
+
+        Raises:
+            InputError: the network takes other channels, or gives something else.
+        """
+        try:
+            logits: Any = self.network(inputs)
+        except RuntimeError as error:
+            if self.form == "box" and "channels" in str(error):
+                raise InputError(
+                    f"{self.title} cannot take {inputs.shape[1]} channels, the last of which is the box: "
+                    "build it with as many input channels, or leave prompt_form 'box' out."
+                ) from error
+            raise
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"{self.title} gives a {type(logits).__name__}: let its forward return the logits alone, "
+                "(B, 1, H, W), in training and in evaluation."
+            )
+        batch, _, *size = inputs.shape
+        if logits.ndim == 4 and logits.shape[1] != 1:
             raise InputError(
                 f"{self.title} gives {logits.shape[1]} channels: build it with one, the logits of the lesion."
+            )
+        if list(logits.shape) != [batch, 1, *size]:
+            raise InputError(
+                f"{self.title} gives shape {list(logits.shape)} for an input of shape {list(inputs.shape)}: "
+                "let its forward return logits (B, 1, H, W) of the input's height and width."
             )
         return logits
 
