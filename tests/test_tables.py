@@ -317,6 +317,7 @@ def test_splits_and_objects_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"on different images, the splits test and val \(1 in one"):
         tables.main(["--runs", one, other])
     other = evaluation(tmp_path / "c", SAM_MED2D, images=["a.png#1", "b.png#1"], objects="parts")
+    assert only_table(other).caption == "Table 2: busi, 2 objects, split test"
     with pytest.raises(InputError, match="were measured with objects union and parts"):
         tables.main(["--runs", one, other])
 

@@ -150,8 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [read_run(path) for path in options.runs]
     check_same_split(runs)
     for run in runs:
-        rules = run.summary.get("objects", "union")
-        if {rules} != {"union"} if isinstance(rules, str) else set(rules) != {"union"}:
+        if run.one_by_one:
             raise InputError(
                 f"runs names '{run.folder}', which scored objects one by one, but a figure shows all "
                 "objects of an image: evaluate with --objects union."

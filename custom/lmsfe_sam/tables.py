@@ -88,7 +88,8 @@ def make_tables(runs: Sequence[EvaluatedRun], prompts: Sequence[str] = PROMPTS) 
 def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[str]) -> Table:
     first = runs[0]
     number = f"Table {TABLES[dataset]}: " if dataset in TABLES else ""
-    images = f"{len(first.images)} images, split {first.summary.get('split') or 'not stated'}"
+    what = "objects" if first.one_by_one else "images"
+    images = f"{len(first.images)} {what}, split {first.summary.get('split') or 'not stated'}"
     table = Table(f"{number}{dataset}, {images}", ["Model", "Prompt", "Input", "Seeds", *HEADS, "Source"])
     seen: set[str] = set()
     rows = _rows(runs, prompts)

@@ -68,7 +68,7 @@ def test_refusals() -> None:
     ("name", "size", "multiple"),
     [
         ("ukan", 100, 32), ("ukan_large", 48, 32), ("transresunet", 100, 8), ("uctransnet", 100, 16),
-        ("edgesam", 48, 32), ("unet", 0, 1),
+        ("edgesam", 48, 32),
     ],
 )  # fmt: skip
 def test_a_size_that_it_cannot_take_is_refused_when_it_is_built(name: str, size: int, multiple: int) -> None:
@@ -76,7 +76,12 @@ def test_a_size_that_it_cannot_take_is_refused_when_it_is_built(name: str, size:
     sentence = f"{name} cannot work at {size} pixels: give a multiple of {multiple}"
     with pytest.raises(InputError, match=sentence), torch.device("meta"):
         build_promptable(name, image_size=size)
-    with pytest.raises(InputError, match="unet cannot work at 40 pixels"), torch.device("meta"):
+    with pytest.raises(InputError, match="unet cannot work at 31 pixels: give 32 or more"):
+        build_promptable("unet", size="large", image_size=31)
+    with (
+        pytest.raises(InputError, match="unet cannot work at 40 pixels: give a multiple of 16"),
+        torch.device("meta"),
+    ):
         build_promptable("unet", size="small", image_size=40)
 
 

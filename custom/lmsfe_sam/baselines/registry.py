@@ -24,12 +24,14 @@ class Baseline:
         factory: class or function in it; its arguments are the options.
         fixed: arguments that belong to the row and are not options.
         promptable: whether it takes prompts by itself; the others take an image alone.
+        least: smallest side of the input: below it, an instance norm has a single value to normalise.
     """
 
     module: str
     factory: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     promptable: bool = False
+    least: int = 1
 
     def load(self) -> Callable[..., nn.Module]:
         """Import the file and return what builds the network."""
@@ -41,7 +43,7 @@ class Baseline:
 
 
 BASELINES: dict[str, Baseline] = {
-    "unet": Baseline("unet", "build_unet"),
+    "unet": Baseline("unet", "build_unet", least=32),
     "uctransnet": Baseline("uctransnet", "UCTransNet"),
     "transresunet": Baseline("transresunet", "TransResUNet"),
     "ukan": Baseline("ukan", "UKAN", {"widths": (128, 160, 256)}),
@@ -106,8 +108,10 @@ def build_promptable(name: str, prompt_form: str | None = None, **options: Any) 
     arguments["in_channels"] = options.get("in_channels", 3) + (form == "box")
     network = build(name, **arguments)
     size, multiple = described["image_size"], getattr(network, "multiple", 1)
-    if not isinstance(size, int) or size < 1 or size % multiple:
-        raise InputError(f"{name} cannot work at {size} pixels: give a multiple of {multiple}.")
+    if not isinstance(size, int) or size < row.least or size % multiple:
+        wanted = [f"a multiple of {multiple}"] if multiple > 1 else []
+        wanted += [f"{row.least} or more"] if row.least > 1 else []
+        raise InputError(f"{name} cannot work at {size} pixels: give {', '.join(wanted)}.")
     return PromptFreeNetwork(network, described["image_size"], form, {"baseline": name, **described})
 
 

@@ -109,6 +109,12 @@ class EvaluatedRun:
         return [mode for mode in self.summary["prompts"] if not is_control(mode)]
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether objects were scored one by one: then those are its ``images``, as ``IMAGE#1`` and so on."""
+        rules = self.summary.get("objects", "union")
+        return any(rule != "union" for rule in ([rules] if isinstance(rules, str) else rules))
+
+    @property
     def title(self) -> str:
         """The model's name: the paper's where it is one of its rows, else what the run itself says."""
         network = self.summary.get("network") or {}
