@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lmsfe_sam import selftest
 from lmsfe_sam.selftest import Case, compare, find_problems
@@ -15,7 +18,7 @@ from lmsfe_sam.selftest import Case, compare, find_problems
 
 @pytest.fixture(scope="module")
 def cases(bundle_root: Path) -> list[Case]:
-    return selftest.segment_phantoms(bundle_root)
+    return selftest.segment_phantoms(bundle_root / "models" / "model.pt")
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def test_the_expected_results_are_those_of_the_weights(bundle_root: Path, cases:
     assert all(case.dice > 0.8 for case in stored)
 
 
-@pytest.mark.parametrize("value", ["x", None, [], {}])
+@pytest.mark.parametrize("value", ["x", None, [], {}, float("nan"), 10**400])
 @pytest.mark.parametrize("key", ["dice", "predicted_iou", "mean_logit"])
 def test_expected_figures_that_are_none_are_a_sentence(bundle: Path, key: str, value: Any) -> None:
     content = expected(bundle)
@@ -104,6 +107,41 @@ def test_packages_that_are_missing_or_of_another_version(bundle: Path, cases: li
     assert len(problems) == len(cases) + 1
     assert problems[0].startswith("dice of phantom 3 with a box is 0.98")
     assert "other versions than the tested ones" in problems[-1] and "instead of 2.0.0" in problems[-1]
+
+
+def replaced(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_another_description_of_the_weights(bundle: Path) -> None:
+    """With another ``position_norm`` the masks of these phantoms are much the same."""
+    replaced(bundle / "models" / "model.json", position_norm="instance")
+    (problem,) = find_problems(bundle)
+    assert "model.json' is not what" in problem and "(position_norm)" in problem
+    (bundle / "models" / "model.json").unlink()
+    assert "or missing (preset, image_size" in find_problems(bundle)[0]
+
+
+def test_update_does_not_bless_damaged_weights(bundle: Path) -> None:
+    """The hash in the description stays, too: it says that the file is not the one that was trained."""
+    models = bundle / "models"
+    content = (models / "model.pt").read_bytes()
+    before = {name: (models / name).read_bytes() for name in ("model.json", "selftest.json")}
+    (models / "model.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cannot be read"):
+        selftest.update(bundle)
+    black = {name: torch.zeros_like(tensor) for name, tensor in torch.load(io.BytesIO(content)).items()}
+    torch.save(black, models / "model.pt")
+    with pytest.raises(ValueError, match="nothing was changed: all masks are empty"):
+        selftest.update(bundle)
+    assert before == {name: (models / name).read_bytes() for name in before}
+    assert {path.name for path in models.iterdir()} == {"model.pt", *before}
+
+
+def test_what_a_module_raises_is_a_sentence(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lmsfe_sam.data.phantoms.rendering", None)
+    (problem,) = find_problems(bundle)
+    assert problem.startswith("no phantom could be segmented (ModuleNotFoundError: ")
 
 
 def test_black_masks_and_nan(cases: list[Case]) -> None:

@@ -11,20 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmsfe_sam.errors import InputError, plain_errors
-from lmsfe_sam.files import atomic_write, named_path, own_bundle, read_text, remove_leftovers_of
-from lmsfe_sam.model.checkpoints import network_from_checkpoint, seal_weights
-from lmsfe_sam.model.weights.checks import sha256
+from lmsfe_sam.files import atomic_write, named_path, own_bundle, remove_leftovers_of
+from lmsfe_sam.installation import find_unusable, installed, read_json, tested_versions
+from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_sidecar, seal_weights
+from lmsfe_sam.model.weights.checks import HASH, sha256
 
-WEIGHTS, EXPECTED, METADATA = "models/model.pt", "models/selftest.json", "configs/metadata.json"
+WEIGHTS, EXPECTED = "models/model.pt", "models/selftest.json"
 
 PHANTOMS = (3, 12, 21)
 """Numbers of the phantoms; see `lmsfe_sam.data.phantoms.rendering.render_phantom`."""
@@ -73,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Problem: {problem}")
     if problems:
         sys.exit(1)
+    others = other_versions(tested_versions(bundle))
+    if others:
+        print(f"Other versions than the tested ones, with the expected results: {others}.")
     print("The installation works.")
 
 
@@ -84,30 +89,41 @@ def find_problems(bundle: Path, device: str = "cpu") -> list[str]:
         device: where the network runs.
     """
     tested = tested_versions(bundle)
-    installed = {name: _installed(name) for name in tested}
-    missing = [f"{name}=={tested[name]}" for name, own in installed.items() if own is None]
-    if missing:
-        return [f"packages are missing: run pip install {' '.join(missing)}."]
+    unusable = find_unusable(tested)
+    if unusable:
+        return unusable
     try:
         expected = _read_expected(bundle)
-        weights = _check_weights(bundle, expected["weights_sha256"])
-        cases = segment_phantoms(bundle, device)
+        wrong = _check_weights(bundle, expected)
+        cases = segment_phantoms(bundle / WEIGHTS, device)
     except InputError as error:
         return [str(error)]
-    wrong = weights + compare(cases, [Case(**case) for case in expected["cases"]])
-    others = [
-        f"{name} {installed[name]} instead of {own}" for name, own in tested.items() if installed[name] != own
-    ]
+    except Exception as error:  # of torch or a module of this package, which may be of another version
+        wrong.append(f"no phantom could be segmented ({type(error).__name__}: {str(error)[:150]}).")
+    else:
+        wrong += compare(cases, [Case(**case) for case in expected["cases"]])
+    others = other_versions(tested)
     if wrong and others:
         wrong.append(
-            f"this installation has other versions than the tested ones, which may be the reason: "
-            f"{', '.join(others)}."
+            f"this installation has other versions than the tested ones, which may be the reason: {others}."
         )
     return wrong
 
 
-def segment_phantoms(bundle: Path, device: str = "cpu") -> list[Case]:
+def other_versions(tested: dict[str, str]) -> str:
+    """Return which packages are of another version, such as "torch 2.13.0 instead of 2.14.1"."""
+    own = {name: installed(name) for name in tested}
+    return ", ".join(
+        f"{name} {own[name]} instead of {tested[name]}" for name in own if own[name] != tested[name]
+    )
+
+
+def segment_phantoms(weights: Path, device: str = "cpu") -> list[Case]:
     """Segment each phantom with each kind of prompt.
+
+    Args:
+        weights: a checkpoint.
+        device: where the network runs.
 
     Raises:
         InputError: the weights or the device cannot be used.
@@ -118,7 +134,7 @@ def segment_phantoms(bundle: Path, device: str = "cpu") -> list[Case]:
     from lmsfe_sam.prompts.simulate import first_click, tight_box
 
     check_device(device)
-    predictor = Predictor(network_from_checkpoint(bundle / WEIGHTS).to(device))
+    predictor = Predictor(network_from_checkpoint(weights).to(device))
     cases = []
     for number in PHANTOMS:
         picture, lesion = render_phantom(number)
@@ -161,14 +177,26 @@ def update(bundle: Path) -> Path:
     """Store the results of this installation as the expected ones.
 
     Raises:
-        InputError: the weights cannot be used, or the file cannot be written.
+        InputError: the weights cannot be used or find no lesion, which changes nothing, or the file cannot be
+            written.
     """
     weights = bundle / WEIGHTS
+    description = read_sidecar(weights)
+    if not description:
+        raise InputError(f"'{weights}' or its description is missing: put both there first.")
+    description.pop(HASH, None)
     remove_leftovers_of(weights.with_suffix(".json"), bundle / EXPECTED)
+    with tempfile.TemporaryDirectory() as folder:  # a copy has no hash yet, so that it may be other weights
+        copy = Path(shutil.copyfile(weights, Path(folder) / weights.name))
+        copy.with_suffix(".json").write_text(json.dumps(description), encoding="utf-8")
+        cases = segment_phantoms(copy)
+    problems = compare(cases, cases)
+    if problems:
+        raise InputError(f"'{weights}' is not taken, and nothing was changed: {problems[0]}")
     seal_weights(weights)
-    cases = segment_phantoms(bundle)
     content = {
         "weights_sha256": sha256(weights),
+        "description": description,
         "cases": [case._asdict() for case in cases],
     }
     with atomic_write(bundle / EXPECTED) as temporary:
@@ -176,63 +204,37 @@ def update(bundle: Path) -> Path:
     return bundle / EXPECTED
 
 
-def tested_versions(bundle: Path) -> dict[str, str]:
-    """Return the versions in the bundle's metadata by the packages' names on PyPI.
-
-    Raises:
-        InputError: the metadata is missing or damaged.
-    """
-    metadata = _read_json(bundle / METADATA)
-    try:
-        apart = {
-            "monai": metadata["monai_version"],
-            "torch": metadata["pytorch_version"],
-            "numpy": metadata["numpy_version"],
-        }
-        return apart | metadata["required_packages_version"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"'{bundle / METADATA}' is incomplete: install the bundle again.") from error
-
-
 def _read_expected(bundle: Path) -> dict[str, Any]:
-    expected = _read_json(bundle / EXPECTED)
+    expected = read_json(bundle / EXPECTED, ", or run with --update to write it")
     try:
         cases = [Case(**case) for case in expected["cases"]]
-        if not all(isinstance(figure, int | float) for case in cases for figure in case[2:]):
-            raise TypeError("a figure is no number")
+        if not np.isfinite([float(figure) for case in cases for figure in case[2:]]).all():
+            raise ValueError("a figure is no number")
         str(expected["weights_sha256"])
-    except (KeyError, TypeError) as error:
+        dict(expected.get("description", {}))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"'{bundle / EXPECTED}' is incomplete: run with --update to write it.") from error
     return expected
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"'{path}' does not exist: name a complete bundle with --bundle"
-            + (", or run with --update to write it." if path.name == Path(EXPECTED).name else ".")
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"'{path}' is damaged ({error}): restore it.") from error
-
-
-def _check_weights(bundle: Path, digest: str) -> list[str]:
-    path = bundle / WEIGHTS
-    if path.is_file() and sha256(path) != digest:
-        return [
-            f"'{path}' is damaged, or other weights than the expected results were made with: download "
+def _check_weights(bundle: Path, expected: dict[str, Any]) -> list[str]:
+    weights = bundle / WEIGHTS
+    if not weights.is_file():
+        raise InputError(f"'{weights}' does not exist: download the bundle again, or name one with --bundle.")
+    problems = []
+    if sha256(weights) != expected["weights_sha256"]:
+        problems.append(
+            f"'{weights}' is damaged, or other weights than the expected results were made with: download "
             "it again, or run with --update if you replaced it."
-        ]
-    return []
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name).split("+")[0]
-    except (PackageNotFoundError, ValueError):  # the second: a name that is none
-        return None
+        )
+    stated, own = expected.get("description", {}), read_sidecar(weights)
+    changed = [key for key in stated if own.get(key) != stated[key]]
+    if changed:
+        problems.append(
+            f"'{weights.with_suffix('.json')}' is not what the expected results were made with, or missing "
+            f"({', '.join(changed)}): restore it, or run with --update if you replaced the weights."
+        )
+    return problems
 
 
 if __name__ == "__main__":
