@@ -130,7 +130,7 @@ def test_a_file_that_is_no_mask_is_refused_before_any_work(data: Path, masks: Pa
     pages = [Image.new("L", image.size, value) for value in (0, 255)]
     file.unlink()
     pages[0].save(file.with_suffix(".tif"), save_all=True, append_images=pages[1:])
-    with pytest.raises(InputError, match="has 2 slices, and a data set takes files of one: save each slice"):
+    with pytest.raises(InputError, match="has 2 slices, but predictions are files of one: save"):
         ForeignMasks(str(masks), records(data), 256)
 
 

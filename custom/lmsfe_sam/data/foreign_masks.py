@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmsfe_sam.data.checking import several_slices
 from lmsfe_sam.data.masks.files import read_label_map
 from lmsfe_sam.data.masks.reading import resize_mask
 from lmsfe_sam.data.transforms.loading import load_image_and_mask
@@ -120,7 +119,9 @@ class ForeignMasks:
         try:
             return read_label_map(self.files[name], max_pixels=self.max_pixels).labels != 0
         except SeveralFramesError as error:
-            raise InputError(several_slices(error)) from error
+            raise InputError(
+                f"{error.fact}, but predictions are files of one: save the image's own."
+            ) from error
 
 
 def foreign_masks(
