@@ -79,6 +79,14 @@ def test_a_published_file_has_no_description(tmp_path: Path) -> None:
         load_network(build_promptable("ukan_large", image_size=64), tmp_path / "published.pth")
 
 
+def test_a_published_file_without_its_config_names_the_remedy(tmp_path: Path) -> None:
+    torch.save(build_promptable("ukan", image_size=64).state_dict(), tmp_path / "ukan.pth")
+    with pytest.raises(
+        InputError, match=r"none of this project's networks: .* configs/baselines/ukan\.json, last"
+    ):
+        build_described(tmp_path / "ukan.pth")
+
+
 def test_a_network_of_ones_own(tmp_path: Path) -> None:
     bare = nn.Conv2d(4, 1, 1)
     save_weights(PromptFreeNetwork(bare, 48, "box"), tmp_path / "own.pt")

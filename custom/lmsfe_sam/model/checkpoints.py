@@ -227,7 +227,8 @@ def _describe_state(state: dict[str, Tensor], file: Path) -> Description:
             }
             return _validated(content, file)
     raise InputError(
-        f"checkpoint '{file}' holds none of this project's networks: give a .pt file that training wrote."
+        f"checkpoint '{file}' holds none of this project's networks: give a .pt file that training wrote, or "
+        "name the config of its network, such as configs/baselines/ukan.json, last in --config_file."
     )
 
 
