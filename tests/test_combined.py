@@ -70,3 +70,11 @@ def test_repeats_that_do_not_fit_and_a_set_named_twice_are_refused(folders: list
         _found([folders[0], folders[0]])
     with pytest.raises(InputError, match="sets"):
         combine([])
+
+
+def test_what_is_said_of_data_sets_needs_one() -> None:
+    with pytest.raises(InputError, match=r"prompted_only is \['usgra'\], of data sets, but there is none"):
+        find_records(None, "auto", "group", 0, 12, prompted_only=["usgra"])
+    with pytest.raises(InputError, match=r"objects is \['parts', 'union'\], of data sets"):
+        find_records(None, "auto", "group", 0, 12, objects=["parts", "union"])
+    assert find_records(None, "auto", "group", 0, 12, objects="parts").layout == "phantoms"

@@ -315,6 +315,14 @@ def test_training_uses_what_the_network_takes() -> None:
     assert usable_modes(prompted("none"), modes) == usable_modes(prompted("none"), ["box"]) == ["none"]
 
 
+def test_validation_without_a_prompt_needs_an_image_that_may_be_without() -> None:
+    modes, prompt_me, any_image = ["box", "point", "none"], {"unprompted": False}, {"image": "a.png"}
+    assert usable_modes(seeded_network(), modes, [prompt_me, prompt_me]) == ["box", "point"]
+    assert usable_modes(seeded_network(), ["none"], [prompt_me]) == ["box", "point"]
+    assert usable_modes(seeded_network(), modes, [prompt_me, any_image]) == modes
+    assert usable_modes(prompted("none"), modes, [prompt_me]) == ["none"]
+
+
 def test_start_weights_of_an_encoder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"backbone_weights 'w\.pt' has no place in inside: leave it out"):
         prompted("box").load_backbone("w.pt")

@@ -80,6 +80,12 @@ def find_records(
                 "is all black: leave it out, or add such images."
             )
         return found[0] if isinstance(dataset_dir, str) else combine(found, repeats)
+    if prompted_only or not isinstance(objects, str):
+        key, value = ("prompted_only", prompted_only) if prompted_only else ("objects", objects)
+        raise InputError(
+            f"{key} is {short_repr(list(value))}, of data sets, but there is none: give --dataset_dir, or "
+            "leave it out."
+        )
     if normal_images:
         raise InputError("normal_images is True, but every phantom has a lesion: give --dataset_dir, too.")
     held_out = max(1, round(0.15 * phantoms))

@@ -331,10 +331,18 @@ def in_single_precision(tokens: DecodedTokens) -> DecodedTokens:
     return tokens._replace(masks=tokens.masks.float(), iou=tokens.iou.float())
 
 
-def usable_modes(network: Any, modes: Sequence[str]) -> list[str]:
-    """Return those validation modes that a network can be used in; all that it can, where these are none."""
+def usable_modes(network: Any, modes: Sequence[str], records: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Return those validation modes that a network can be used in; all that it can, where these are none.
+
+    Args:
+        network: that is trained.
+        modes: some of `VALIDATION_MODES`.
+        records: the validation images; ``none`` is left out where each of them has to be prompted.
+    """
     kinds = {"box": "box", "point": "clicks", "none": "none"}
     usable = [mode for mode in VALIDATION_MODES if kinds[mode] in network.prompt_kinds]
+    if records and not any(record.get("unprompted", True) for record in records) and len(usable) > 1:
+        usable.remove("none")
     return [mode for mode in modes if mode in usable] or usable
 
 
