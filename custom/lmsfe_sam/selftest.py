@@ -22,9 +22,9 @@ import numpy as np
 
 from lmsfe_sam.errors import InputError, plain_errors
 from lmsfe_sam.files import atomic_write, named_path, own_bundle, remove_leftovers_of
-from lmsfe_sam.installation import find_unusable, installed, read_json, tested_versions
 from lmsfe_sam.model.checkpoints import network_from_checkpoint, read_sidecar, seal_weights
 from lmsfe_sam.model.weights.checks import HASH, sha256
+from lmsfe_sam.version import find_unusable, installed, read_json, tested_versions
 
 WEIGHTS, EXPECTED = "models/model.pt", "models/selftest.json"
 
