@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import os
 import re
 import reprlib
+import select
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +21,9 @@ MAX_SENTENCE = 500
 """Characters of a sentence; what a user gave may be millions of them long."""
 
 MAX_DETAILS = 50
+
+UNREAD_OUTPUT = 141
+"""Exit code of a process whose output is read no more: what shells report of one that SIGPIPE ended."""
 
 
 class InputError(ValueError):
@@ -109,12 +116,14 @@ def plain_errors() -> None:
     """Print an uncaught `InputError` as its sentence alone, from now on in this process.
 
     The exit code stays Python's own for an uncaught exception, 1. SIGINT, SIGTERM and SIGHUP, too, end the
-    process with a sentence, exit code 130, 143 or 129. Other errors keep their traceback. The bundle's
-    configs call this in their ``initialize`` section.
+    process with a sentence, exit code 130, 143 or 129; where the reader of its output ends first, as ``head``
+    does, with nothing, exit code 141. Other errors keep their traceback. The bundle's configs call this in
+    their ``initialize`` section.
     """
     raise_stopped()
     if sys.excepthook is not _print_plainly:
         sys.excepthook = _print_plainly
+        atexit.register(_drop_unread_output)
 
 
 def plain_command() -> None:
@@ -135,8 +144,25 @@ def _print_plainly(kind: type[BaseException], error: BaseException, trace: Trace
         with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
             print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    if isinstance(error, BrokenPipeError) and _drop_unread_output():
+        sys.exit(UNREAD_OUTPUT)
     cause = find_input_error(error)
     if cause is None:
         sys.__excepthook__(kind, error, trace)
     else:
         print(f"error: {cause}", file=sys.stderr)
+
+
+def _drop_unread_output() -> bool:
+    """Return whether nobody reads the standard output any more; what is left of it is dropped."""
+    try:
+        output = sys.stdout.fileno()
+        poll = select.poll()
+    except (AttributeError, OSError, ValueError):  # no output, a closed one, or Windows
+        return False
+    poll.register(output, 0)  # errors are always told
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    with Path(os.devnull).open("wb") as nowhere:  # so that Python's own last flush does not complain
+        os.dup2(nowhere.fileno(), output)
+    return True
