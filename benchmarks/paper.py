@@ -38,7 +38,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 SMALLEST, STEP, PROBED_AT = 64, 32, 128
-MODES = ["box", "box_jitter_10", "box_jitter_20", "point", "none", "control_box", "control_ellipse"]
+CONTROLS = ["control_box", "control_ellipse", "control_ellipse_jitter_10"]
+MODES = ["box", "box_jitter_10", "box_jitter_20", "point", "none", *CONTROLS]
 
 PATHS = frozenset({"dataset_dir", "output_dir", "pretrained", "resume"})
 UNREAD = frozenset({"gain_over_control", "reliability", "reliability_overall", "curves"})
