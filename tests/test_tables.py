@@ -76,6 +76,20 @@ def test_seeds_become_one_row(tmp_path: Path) -> None:
     assert any("Dice of the seeds 0.500, 0.600, 0.700, deviation 0.100" in note for note in table.notes)
 
 
+def test_the_lead_over_the_ellipse_is_paired(tmp_path: Path) -> None:
+    """Dice of .8 and 1 against ellipses of .7, which are in the folder of the other run alone."""
+    without = {"modes": {"box": 0.8, "box_jitter_10": 0.8}}
+    both = {"modes": {"box": 0.6, "point": 0.5, "control_ellipse": 0.7, "control_ellipse_jitter_10": 0.4}}
+    runs = [evaluation(tmp_path / "a", OURS, **without), evaluation(tmp_path / "b", UKAN, **both)]
+    table = only_table(*runs, prompts=("box", "box_jitter_10", "point"))
+    at = table.heads.index("Dice above the ellipse")
+    found = {(row[0], row[1]): row[at] for row in table.rows if row[-1] == tables.OURS}
+    assert found.pop(("LMSFE-SAM vit_b", "tight box")) == "+0.200 (+0.100 to +0.300)"
+    assert found.pop(("LMSFE-SAM vit_b", "box, jitter 10 %")) == "+0.400 (+0.400 to +0.400)"
+    assert found.pop(("U-KAN, box as a channel", "tight box")) == "+0.000 (-0.100 to +0.100)"
+    assert set(found.values()) == {""}
+
+
 def test_what_training_cost(tmp_path: Path) -> None:
     """Once for a network that was evaluated on two sets; nothing for a run that says nothing."""
     training = {"minutes": 90.0, "peak_memory_gib": 2.25, "steps": 300, "steps_an_epoch": 200, "seed": 1}

@@ -20,7 +20,7 @@ from lmsfe_sam.evaluation.inputs import AUTHORS
 from lmsfe_sam.evaluation.protocol import CONTROLS, FOREIGN, MATCHED_CONTROLS
 from lmsfe_sam.evaluation.report.formatting import title
 from lmsfe_sam.evaluation.report.published import ABLATION, METRICS, PUBLISHED, TABLES, TOGGLES
-from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, read_run, repeats
+from lmsfe_sam.evaluation.report.runs import EvaluatedRun, check_same_split, estimate, lead, read_run, repeats
 from lmsfe_sam.evaluation.statistics import Estimate
 from lmsfe_sam.files import atomic_write, named_path, remove_leftovers_of
 
@@ -34,6 +34,7 @@ PROMPTS = ("predictions", "box", "box_jitter_10", "point", "none")
 ALWAYS = ("control_box", "control_ellipse", "control_ellipse_jitter_10")
 """Controls that are shown whatever the modes; the others where a mode gets the same box."""
 
+LEAD = "Dice above the ellipse"
 PAPER = "the paper"
 OURS = "this project"
 
@@ -90,7 +91,9 @@ def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[st
     number = f"Table {TABLES[dataset]}: " if dataset in TABLES else ""
     what = "objects" if first.one_by_one else "images"
     images = f"{len(first.images)} {what}, split {first.summary.get('split') or 'not stated'}"
-    table = Table(f"{number}{dataset}, {images}", ["Model", "Prompt", "Input", "Seeds", *HEADS, "Source"])
+    table = Table(
+        f"{number}{dataset}, {images}", ["Model", "Prompt", "Input", "Seeds", *HEADS, LEAD, "Source"]
+    )
     seen: set[str] = set()
     rows = _rows(runs, prompts)
     names = Counter((name_of(seeds[0], mode), mode) for mode, seeds in rows)
@@ -102,6 +105,8 @@ def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[st
         name = name_of(seeds[0], mode)
         if names[name, mode] > 1:
             name += f" ({_place(seeds[0])})"
+        above = lead(seeds, mode, runs)
+        cells.append(f"{above.mean:+.3f} ({above.low:+.3f} to {above.high:+.3f})" if above else "")
         table.add([name, title(mode), *of_network, *cells, OURS])
         if i + 1 < len(rows) and rows[i + 1][1][0] is seeds[0]:
             continue  # the paper's row stands below all modes of a run
@@ -124,14 +129,14 @@ def _comparison(dataset: str, runs: Sequence[EvaluatedRun], prompts: Sequence[st
         matched = any(MATCHED_CONTROLS.get(mode) == control for mode in prompts)
         if found and (matched or control in ALWAYS):
             cells = [_interval(estimate(found[:1], control, column), column) for column in COLUMNS]
-            table.add([title(control), "", "", "", *cells, OURS])
+            table.add([title(control), "", "", "", *cells, "", OURS])
     table.notes = _notes(runs, bool(table.printed))
     return table
 
 
 def _add_published(table: Table, model: str, figures: Sequence[float]) -> None:
     cells = [f"{figure:.4f}" for figure in figures[:-1]]
-    cells += [f"{figures[-1]:.1f} mm", "", ""]
+    cells += [f"{figures[-1]:.1f} mm", "", "", ""]
     table.add([f"{model} †", "unsaid", "", "", *cells, PAPER], printed=True)
 
 

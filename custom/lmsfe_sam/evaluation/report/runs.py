@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.evaluation.comparison import TIE, read_metrics
 from lmsfe_sam.evaluation.metrics import Scores
-from lmsfe_sam.evaluation.protocol import is_control
+from lmsfe_sam.evaluation.protocol import MATCHED_CONTROLS, is_control
 from lmsfe_sam.evaluation.statistics import Estimate, Resampling
 from lmsfe_sam.files import read_text
 
@@ -254,3 +254,26 @@ def estimate(runs: Sequence[EvaluatedRun], mode: str, column: str, draws: int = 
     images = runs[0].images
     values = np.array([[run.scores[image, mode][column] for image in images] for run in runs]).mean(axis=0)
     return Resampling([runs[0].groups[image] for image in images], 0, draws).estimate(values)
+
+
+def lead(
+    runs: Sequence[EvaluatedRun], mode: str, evaluated: Sequence[EvaluatedRun], draws: int = 2000
+) -> Estimate | None:
+    """Return by how much the Dice of a mode is above that of the ellipse in the same box, image by image.
+
+    Args:
+        runs: of one network, which differ in their seed alone.
+        mode: of a box; others have no ellipse.
+        evaluated: runs on the same images, any of which may hold the ellipse's scores.
+        draws: how many samples the bootstrap draws.
+
+    Returns:
+        Mean and 95 % interval of the difference; None where there is no such ellipse.
+    """
+    control, images = MATCHED_CONTROLS.get(mode), runs[0].images
+    holder = next((run for run in evaluated if control in run.summary["prompts"]), None)
+    if control is None or holder is None:
+        return None
+    own = np.array([[run.scores[image, mode]["dice"] for image in images] for run in runs]).mean(axis=0)
+    ellipse = np.array([holder.scores[image, control]["dice"] for image in images])
+    return Resampling([runs[0].groups[image] for image in images], 0, draws).estimate(own - ellipse)
