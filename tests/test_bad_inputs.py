@@ -15,7 +15,7 @@ import pytest
 
 from bombs import meta
 from data_folders import SIZE, disc, make_plain, save, speckle
-from lmsfe_sam import options, selftest
+from lmsfe_sam import options
 from lmsfe_sam.batch.record import Record
 from lmsfe_sam.batch.sources import read_sources
 from lmsfe_sam.batch.storage import Store
@@ -27,6 +27,7 @@ from lmsfe_sam.errors import InputError, find_input_error
 from lmsfe_sam.files import atomic_write
 from lmsfe_sam.images.reading import read_image
 from lmsfe_sam.inference.inputs import find_inputs
+from lmsfe_sam.selftest import __main__ as selftest
 
 
 @pytest.mark.parametrize("word", ["False", "false", "0"])

@@ -13,7 +13,7 @@ COMMANDS = {
     "data.audit": [["", "--output", "a.html"], [".", "--output", ""], [".", "--datalist", ""]],
     "data.phantoms.__main__": [["--output", ""], ["--output", " "]],
     "figures": [["--runs", "run", "--output", ""]],
-    "selftest": [["--bundle", ""]],
+    "selftest.__main__": [["--bundle", ""]],
     "tables": [["--runs", "run", "--output", ""]],
     "training.soup": [["a.pt", "b.pt", "--output", ""], ["a.pt", "", "--output", "c.pt"]],
 }

@@ -12,11 +12,11 @@ import pytest
 
 import lmsfe_sam
 from data_folders import make_plain
-from lmsfe_sam import selftest
 from lmsfe_sam.data import audit
 from lmsfe_sam.data.phantoms import __main__ as phantoms
 from lmsfe_sam.errors import InputError
 from lmsfe_sam.files import atomic_write, remove_leftovers_of, temporary_prefix
+from lmsfe_sam.selftest import __main__ as selftest
 from lmsfe_sam.training import soup
 from lmsfe_sam.zoo.folder import Options, write_bundle
 

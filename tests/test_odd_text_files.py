@@ -19,7 +19,7 @@ from lmsfe_sam.evaluation.comparison import read_metrics
 from lmsfe_sam.evaluation.report.runs import read_run
 from lmsfe_sam.files import LockedLog, read_text
 from lmsfe_sam.journal import Journal
-from lmsfe_sam.selftest import find_problems
+from lmsfe_sam.selftest.checking import find_problems
 from lmsfe_sam.training.machine_time import FILE, MachineTime
 from lmsfe_sam.training.run_folder import LAST, SETTINGS, RunFolder
 

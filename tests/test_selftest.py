@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from lmsfe_sam import selftest
-from lmsfe_sam.selftest import Case, compare, find_problems
+from lmsfe_sam.selftest import __main__ as command
+from lmsfe_sam.selftest import checking as selftest
+from lmsfe_sam.selftest.checking import Case, compare, find_problems
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def expected(bundle: Path) -> dict[str, Any]:
 
 
 def test_the_shipped_weights_pass(bundle_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    selftest.main([])
+    command.main([])
     assert capsys.readouterr().out.endswith("The installation works.\n")
 
 
@@ -67,7 +68,7 @@ def test_damaged_weights(bundle: Path, capsys: pytest.CaptureFixture[str]) -> No
     content = model.read_bytes()
     model.write_bytes(content[: len(content) // 2])
     with pytest.raises(SystemExit) as caught:
-        selftest.main(["--bundle", str(bundle)])
+        command.main(["--bundle", str(bundle)])
     assert caught.value.code == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Problem: ")]
     assert len(lines) == 1 and "model.pt' " in lines[0]
@@ -86,7 +87,7 @@ def test_other_weights_need_an_update(
     (bundle / "models" / "selftest.json").write_text(json.dumps({**content, "weights_sha256": "0" * 64}))
     problems = find_problems(bundle)
     assert len(problems) == 1 and "or run with --update if you replaced it" in problems[0]
-    selftest.main(["--bundle", str(bundle), "--update"])
+    command.main(["--bundle", str(bundle), "--update"])
     assert find_problems(bundle) == []
     assert expected(bundle)["weights_sha256"] == content["weights_sha256"]
 
@@ -129,11 +130,11 @@ def test_update_does_not_bless_damaged_weights(bundle: Path) -> None:
     before = {name: (models / name).read_bytes() for name in ("model.json", "selftest.json")}
     (models / "model.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="cannot be read"):
-        selftest.update(bundle)
+        command.update(bundle)
     black = {name: torch.zeros_like(tensor) for name, tensor in torch.load(io.BytesIO(content)).items()}
     torch.save(black, models / "model.pt")
     with pytest.raises(ValueError, match="nothing was changed: all masks are empty"):
-        selftest.update(bundle)
+        command.update(bundle)
     assert before == {name: (models / name).read_bytes() for name in before}
     assert {path.name for path in models.iterdir()} == {"model.pt", *before}
 

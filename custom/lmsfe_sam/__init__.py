@@ -8,7 +8,8 @@ from lmsfe_sam.errors import plain_command
 
 plain_command()  # before the imports that take seconds
 
-from lmsfe_sam.version import __version__, explain  # noqa: E402
+from lmsfe_sam.selftest.installation import explain  # noqa: E402
+from lmsfe_sam.version import __version__  # noqa: E402
 
 try:
     from lmsfe_sam.model.network import LMSFESAM, ImageEmbedding

@@ -143,7 +143,7 @@ def loading(bundle: Path, schema: str) -> str:
 
 def selftest(bundle: Path, schema: str) -> str:
     """`lmsfe_sam.selftest` has the results that are expected of the weights."""
-    from lmsfe_sam.selftest import EXPECTED, PHANTOMS, find_problems
+    from lmsfe_sam.selftest.checking import EXPECTED, PHANTOMS, find_problems
     from lmsfe_sam.zoo.checks import Skipped
 
     if not (bundle / EXPECTED).is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsfe_sam import version
+from lmsfe_sam.selftest import installation
 
 BLOCKER = """
 import importlib.abc, importlib.metadata, sys
@@ -51,7 +51,7 @@ def run(folder: Path, module: str, missing: tuple[str, ...] = (), broken: tuple[
 def test_every_missing_package_is_named_in_one_sentence(
     tmp_path: Path, bundle_root: Path, module: str
 ) -> None:
-    tested = version.tested_versions(bundle_root)
+    tested = installation.tested_versions(bundle_root)
     (line,) = run(tmp_path, module, missing=("torch", "numpy", "pydantic"))
     wanted = [f"{name}=={tested[name]}" for name in ("torch", "numpy", "pydantic")]
     assert line == f"error: packages are missing: run pip install {' '.join(wanted)}."
@@ -71,6 +71,6 @@ def test_the_self_test_imports_packages_of_other_versions(tmp_path: Path) -> Non
 
 
 def test_every_package_of_the_metadata_can_be_imported(bundle_root: Path) -> None:
-    tested = version.tested_versions(bundle_root)
-    assert tested.keys() - {"timm", "torch", "numpy"} == version.IMPORTED.keys()
-    assert version.find_unusable(dict.fromkeys(tested, "0.1")) == []
+    tested = installation.tested_versions(bundle_root)
+    assert tested.keys() - {"timm", "torch", "numpy"} == installation.IMPORTED.keys()
+    assert installation.find_unusable(dict.fromkeys(tested, "0.1")) == []

@@ -1,0 +1,1 @@
+"""Test an installation: ``python -m lmsfe_sam.selftest``."""
