@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmsfe_sam.errors import InputError
@@ -251,9 +252,7 @@ def repeats(runs: Sequence[EvaluatedRun], mode: str) -> list[list[EvaluatedRun]]
 
 def estimate(runs: Sequence[EvaluatedRun], mode: str, column: str, draws: int = 2000) -> Estimate:
     """Return mean and 95 % interval of a column, each image's value being its mean over the runs."""
-    images = runs[0].images
-    values = np.array([[run.scores[image, mode][column] for image in images] for run in runs]).mean(axis=0)
-    return Resampling([runs[0].groups[image] for image in images], 0, draws).estimate(values)
+    return _resampling(runs[0], draws).estimate(_means(runs, mode, column))
 
 
 def lead(
@@ -270,10 +269,19 @@ def lead(
     Returns:
         Mean and 95 % interval of the difference; None where there is no such ellipse.
     """
-    control, images = MATCHED_CONTROLS.get(mode), runs[0].images
+    control = MATCHED_CONTROLS.get(mode)
     holder = next((run for run in evaluated if control in run.summary["prompts"]), None)
     if control is None or holder is None:
         return None
-    own = np.array([[run.scores[image, mode]["dice"] for image in images] for run in runs]).mean(axis=0)
-    ellipse = np.array([holder.scores[image, control]["dice"] for image in images])
-    return Resampling([runs[0].groups[image] for image in images], 0, draws).estimate(own - ellipse)
+    gain = _means(runs, mode, "dice") - _means([holder], control, "dice")
+    return _resampling(runs[0], draws).estimate(gain)
+
+
+def _means(runs: Sequence[EvaluatedRun], mode: str, column: str) -> NDArray[np.float64]:
+    """Each image's mean over the runs, in the order of the first run's images."""
+    images = runs[0].images
+    return np.array([[run.scores[image, mode][column] for image in images] for run in runs]).mean(axis=0)
+
+
+def _resampling(run: EvaluatedRun, draws: int) -> Resampling:
+    return Resampling([run.groups[image] for image in run.images], 0, draws)
